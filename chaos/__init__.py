@@ -1,0 +1,1 @@
+"""Load, faults, checkers and reports: how failover is proven."""

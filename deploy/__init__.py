@@ -1,0 +1,1 @@
+"""How the mesh is built, started and operated."""

@@ -1,0 +1,1 @@
+"""The private zone: orders, payments, members, catalog, warehouse."""

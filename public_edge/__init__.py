@@ -1,0 +1,1 @@
+"""The public zone: ads, clicks and content on every edge node."""

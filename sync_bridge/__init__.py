@@ -1,0 +1,1 @@
+"""The way events come in and sanitised data goes out."""
