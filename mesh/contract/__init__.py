@@ -1,0 +1,6 @@
+"""The policy that the protos state, read once from the descriptors into plain values."""
+
+from mesh.contract.model import Contract, EventPolicy, FieldPolicy, HttpRule, MethodPolicy, ServicePolicy
+from mesh.contract.reader import load
+
+__all__ = ["Contract", "EventPolicy", "FieldPolicy", "HttpRule", "MethodPolicy", "ServicePolicy", "load"]

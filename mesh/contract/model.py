@@ -1,0 +1,135 @@
+"""The contract as plain values: no descriptor and no generated type leaves `mesh.contract`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class DataClass(IntEnum):
+    """How much harm a value does in the wrong hands; the order is part of the contract."""
+
+    PUBLIC = 1
+    INTERNAL = 2
+    PERSONAL = 3
+    SENSITIVE = 4
+    SECRET = 5
+
+
+class Mask(Enum):
+    DEFAULT = 0
+    PHONE = 1
+    NAME = 2
+    ALL = 3
+
+
+class AuditLevel(IntEnum):
+    NONE = 1
+    RECORD = 2
+    REQUIRED = 3
+
+
+class RateClass(Enum):
+    CROWD = 1
+    MEMBER = 2
+    BULK = 3
+    ADMIN = 4
+
+
+class Durability(IntEnum):
+    BOUNDED = 1
+    DURABLE = 2
+
+
+class Direction(Enum):
+    INWARD = 1
+    OUTWARD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRule:
+    """One google.api.http binding: POST /v1/orders with body "*"."""
+
+    verb: str
+    template: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPolicy:
+    # isthmus.orders.v1.Orders.PlaceOrder
+    full_name: str
+    # /isthmus.orders.v1.Orders/PlaceOrder
+    path: str
+    service: str
+    workload: str
+    zone: str
+    request: str
+    response: str
+    callers: frozenset[str]
+    scopes: frozenset[str]
+    human: bool
+    step_up: bool
+    idempotent: bool
+    deadline_ms: int
+    # Attempts in all; 1 where nothing may be repeated.
+    retry_attempts: int
+    retry_budget_percent: int
+    audit: AuditLevel
+    rate_class: RateClass
+    answer_class: DataClass
+    # Names the request's field that says whose data it is; "" when there is none.
+    subject_field: str
+    http: tuple[HttpRule, ...]
+
+    @property
+    def deadline_s(self) -> float:
+        return self.deadline_ms / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePolicy:
+    name: str
+    workload: str
+    zone: str
+    methods: tuple[MethodPolicy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPolicy:
+    name: str
+    data_class: DataClass
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class EventPolicy:
+    # Full name of the message that is the record's value.
+    message: str
+    topic: str
+    direction: Direction
+    durability: Durability
+    # 0: for ever.
+    retention_days: int
+    key_field: str
+    partitions: int
+    compacted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    # By full name: isthmus.orders.v1.Orders
+    services: Mapping[str, ServicePolicy]
+    # By path: /isthmus.orders.v1.Orders/PlaceOrder
+    methods: Mapping[str, MethodPolicy]
+    # By the message's full name.
+    events: Mapping[str, EventPolicy]
+    # By the message's full name, then the field's name.
+    messages: Mapping[str, Mapping[str, FieldPolicy]]
+
+    def fields(self, message: str) -> Mapping[str, FieldPolicy]:
+        """The policy of each field of a message. Raises KeyError for a message that no contract names."""
+        return self.messages[message]
+
+    def of_workload(self, workload: str) -> tuple[ServicePolicy, ...]:
+        """The services that a workload must serve, by name."""
+        return tuple(service for _, service in sorted(self.services.items()) if service.workload == workload)
