@@ -29,12 +29,16 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_UNSPECIFIED: _OrderState.ValueType  # 0
     ORDER_STATE_PLACED: _OrderState.ValueType  # 1
     ORDER_STATE_CANCELLED: _OrderState.ValueType  # 2
+    ORDER_STATE_CANCELLING: _OrderState.ValueType  # 3
+    """Being cancelled: its payments are being looked at. A payment that begins now is refused."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper): ...
 
 ORDER_STATE_UNSPECIFIED: OrderState.ValueType  # 0
 ORDER_STATE_PLACED: OrderState.ValueType  # 1
 ORDER_STATE_CANCELLED: OrderState.ValueType  # 2
+ORDER_STATE_CANCELLING: OrderState.ValueType  # 3
+"""Being cancelled: its payments are being looked at. A payment that begins now is refused."""
 Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 @_typing.final

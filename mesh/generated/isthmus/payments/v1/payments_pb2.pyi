@@ -31,6 +31,8 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     PAYMENT_STATE_CAPTURED: _PaymentState.ValueType  # 2
     PAYMENT_STATE_REFUNDED: _PaymentState.ValueType  # 3
     PAYMENT_STATE_DECLINED: _PaymentState.ValueType  # 4
+    PAYMENT_STATE_PENDING: _PaymentState.ValueType  # 5
+    """The hold was asked for and the provider's answer is not known yet. The same call again settles it."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper): ...
 
@@ -39,6 +41,8 @@ PAYMENT_STATE_AUTHORIZED: PaymentState.ValueType  # 1
 PAYMENT_STATE_CAPTURED: PaymentState.ValueType  # 2
 PAYMENT_STATE_REFUNDED: PaymentState.ValueType  # 3
 PAYMENT_STATE_DECLINED: PaymentState.ValueType  # 4
+PAYMENT_STATE_PENDING: PaymentState.ValueType  # 5
+"""The hold was asked for and the provider's answer is not known yet. The same call again settles it."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 @_typing.final

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class SandboxProviderStub:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount whose minor units end in 999 is declined.
+    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
+    reserves for testing, is declined, so no real purchase ever is.
     """
 
     def __init__(self, channel):
@@ -55,7 +56,8 @@ class SandboxProviderStub:
 
 class SandboxProviderServicer:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount whose minor units end in 999 is declined.
+    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
+    reserves for testing, is declined, so no real purchase ever is.
     """
 
     def Hold(self, request, context):
@@ -104,7 +106,8 @@ def add_SandboxProviderServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SandboxProvider:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount whose minor units end in 999 is declined.
+    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
+    reserves for testing, is declined, so no real purchase ever is.
     """
 
     @staticmethod

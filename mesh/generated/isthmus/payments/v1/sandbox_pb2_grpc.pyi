@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class SandboxProviderStub:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount whose minor units end in 999 is declined.
+    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
+    reserves for testing, is declined, so no real purchase ever is.
     """
 
     @_typing.overload
@@ -42,7 +43,8 @@ class SandboxProviderStub:
 @_typing.type_check_only
 class SandboxProviderAsyncStub(SandboxProviderStub):
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount whose minor units end in 999 is declined.
+    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
+    reserves for testing, is declined, so no real purchase ever is.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -52,7 +54,8 @@ class SandboxProviderAsyncStub(SandboxProviderStub):
 
 class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount whose minor units end in 999 is declined.
+    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
+    reserves for testing, is declined, so no real purchase ever is.
     """
 
     @_abc_1.abstractmethod
