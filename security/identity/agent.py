@@ -5,17 +5,17 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import structlog
 from prometheus_client import Counter, Gauge
 
 from mesh.errors import MeshError
+from mesh.logs import logger
 from mesh.spiffe import SpiffeId
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.identity.bundle import BEHIND_GATEWAY, bundle
 from security.identity.topology import Holder, holders
 
-log = structlog.get_logger("identity")
+log = logger("identity")
 
 LEAVES_ISSUED = Counter("isthmus_identity_leaves_issued_total", "Leaves issued", ["workload"])
 FAILURES = Counter("isthmus_identity_failures_total", "Rounds in which a holder could not be served", ["workload"])
@@ -93,7 +93,7 @@ class Agent:
         if checked is None or checked[:2] != (print_now, roots):
             gateway = self._authority.gateway_pem if holder.workload in BEHIND_GATEWAY else None
             issuer = self._authority.issuer_of(holder.workload)
-            spiffe_id = str(SpiffeId(self._authority.trust_domain, self._authority.zone, holder.workload))
+            spiffe_id = str(SpiffeId(self._authority.zone, holder.workload, self._authority.trust_domain))
             why = wallet.fault(directory, issuer, spiffe_id, roots, gateway)
             if why:
                 return why

@@ -121,7 +121,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         serial = x509.random_serial_number()
         names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(str(SpiffeId(self.trust_domain, self.zone, workload))),
+            x509.UniformResourceIdentifier(str(SpiffeId(self.zone, workload, self.trust_domain))),
             x509.DNSName(f"{workload}.{self.zone}.{self.trust_domain}"),
             x509.DNSName("localhost"),
             x509.IPAddress(IPv4Address("127.0.0.1")),

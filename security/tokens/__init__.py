@@ -1,0 +1,1 @@
+"""Checking access tokens wherever a private service is called: signature, claims, scopes."""

@@ -1,0 +1,88 @@
+"""The scopes of the contract, enforced in every called service: who holds no fitting token is not served."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from mesh.call import current_call
+from mesh.contract import Contract, MethodPolicy
+from mesh.errors import PermissionDenied, Unauthenticated
+from security.tokens.verifier import TokenVerifier
+
+SCHEME = "bearer "
+
+Handler = grpc.RpcMethodHandler[Any, Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+    """Checks the token of every method whose policy asks for scopes, and leaves its claims in the current call.
+
+    Stands behind the mesh's own interceptors: they begin the call, and translate what is raised here.
+    """
+
+    def __init__(self, verifier: TokenVerifier, contract: Contract) -> None:
+        self._verifier = verifier
+        self._methods = contract.methods
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        policy = self._methods.get(handler_call_details.method)
+        # Methods that no contract names (health, reflection) are the mesh's own and need no token.
+        if handler is None or policy is None or not needs_token(policy):
+            return handler
+        return _guarded(handler, lambda: self._admit(policy))
+
+    async def _admit(self, policy: MethodPolicy) -> None:
+        call = current_call()
+        scheme, token = call.authorization[: len(SCHEME)], call.authorization[len(SCHEME) :]
+        if scheme.lower() != SCHEME or not token:
+            raise Unauthenticated(
+                "TOKEN_MISSING",
+                "this call needs an access token",
+                remedy="Send it as metadata: authorization: Bearer <token>.",
+            )
+        claims = await self._verifier.verify(token)
+        missing = policy.scopes - claims.scopes
+        if missing:
+            raise PermissionDenied(
+                "SCOPE_MISSING",
+                f"the access token lacks the scope {' '.join(sorted(missing))}",
+                metadata={"scope": " ".join(sorted(policy.scopes))},
+            )
+        if policy.human and not claims.is_member:
+            raise PermissionDenied("MEMBER_REQUIRED", "this call needs the token of a member, not of a client")
+        call.claims = claims
+
+
+def needs_token(policy: MethodPolicy) -> bool:
+    """A method that asks for a scope, a member or a fresh second factor asks for a token."""
+    return bool(policy.scopes) or policy.human or policy.step_up
+
+
+def _guarded(handler: Handler, admit: Callable[[], Awaitable[None]]) -> Handler:
+    """The same handler behind `admit`, whose refusal is raised where the handler's own errors are."""
+    if handler.response_streaming:
+        stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            await admit()
+            async for answer in stream(request, context):
+                yield answer
+
+        make_stream = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return make_stream(guarded_stream, handler.request_deserializer, handler.response_serializer)
+
+    unary = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+    async def guarded(request: Any, context: Any) -> Any:
+        await admit()
+        return await unary(request, context)
+
+    make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+    return make(guarded, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,113 @@
+"""The public keys that access tokens are checked with, fetched in the background and kept when the issuer is away."""
+
+import asyncio
+import base64
+import json
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mesh.clock import Clock
+from mesh.errors import MeshError, Unavailable
+from mesh.logs import logger
+
+log = logger("tokens")
+
+KEYS_MAX = 32
+REFRESH_S = 60.0
+# A token with an unknown key id may come from anybody: it must not make us ask the issuer more often than this.
+UNKNOWN_KEY_REFRESH_S = 5.0
+FETCH_TIMEOUT_S = 2.0
+
+FetchJwks = Callable[[], Awaitable[Sequence[str]]]
+
+
+class KeySource(Protocol):
+    """Where a verifier finds keys."""
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """The public key with this id, or None if the issuer has no such key. Unavailable if no key is known at all."""
+        ...
+
+
+def parse_jwk(text: str) -> tuple[str, ec.EllipticCurvePublicKey]:
+    """Key id and key of one public P-256 signing JWK (RFC 7517, RFC 7518 section 6.2.1); ValueError for any other."""
+    jwk = json.loads(text)
+    if not isinstance(jwk, dict) or "d" in jwk:
+        raise ValueError("not a public key")
+    if (jwk.get("kty"), jwk.get("crv"), jwk.get("use"), jwk.get("alg")) != ("EC", "P-256", "sig", "ES256"):
+        raise ValueError("not a P-256 signing key")
+    kid = jwk.get("kid")
+    if not isinstance(kid, str) or not 0 < len(kid) <= 128:
+        raise ValueError("no key id")
+    x, y = (_coordinate(jwk.get(name)) for name in ("x", "y"))
+    # Refuses a point that is not on the curve.
+    return kid, ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+
+
+def _coordinate(value: object) -> int:
+    if not isinstance(value, str) or len(value) != 43:
+        raise ValueError("not a coordinate")
+    return int.from_bytes(base64.b64decode(value + "=", altchars=b"-_", validate=True), "big")
+
+
+class PublishedKeys:
+    """The issuer's keys: refreshed every minute, at once for an unknown key id, and kept while the issuer is away.
+
+    `fetch` returns the issuer's JWKs, one JSON text each.
+    """
+
+    def __init__(self, fetch: FetchJwks, clock: Clock) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
+        self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """See KeySource.key."""
+        found = self._keys.get(kid)
+        if found is not None:
+            return found
+        async with self._asking:
+            # Whoever waited here shares the answer of whoever asked.
+            if kid not in self._keys and self._clock.monotonic() - self._asked_at >= UNKNOWN_KEY_REFRESH_S:
+                await self._refresh()
+        if not self._keys:
+            raise Unavailable("KEYS_UNAVAILABLE", "the keys that tokens are checked with cannot be fetched")
+        return self._keys.get(kid)
+
+    async def start(self) -> None:
+        """Fetch once and go on in the background. A failed first fetch is not fatal: the issuer may start later."""
+        async with self._asking:
+            await self._refresh()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop refreshing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=grace_s)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            # Jittered, so that a hundred processes do not ask in the same moment. Before the first success, sooner.
+            pause_s = REFRESH_S if self._keys else UNKNOWN_KEY_REFRESH_S
+            await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))  # noqa: S311 (spreading load, not a secret)
+            async with self._asking:
+                await self._refresh()
+
+    async def _refresh(self) -> None:
+        self._asked_at = self._clock.monotonic()
+        try:
+            texts = await asyncio.wait_for(self._fetch(), FETCH_TIMEOUT_S)
+            if not 0 < len(texts) <= KEYS_MAX:
+                raise ValueError(f"{len(texts)} keys")
+            self._keys = dict(parse_jwk(text) for text in texts)
+        except Exception as error:  # whatever the network or the answer does, the last good keys stay
+            detail = error.message if isinstance(error, MeshError) else type(error).__name__
+            log.warning("keys_not_refreshed", detail=detail, kept=len(self._keys))

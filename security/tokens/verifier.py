@@ -1,0 +1,158 @@
+"""Verification of access tokens: JWTs of RFC 9068, signed with ES256, and nothing that a library would let pass besides.
+
+The rules are those of RFC 8725 (best practices for JWT): one algorithm, keys only from the issuer's own list, an
+explicit type, every claim required and checked, no header that could bring a key of its own.
+"""
+
+import hashlib
+import json
+import re
+from collections import OrderedDict
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt import InvalidTokenError
+from jwt.api_jws import PyJWS
+from jwt.utils import base64url_decode
+
+from mesh.call import Claims
+from mesh.clock import Clock
+from mesh.errors import Unauthenticated
+from security.tokens.keys import KeySource
+
+TOKEN_BYTES_MAX = 8 * 1024
+KEY_ID_LENGTH_MAX = 128
+NAME_LENGTH_MAX = 256
+SCOPES_MAX = 64
+CACHE_ENTRIES_MAX = 10_000
+# How far the clocks of issuer and verifier may differ. Expiry gets no such grace.
+CLOCK_SKEW_S = 5
+# The issuer gives ten minutes. A token that claims days was not made by the rules it claims to follow.
+TOKEN_LIFE_S_MAX = 3600
+
+# Three parts of base64url without padding, the last an ES256 signature (64 bytes).
+COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
+HEADER_NAMES = frozenset({"alg", "kid", "typ"})
+TYPES = frozenset({"at+jwt", "application/at+jwt"})
+
+
+class TokenVerifier:
+    """Accepts tokens of one issuer for one audience. Bounded in memory; safe for any number of tasks of one loop."""
+
+    def __init__(self, keys: KeySource, issuer: str, audience: str, clock: Clock) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._clock = clock
+        self._jws = PyJWS(algorithms=["ES256"])
+        # By digest, so that the memory of the process holds no token longer than its call. With the key, so that a
+        # token is forgotten when its key is withdrawn.
+        self._verified: OrderedDict[bytes, tuple[Claims, str, ec.EllipticCurvePublicKey]] = OrderedDict()
+
+    async def verify(self, token: str) -> Claims:
+        """The claims of a good token; Unauthenticated with a reason for every other, Unavailable without any keys."""
+        if len(token) > TOKEN_BYTES_MAX:
+            raise Unauthenticated("TOKEN_TOO_LARGE", f"an access token has at most {TOKEN_BYTES_MAX} bytes")
+        if not COMPACT.fullmatch(token):
+            raise Unauthenticated("TOKEN_MALFORMED", "the access token is not a JWT signed with ES256")
+        now_s = self._clock.now_us() // 1_000_000
+        digest = hashlib.sha256(token.encode("ascii")).digest()
+        known = self._verified.get(digest)
+        if known is not None:
+            claims, kid, key = known
+            if claims.expires > now_s and await self._keys.key(kid) is key:
+                return claims
+            self._verified.pop(digest, None)
+        kid = _key_id(token)
+        found = await self._keys.key(kid)
+        if found is None:
+            raise Unauthenticated("TOKEN_KEY", "the access token is signed with an unknown key")
+        claims = self._check_claims(self._signed_payload(token, found), now_s)
+        self._verified[digest] = (claims, kid, found)
+        if len(self._verified) > CACHE_ENTRIES_MAX:
+            self._verified.popitem(last=False)
+        return claims
+
+    def _signed_payload(self, token: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
+        try:
+            return _strict_json(self._jws.decode(token, key, algorithms=["ES256"]))
+        except (InvalidTokenError, ValueError, RecursionError) as error:
+            raise Unauthenticated("TOKEN_SIGNATURE", "the access token's signature does not verify") from error
+
+    def _check_claims(self, payload: dict[str, Any], now_s: int) -> Claims:
+        if payload.get("iss") != self._issuer:
+            raise Unauthenticated("TOKEN_ISSUER", "the access token is of another issuer")
+        audience = payload.get("aud")
+        if audience != self._audience and audience != [self._audience]:
+            raise Unauthenticated("TOKEN_AUDIENCE", "the access token is for another audience")
+        expires_at, issued_at = _seconds(payload, "exp"), _seconds(payload, "iat")
+        if expires_at <= now_s:
+            raise Unauthenticated("TOKEN_EXPIRED", "the access token has expired")
+        not_before = _seconds(payload, "nbf") if "nbf" in payload else issued_at
+        if max(not_before, issued_at) > now_s + CLOCK_SKEW_S:
+            raise Unauthenticated("TOKEN_NOT_YET_VALID", "the access token is not valid yet")
+        if expires_at - issued_at > TOKEN_LIFE_S_MAX:
+            raise Unauthenticated("TOKEN_LIFE", f"an access token lives at most {TOKEN_LIFE_S_MAX} s")
+        scope = payload.get("scope", "")
+        scopes = frozenset(scope.split(" ")) - {""} if isinstance(scope, str) else None
+        if scopes is None or len(scopes) > SCOPES_MAX:
+            raise Unauthenticated("TOKEN_CLAIMS", "the access token's scope is malformed")
+        return Claims(
+            subject=_name(payload, "sub"),
+            client_id=_name(payload, "client_id"),
+            scopes=scopes,
+            expires=expires_at,
+            token_id=_name(payload, "jti"),
+        )
+
+
+def _key_id(token: str) -> str:
+    """The id of the key that the token says it is signed with, once its header has nothing else to say."""
+    try:
+        header = _strict_json(base64url_decode(token.partition(".")[0]))
+    except (ValueError, RecursionError) as error:
+        raise Unauthenticated("TOKEN_MALFORMED", "the access token's header is not JSON") from error
+    if header.get("alg") != "ES256":
+        raise Unauthenticated("TOKEN_ALGORITHM", "the access token must be signed with ES256")
+    if header.keys() - HEADER_NAMES:
+        raise Unauthenticated("TOKEN_HEADER", "the access token's header may hold alg, kid and typ only")
+    kind = header.get("typ")
+    if not isinstance(kind, str) or kind.lower() not in TYPES:
+        raise Unauthenticated("TOKEN_TYPE", "the token is not an access token (typ at+jwt)")
+    kid = header.get("kid")
+    if not isinstance(kid, str) or not 0 < len(kid) <= KEY_ID_LENGTH_MAX:
+        raise Unauthenticated("TOKEN_KEY", "the access token must name its key")
+    return kid
+
+
+def _strict_json(data: bytes) -> dict[str, Any]:
+    """A JSON object in which no name appears twice: of two equal names, two readers may believe different ones."""
+    value = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"not JSON: {constant}")
+
+
+def _seconds(payload: dict[str, Any], name: str) -> int:
+    value = payload.get(name)
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise Unauthenticated("TOKEN_CLAIMS", f"the access token's {name} is missing or not a number of seconds")
+    return value
+
+
+def _name(payload: dict[str, Any], name: str) -> str:
+    value = payload.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH_MAX:
+        raise Unauthenticated("TOKEN_CLAIMS", f"the access token's {name} is missing or malformed")
+    return value
