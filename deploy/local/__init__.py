@@ -1,0 +1,1 @@
+"""The launcher: the whole mesh on one machine, from a plain table of processes."""

@@ -1,0 +1,169 @@
+"""Envoy's bootstrap: who it is, where its control plane is, and its certificate. All else comes over ADS."""
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.local.errors import ToolMissing
+from deploy.local.settings import Home
+from deploy.local.topology import Listen, Process
+
+TLS_1_3 = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+TYPE_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
+TYPE_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
+TYPE_HTTP = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+TYPE_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+TYPE_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+DRAIN_S = 8
+
+
+def binary() -> Path:
+    """The program by its path: two wheels write envoy/__init__.py, so the package's own functions may be missing.
+
+    Raises:
+        ToolMissing: the wheel is not installed.
+    """
+    path = Path(sysconfig.get_path("platlib")) / "envoy" / "_bin" / "envoy"
+    if not path.exists():
+        raise ToolMissing("Envoy is not installed", "Run `make setup`")
+    return path
+
+
+def command(home: Home, name: str) -> tuple[str, ...]:
+    return (
+        str(binary()),
+        *("-c", str(home.run(name) / "envoy.yaml")),
+        *("--concurrency", "1"),
+        "--disable-hot-restart",
+        *("--drain-time-s", str(DRAIN_S)),
+        *("--log-level", "warning"),
+        *("--log-format", '{"timestamp":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","logger":"%n","event":"%j"}'),
+    )
+
+
+def admin_socket(home: Home, name: str) -> Path:
+    return home.sockets(name) / "admin.sock"
+
+
+def prepare(home: Home, process: Process, control: str, trust_domain: str) -> None:
+    """Write envoy.yaml and the two SDS files into run/<process>/. `control` is the control plane's host:port."""
+    run, sockets = home.run(process.name), home.sockets(process.name)
+    for directory in (run, sockets):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = home.identity(process.name)
+    # Envoy follows a swap of the link `live` by watching the directory in which it is renamed.
+    watched = {"path": str(identity.parent)}
+    certificate = {"certificate_chain": _file(identity / "svid.pem"), "private_key": _file(identity / "key.pem")}
+    _write(run / "sds-identity.yaml", _secret("identity", tls_certificate=certificate | {"watched_directory": watched}))
+    roots = {"trusted_ca": _file(identity / "bundle.pem"), "watched_directory": watched}
+    _write(run / "sds-bundle.yaml", _secret("bundle", validation_context=roots))
+    _write(run / "envoy.yaml", bootstrap(home, process, control, trust_domain))
+
+
+def bootstrap(home: Home, process: Process, control: str, trust_domain: str) -> dict[str, Any]:
+    run = home.run(process.name)
+    host, _, port = control.rpartition(":")
+    secrets = {name: _sds(run / f"sds-{name}.yaml", name) for name in ("identity", "bundle")}
+    control_id = f"spiffe://{trust_domain}/{process.zone}/control-{process.zone}"
+    upstream = {
+        "@type": f"{TYPE_TLS}.UpstreamTlsContext",
+        "sni": "localhost",
+        "common_tls_context": {
+            "tls_params": TLS_1_3,
+            "alpn_protocols": ["h2"],
+            "tls_certificate_sds_secret_configs": [secrets["identity"]],
+            "combined_validation_context": {
+                "default_validation_context": {
+                    "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": control_id}}]
+                },
+                "validation_context_sds_secret_config": secrets["bundle"],
+            },
+        },
+    }
+    ads = {
+        "name": "ads",
+        "type": "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": _endpoint("ads", {"socket_address": {"address": host, "port_value": int(port)}}),
+        "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": upstream},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": TYPE_HTTP,
+                "explicit_http_config": {
+                    # A control plane that froze is noticed, and the stream opened again.
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
+                },
+            }
+        },
+    }
+    pipe = {"pipe": {"path": str(admin_socket(home, process.name)), "mode": 0o600}}
+    admin = {"name": "admin", "type": "STATIC", "load_assignment": _endpoint("admin", pipe)}
+    metrics = process.listen("metrics")
+    assert metrics is not None
+    stream = {"envoy_grpc": {"cluster_name": "ads"}}
+    return {
+        "node": {"id": process.node, "cluster": process.workload, "locality": {"zone": process.zone}},
+        "admin": {"address": pipe},
+        "dynamic_resources": {
+            "ads_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [stream]},
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "static_resources": {"clusters": [ads, admin], "listeners": [_metrics_listener(metrics, secrets)]},
+        "layered_runtime": {
+            "layers": [{"name": "local", "static_layer": {"overload.global_downstream_max_connections": 10000}}]
+        },
+    }
+
+
+def _metrics_listener(listen: Listen, secrets: dict[str, Any]) -> dict[str, Any]:
+    """Envoy's own figures, over mTLS: one path of the admin interface, and no other."""
+    downstream = {
+        "@type": f"{TYPE_TLS}.DownstreamTlsContext",
+        "require_client_certificate": True,
+        "common_tls_context": {
+            "tls_params": TLS_1_3,
+            "tls_certificate_sds_secret_configs": [secrets["identity"]],
+            "validation_context_sds_secret_config": secrets["bundle"],
+        },
+    }
+    route = {"match": {"path": "/metrics"}, "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"}}
+    manager = {
+        "@type": TYPE_MANAGER,
+        "stat_prefix": "metrics",
+        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": TYPE_ROUTER}}],
+        "route_config": {"virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": [route]}]},
+    }
+    return {
+        "name": "metrics",
+        "address": {"socket_address": {"address": listen.address, "port_value": listen.port}},
+        "filter_chains": [
+            {
+                "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": downstream},
+                "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
+            }
+        ],
+    }
+
+
+def _endpoint(cluster: str, address: dict[str, Any]) -> dict[str, Any]:
+    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
+
+
+def _sds(path: Path, name: str) -> dict[str, Any]:
+    source = {"path_config_source": {"path": str(path)}, "resource_api_version": "V3"}
+    return {"name": name, "sds_config": source}
+
+
+def _secret(name: str, **content: Any) -> dict[str, Any]:
+    return {"resources": [{"@type": TYPE_SECRET, "name": name, **content}]}
+
+
+def _file(path: Path) -> dict[str, str]:
+    return {"filename": str(path)}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))

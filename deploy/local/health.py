@@ -1,0 +1,112 @@
+"""Is a process ready? One probe for each kind, all over the process' own identity, each with a deadline."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from deploy.local import envoy, postgres
+from deploy.local.kafka import broker
+from deploy.local.settings import Home
+from deploy.local.topology import Listen, Process
+
+PROBE_DEADLINE_S = 3.0
+ANSWER_LINE_BYTES_MAX = 1024
+
+
+class NotReady(Exception):
+    """Not yet, and why. Worth asking again."""
+
+
+Probe = Callable[[], Awaitable[None]]
+
+
+def probe(home: Home, process: Process) -> Probe:
+    """The probe that fits the process; it raises NotReady, and nothing else, while the process is not ready."""
+    check = _check(home, process)
+
+    async def within_deadline() -> None:
+        try:
+            async with asyncio.timeout(PROBE_DEADLINE_S):
+                await check()
+        except NotReady:
+            raise
+        except Exception as error:
+            # Whatever a library raises while its server is still starting means the same thing here.
+            raise NotReady(f"{type(error).__name__}: {error}") from error
+
+    return within_deadline
+
+
+def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
+    identity = home.identity(process.name)
+    if process.workload == "postgres":
+        return lambda: postgres.ping(home)
+    if process.workload == "kafka":
+        return lambda: asyncio.to_thread(broker.ping, home, str(process.listen("kafka")), PROBE_DEADLINE_S)
+    if process.workload.endswith("-gateway"):
+        return lambda: _envoy_ready(envoy.admin_socket(home, process.name))
+    served = process.listen("grpc") or process.listen("ads")
+    if served:
+        return lambda: _grpc_serving(served, identity)
+    metrics = process.listen("metrics")
+    if metrics:
+        return lambda: _https_answers(metrics, identity)
+    return lambda: _file_there(identity / "svid.pem")
+
+
+async def _file_there(path: Path) -> None:
+    if not path.exists():
+        raise NotReady(f"{path} is not there yet")
+
+
+async def _grpc_serving(listen: Listen, identity: Path) -> None:
+    """The standard health protocol (grpc.health.v1), over mTLS."""
+    credentials = grpc.ssl_channel_credentials(
+        (identity / "bundle.pem").read_bytes(),
+        (identity / "key.pem").read_bytes(),
+        (identity / "svid.pem").read_bytes(),
+    )
+    # A channel of its own: grpc shares connections between equal channels, and a shared one would outlive a restart.
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+    async with grpc.aio.secure_channel(str(listen), credentials, options) as channel:
+        request = health_pb2.HealthCheckRequest()
+        answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=PROBE_DEADLINE_S)
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise NotReady(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def tls_context(identity: Path) -> ssl.SSLContext:
+    """Client side of TLS 1.3 with the process' own certificate."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(identity / "bundle.pem"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(identity / "svid.pem", identity / "key.pem")
+    return context
+
+
+async def _https_answers(listen: Listen, identity: Path) -> None:
+    connection = await asyncio.open_connection(
+        listen.address, listen.port, ssl=tls_context(identity), server_hostname="localhost"
+    )
+    await _get(connection, "/metrics")
+
+
+async def _envoy_ready(socket: Path) -> None:
+    """Envoy says ready when its listeners and clusters have come from the control plane."""
+    await _get(await asyncio.open_unix_connection(str(socket)), "/ready")
+
+
+async def _get(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], path: str) -> None:
+    reader, writer = connection
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        line = (await reader.readline())[:ANSWER_LINE_BYTES_MAX].decode("latin-1").strip()
+    finally:
+        writer.close()
+    if " 200" not in line:
+        raise NotReady(f"{path} answered {line or 'nothing'}")

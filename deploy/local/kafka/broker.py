@@ -1,0 +1,195 @@
+"""The broker's configuration, its command, and the reload of its certificate."""
+
+import asyncio
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from deploy.local.errors import LauncherError, ToolMissing
+from deploy.local.settings import Home
+from deploy.local.topology import Process
+
+NODE_ID = 1
+# A fixed id: a home has exactly one cluster, and a data directory moved between homes stays readable.
+CLUSTER_ID = "aXN0aG11cy1sb2NhbC0xMg"
+FORMAT_DEADLINE_S = 60.0
+JVM = (
+    "-Xms96m",
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:MaxDirectMemorySize=96m",
+    "-XX:ReservedCodeCacheSize=64m",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+)
+# CN=<workload>,O=<zone> in either order becomes <workload>.<zone>. Any other subject matches no rule and is refused.
+PRINCIPAL_RULES = "RULE:^CN=([a-z0-9-]+),O=([a-z]+)$/$1.$2/,RULE:^O=([a-z]+),CN=([a-z0-9-]+)$/$2.$1/"
+LOG4J2 = Path(__file__).with_name("log4j2.yaml")
+LISTENERS = ("clients", "controller")
+# librdkafka writes to standard error while a broker is away; the callers say what matters.
+_SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
+
+
+def properties(home: Home, process: Process) -> dict[str, str]:
+    """server.properties of a combined broker and controller."""
+    kafka, controller = process.listen("kafka"), process.listen("raft")
+    assert kafka is not None
+    assert controller is not None
+    identity = home.identity("kafka")
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(NODE_ID),
+        "controller.quorum.voters": f"{NODE_ID}@{controller}",
+        "listeners": f"CLIENTS://{kafka},CONTROLLER://{controller}",
+        "advertised.listeners": f"CLIENTS://{kafka}",
+        "inter.broker.listener.name": "CLIENTS",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "CLIENTS:SSL,CONTROLLER:SSL",
+        "log.dirs": str(home.data("kafka")),
+        # TLS 1.3 and nothing else, in both directions: ssl.protocol is what the broker's own client side starts from.
+        "ssl.enabled.protocols": "TLSv1.3",
+        "ssl.protocol": "TLSv1.3",
+        "ssl.client.auth": "required",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(identity / "keypair.pem"),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(identity / "bundle.pem"),
+        "ssl.principal.mapping.rules": PRINCIPAL_RULES,
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:kafka.public",
+        "allow.everyone.if.no.acl.found": "false",
+        "auto.create.topics.enable": "false",
+        "delete.topic.enable": "false",
+        # One node: every internal topic has one replica.
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        "min.insync.replicas": "1",
+        # An acknowledged record leaves the edge node's spool, so it may not wait long for the disk.
+        "log.flush.interval.ms": "500",
+        "log.flush.scheduler.interval.ms": "500",
+        # The defaults are those of a large machine.
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        "num.recovery.threads.per.data.dir": "1",
+        "background.threads": "2",
+        "log.cleaner.threads": "1",
+        "log.cleaner.dedupe.buffer.size": str(8 * 1024 * 1024),
+        "log.segment.bytes": str(64 * 1024 * 1024),
+        "message.max.bytes": str(1024 * 1024),
+        "controlled.shutdown.enable": "false",
+    }
+
+
+def command(home: Home, cache: Path) -> tuple[str, ...]:
+    java = ("java", *JVM, f"-Dlog4j2.configurationFile={LOG4J2}", "-cp", f"{libraries(cache)}/*")
+    return (*java, "kafka.Kafka", str(_properties_file(home)))
+
+
+def libraries(cache: Path) -> Path:
+    return cache / "kafka" / "libs"
+
+
+def _properties_file(home: Home) -> Path:
+    return home.run("kafka") / "server.properties"
+
+
+async def prepare(home: Home, cache: Path, process: Process) -> None:
+    """Write the configuration, and format the data directory once."""
+    if not any(libraries(cache).glob("kafka_2.13-*.jar")):
+        raise ToolMissing("Kafka's jars are not in the cache", "Run `make setup`, or set ISTHMUS_KAFKA_BOOTSTRAP")
+    lines = (f"{name}={value}\n" for name, value in properties(home, process).items())
+    _properties_file(home).parent.mkdir(parents=True, exist_ok=True)
+    _properties_file(home).write_text("".join(lines))
+    home.data("kafka").mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (home.data("kafka") / "meta.properties").exists():
+        await asyncio.to_thread(_format, home, cache)
+
+
+def _format(home: Home, cache: Path) -> None:
+    # Whatever an interrupted format left would be refused the next time.
+    shutil.rmtree(home.data("kafka"))
+    home.data("kafka").mkdir(mode=0o700)
+    tool = ("java", "-Xmx128m", f"-Dlog4j2.configurationFile={LOG4J2}", "-cp", f"{libraries(cache)}/*")
+    arguments = ("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(_properties_file(home)))
+    done = subprocess.run((*tool, *arguments), capture_output=True, text=True, timeout=FORMAT_DEADLINE_S)
+    if done.returncode:
+        detail = (done.stderr or done.stdout).strip()[-300:]
+        raise LauncherError(f"Kafka's data directory cannot be formatted: {detail}", "See logs/kafka.log")
+
+
+def client_settings(identity: Path, bootstrap: str) -> dict[str, str | int | float | bool]:
+    """librdkafka's settings for mTLS with the identity in a directory."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "security.protocol": "ssl",
+        "ssl.ca.location": str(identity / "bundle.pem"),
+        "ssl.certificate.location": str(identity / "svid.pem"),
+        "ssl.key.location": str(identity / "key.pem"),
+        "ssl.endpoint.identification.algorithm": "https",
+        "log_level": 2,
+    }
+
+
+def admin(identity: Path, bootstrap: str) -> AdminClient:
+    return AdminClient(client_settings(identity, bootstrap), logger=_SILENT)
+
+
+def ping(home: Home, bootstrap: str, deadline_s: float) -> None:
+    """Raises KafkaException while the broker is not serving. Blocks up to `deadline_s`."""
+    metadata = admin(home.identity("kafka"), bootstrap).list_topics(timeout=deadline_s * 0.8)
+    assert metadata.brokers, "the broker knows no broker"
+
+
+def reload_certificate(home: Home, bootstrap: str) -> None:
+    """Make the broker read its PEM files again, without a restart.
+
+    Writing a listener's keystore location, unchanged, makes a KRaft broker look at the file itself (KAFKA-14136).
+    """
+    identity = home.identity("kafka")
+    stores = {"keystore": identity / "keypair.pem", "truststore": identity / "bundle.pem"}
+    entries = [
+        ConfigEntry(f"listener.name.{listener}.ssl.{store}.{key}", value, incremental_operation=AlterConfigOpType.SET)
+        for listener in LISTENERS
+        for store, path in stores.items()
+        for key, value in (("type", "PEM"), ("location", str(path)))
+    ]
+    resource = ConfigResource(ResourceType.BROKER, str(NODE_ID), incremental_configs=entries)
+    for answer in admin(identity, bootstrap).incremental_alter_configs([resource], request_timeout=10).values():
+        answer.result(timeout=15)
+
+
+async def follow_identity(home: Home, bootstrap: str, poll_s: float = 1.0) -> None:
+    """Reload the broker's certificate whenever the identity agent has swapped it. Runs until cancelled."""
+    seen = _version(home)
+    while True:
+        await asyncio.sleep(poll_s)
+        version = _version(home)
+        if version != seen:
+            try:
+                await asyncio.to_thread(reload_certificate, home, bootstrap)
+            except Exception:  # noqa: S112  Kafka may be away just now; the old leaf lives on, so try at the next turn.
+                continue
+            seen = version
+
+
+def _version(home: Home) -> str:
+    try:
+        return os.readlink(home.identity("kafka"))  # noqa: PTH115 (the text of the link, unresolved)
+    except OSError:
+        return ""

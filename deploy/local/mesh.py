@@ -1,0 +1,167 @@
+"""The mesh as an object: start it, break it on purpose, stop it."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from signal import SIGKILL
+from types import TracebackType
+from typing import IO, Self
+
+import grpc
+
+from deploy.local import postgres, preflight, table, topology
+from deploy.local.kafka import broker
+from deploy.local.settings import LauncherSettings
+from deploy.local.supervisor import Child, Supervisor
+from deploy.local.table import Row
+
+
+class LocalMesh:
+    """A whole mesh, or with `only` the named processes and all that they depend on, on this machine.
+
+    `only` takes process names or workloads. Every other value not given comes from the environment (ISTHMUS_*).
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        port_base: int | None = None,
+        edge_nodes: int | None = None,
+        only: Iterable[str] = (),
+        on_change: Callable[[Child], None] = lambda child: None,
+    ) -> None:
+        given = {"home": home, "port_base": port_base, "edge_nodes": edge_nodes}
+        self.settings = LauncherSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+        self.home = self.settings.layout
+        self.rows = _select(table.build(self.settings), frozenset(only))
+        self.swept: tuple[str, ...] = ()
+        self._on_change = on_change
+        self._supervisor = Supervisor(self.home, self.rows, self._changed)
+        self._lock: IO[str] | None = None
+        self._identity_task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Check, sweep, start; returns when every process is ready.
+
+        Raises:
+            LauncherError: see errors.py; nothing is left running.
+        """
+        self._lock = preflight.open_home(self.home)
+        try:
+            preflight.check_disk(self.settings)
+            await asyncio.to_thread(preflight.check_tools, self.rows)
+            self.swept = await asyncio.to_thread(preflight.sweep, self.home, self.rows)
+            preflight.check_ports(self.rows)
+            self._write_topology()
+            await self._supervisor.start()
+        except BaseException:
+            self._release()
+            raise
+        if "kafka" in self._supervisor.children:
+            self._identity_task = asyncio.create_task(broker.follow_identity(self.home, self.kafka_bootstrap))
+
+    async def stop(self) -> None:
+        """Drain and stop everything. Safe to call twice."""
+        if self._lock is None:
+            return
+        if self._identity_task:
+            self._identity_task.cancel()
+        await self._supervisor.stop()
+        self._release()
+
+    def process(self, name: str) -> Child:
+        """The process at run time: `.pid`, `.state`, `.restarts`."""
+        return self._supervisor.children[name]
+
+    @property
+    def processes(self) -> dict[str, Child]:
+        return self._supervisor.children
+
+    def kill(self, name: str, signal: int = SIGKILL) -> int:
+        return self._supervisor.kill(name, signal)
+
+    async def suspend(self, name: str) -> None:
+        await self._supervisor.suspend(name)
+
+    async def resume(self, name: str) -> None:
+        await self._supervisor.resume(name)
+
+    async def restart(self, name: str) -> None:
+        await self._supervisor.restart(name)
+
+    async def wait_ready(self, name: str, deadline_s: float = 60.0) -> None:
+        await self._supervisor.wait_ready(name, deadline_s)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return urls(self.settings)
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy's URL of the private zone's database."""
+        return self.settings.database_url or postgres.url(self.home)
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        if self.settings.kafka_bootstrap:
+            return self.settings.kafka_bootstrap
+        return str(self._supervisor.children["kafka"].row.process.listen("kafka"))
+
+    @property
+    def operator_identity(self) -> Path:
+        """Directory with the operator's certificate, key and bundle."""
+        return self.home.identity("operator")
+
+    def operator_credentials(self) -> grpc.ChannelCredentials:
+        """mTLS as spiffe://<trust domain>/private/operator."""
+        files = (self.operator_identity / name for name in ("bundle.pem", "key.pem", "svid.pem"))
+        return grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+
+    def _changed(self, child: Child) -> None:
+        self._write_topology()
+        self._on_change(child)
+
+    def _write_topology(self) -> None:
+        pids = self._supervisor.pids()
+        topology.write(self.home.topology, table.topology(self.settings, self.rows, pids))
+
+    def _release(self) -> None:
+        if self._lock:
+            self._write_topology()
+            self._lock.close()
+            self._lock = None
+
+
+def urls(settings: LauncherSettings) -> dict[str, str]:
+    """Where a user finds what."""
+    return {
+        "edge_gateway": f"https://localhost:{settings.port_base}",
+        "core_gateway": f"https://localhost:{settings.port_base + 1}",
+        "public_root_certificate": (settings.layout.root / "ca" / "public" / "root.pem").as_uri(),
+    }
+
+
+def _select(rows: tuple[Row, ...], only: frozenset[str]) -> tuple[Row, ...]:
+    if not only:
+        return rows
+    by_name = {row.name: row for row in rows}
+    chosen = {row.name for row in rows if row.name in only or row.process.workload in only}
+    unknown = only - chosen - {row.process.workload for row in rows}
+    assert not unknown, f"no such process or workload: {sorted(unknown)}"
+    waiting = sorted(chosen)
+    while waiting:
+        for name in by_name[waiting.pop()].after:
+            if name not in chosen:
+                chosen.add(name)
+                waiting.append(name)
+    # The operator's identity comes with the private zone's authority.
+    return tuple(row for row in rows if row.name in chosen or not row.command)

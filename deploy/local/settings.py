@@ -1,0 +1,74 @@
+"""What the launcher is told by its environment, and where everything of one mesh lies."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# The longest path of a Unix socket that Linux takes (sun_path, less the closing zero).
+SOCKET_PATH_BYTES_MAX = 107
+SOCKET_NAME_BYTES_MAX = len("/.s.PGSQL.5432.lock")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The layout of ISTHMUS_HOME."""
+
+    root: Path
+
+    @property
+    def topology(self) -> Path:
+        return self.root / "topology.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "launcher.lock"
+
+    def run(self, process: str) -> Path:
+        return self.root / "run" / process
+
+    def identity(self, process: str) -> Path:
+        return self.run(process) / "identity" / "live"
+
+    def pid_file(self, process: str) -> Path:
+        return self.run(process) / "pid"
+
+    def log(self, process: str) -> Path:
+        return self.root / "logs" / f"{process}.log"
+
+    def data(self, process: str) -> Path:
+        return self.root / "data" / process
+
+    def sockets(self, process: str) -> Path:
+        """Directory of a process' Unix sockets: in its run directory, or under /tmp when that path is too long."""
+        inside = self.run(process) / "sockets"
+        if len(os.fsencode(inside)) + SOCKET_NAME_BYTES_MAX <= SOCKET_PATH_BYTES_MAX:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        return Path(f"/tmp/isthmus-{os.getuid()}-{digest}-{process}")  # noqa: S108 (created 0700, owner checked)
+
+
+class LauncherSettings(BaseSettings):
+    """Environment ISTHMUS_*: where the mesh lives, where it listens and what a user brings along."""
+
+    model_config = SettingsConfigDict(env_prefix="ISTHMUS_", extra="ignore")
+
+    home: Path = REPOSITORY / "var"
+    # Downloads that all homes share: Kafka's jars, data sets.
+    cache: Path = REPOSITORY / ".cache"
+    trust_domain: str = "isthmus.internal"
+    port_base: int = Field(default=18400, ge=1024, le=65000)
+    edge_nodes: int = Field(default=6, ge=1, le=64)
+    # A PostgreSQL or a Kafka that is already there; the launcher then starts none.
+    database_url: str | None = None
+    kafka_bootstrap: str | None = None
+    # The least free space on the disk of the home, in MiB, to start at all.
+    disk_free_mib_min: int = Field(default=1024, ge=0)
+
+    @property
+    def layout(self) -> Home:
+        return Home(self.home.absolute())

@@ -1,0 +1,257 @@
+"""The table of processes: everything that one machine runs, in the order in which ports are given out."""
+
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
+
+from deploy.local import envoy, postgres
+from deploy.local.health import Probe, probe
+from deploy.local.kafka import broker
+from deploy.local.settings import Home, LauncherSettings
+from deploy.local.topology import Listen, Process, Topology
+from deploy.local.xds_bootstrap import write_xds_bootstrap
+
+IDENTITY_FILES = ("svid.pem", "key.pem", "bundle.pem", "keypair.pem")
+# Cannot be negotiated with the mesh's ECDSA certificates, so every TLS 1.2 handshake of gRPC fails. TLS 1.3 has suites
+# of its own, which this setting does not touch.
+NO_TLS_1_2 = "ECDHE-RSA-AES256-GCM-SHA384"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One process. Without a command it is only an identity that others use."""
+
+    process: Process
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    # Rows that must be ready before this one starts.
+    after: tuple[str, ...] = ()
+    # Files that must be there before it starts: its identity.
+    needs: tuple[Path, ...] = ()
+    # Runs before every start: writes configuration, makes directories.
+    prepare: Callable[[], Awaitable[None]] | None = None
+    ready: Probe | None = None
+    ready_within_s: float = 60.0
+    # Runs to its end once, instead of staying.
+    one_shot: bool = False
+    stop_signal: Signals = SIGTERM
+    grace_s: float = 15.0
+
+    @property
+    def name(self) -> str:
+        return self.process.name
+
+
+@dataclass(frozen=True)
+class Room:
+    """One line of the table below."""
+
+    zone: str
+    workload: str
+    module: str
+    replicas: int
+    listens: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+# zone, workload, module, replicas (0: as many as there are edge nodes), listens, after
+ROOMS = (
+    Room("public", "control-public", "mesh.control", 1, ("ads", "metrics"), ()),
+    Room("private", "control-private", "mesh.control", 1, ("ads", "metrics"), ()),
+    Room("private", "oauth", "security.oauth", 2, ("grpc", "http", "metrics"), ("migrate",)),
+    Room("private", "members", "private_core.members", 2, ("grpc", "metrics"), ("migrate",)),
+    Room("private", "orders", "private_core.orders", 2, ("grpc", "metrics"), ("migrate",)),
+    Room("private", "sandbox-provider", "private_core.payments.sandbox", 1, ("grpc", "metrics"), ()),
+    Room("private", "payments", "private_core.payments", 2, ("grpc", "metrics"), ("migrate",)),
+    Room("private", "catalog", "private_core.catalog", 2, ("grpc", "metrics"), ("migrate",)),
+    Room("private", "warehouse", "private_core.warehouse", 1, ("grpc", "metrics"), ("migrate",)),
+    Room("private", "bridge-inbound", "sync_bridge.inbound", 1, ("metrics",), ("migrate", "topics")),
+    Room("private", "bridge-outbound", "sync_bridge.outbound", 1, ("metrics",), ("migrate", "topics")),
+    Room("public", "edge", "public_edge.node", 0, ("http", "grpc", "metrics"), ("topics",)),
+)
+PROTOCOLS = {"ads": "grpc", "grpc": "grpc", "http": "https", "metrics": "https", "kafka": "kafka", "raft": "kafka"}
+
+
+def build(settings: LauncherSettings) -> tuple[Row, ...]:
+    """Every row, from the settings alone: the same settings give the same ports."""
+    return _Builder(settings).rows()
+
+
+def topology(settings: LauncherSettings, rows: tuple[Row, ...], pids: Mapping[str, int]) -> Topology:
+    """What the rest of the mesh is told; one-shot steps are no processes of it."""
+    processes = (row.process for row in rows if not row.one_shot)
+    return Topology(
+        settings.trust_domain,
+        tuple(Process(p.name, p.zone, p.workload, p.node, pids.get(p.name), p.listens) for p in processes),
+    )
+
+
+class _Builder:
+    def __init__(self, settings: LauncherSettings) -> None:
+        self.settings = settings
+        self.home: Home = settings.layout
+        self.edge_port = settings.port_base
+        self.core_port = settings.port_base + 1
+        self.next_port = settings.port_base + 2
+        self.kafka_bootstrap = settings.kafka_bootstrap or ""
+        self.database_url = settings.database_url or postgres.url(self.home)
+        self.control: dict[str, str] = {}
+
+    def rows(self) -> tuple[Row, ...]:
+        rows = [self.python("public", "identity-public", "security.identity", ("metrics",), ())]
+        rows.append(self.python("private", "identity-private", "security.identity", ("metrics",), ()))
+        # The identity that the operator's command uses; it has no process.
+        rows.append(Row(Process("operator", "private", "operator", "operator")))
+        if not self.settings.database_url:
+            rows.append(self.postgres())
+        rows.append(self.migrate())
+        if not self.settings.kafka_bootstrap:
+            rows.append(self.kafka())
+        else:
+            # The step that makes the topics still needs an identity that the broker knows.
+            rows.append(Row(Process("kafka", "public", "kafka", "kafka")))
+        rows.append(self.topics())
+        for room in ROOMS:
+            rows.extend(self.room(room))
+        rows.append(self.gateway("edge-gateway", "public", self.edge_port, client_cert=False))
+        rows.append(self.gateway("core-gateway", "private", self.core_port, client_cert=True))
+        return tuple(rows)
+
+    def room(self, room: Room) -> list[Row]:
+        replicas = room.replicas or self.settings.edge_nodes
+        numbered = replicas > 1 or room.replicas == 0
+        names = [f"{room.workload}-{n}" for n in range(1, replicas + 1)] if numbered else [room.workload]
+        return [self.python(room.zone, room.workload, room.module, room.listens, room.after, name) for name in names]
+
+    def listens(self, names: tuple[str, ...]) -> tuple[Listen, ...]:
+        first = self.next_port
+        self.next_port += len(names)
+        return tuple(Listen(name, "127.0.0.1", first + n, PROTOCOLS[name]) for n, name in enumerate(names))
+
+    def python(
+        self, zone: str, workload: str, module: str, listens: tuple[str, ...], after: tuple[str, ...], name: str = ""
+    ) -> Row:
+        """A process of the mesh itself: one module, run with `python -m`."""
+        process = Process(name or workload, zone, workload, name or workload, None, self.listens(listens))
+        environment = self.environment(process)
+        if workload.startswith("control-"):
+            self.control[zone] = str(process.listen("ads"))
+        authority = workload.startswith("identity-")
+        before = () if authority else (f"identity-{zone}", *after)
+        control = self.control.get(zone, "")
+        # Only those that use the database or Kafka learn where it is.
+        if "migrate" in after:
+            environment["ISTHMUS_DATABASE_URL"] = self.database_url
+        if "topics" in after:
+            environment["ISTHMUS_KAFKA_BOOTSTRAP"] = self.kafka_bootstrap
+
+        async def prepare() -> None:
+            write_xds_bootstrap(self.home, process, control)
+
+        if not authority and not workload.startswith("control-"):
+            before = (*before, f"control-{zone}")
+            environment["ISTHMUS_CONTROL_ADDRESS"] = control
+            environment["GRPC_XDS_BOOTSTRAP"] = str(self.home.run(process.name) / "xds-bootstrap.json")
+        return Row(
+            process,
+            (sys.executable, "-m", module),
+            environment,
+            before,
+            () if authority else self.identity_files(process.name),
+            prepare if control and "ISTHMUS_CONTROL_ADDRESS" in environment else None,
+            probe(self.home, process),
+        )
+
+    def environment(self, process: Process) -> dict[str, str]:
+        """What every process of the mesh is told, and what its zone and its listening ports add."""
+        environment = {
+            "ISTHMUS_ZONE": process.zone,
+            "ISTHMUS_WORKLOAD": process.workload,
+            "ISTHMUS_NODE": process.node,
+            "ISTHMUS_IDENTITY_DIR": str(self.home.identity(process.name)),
+            "ISTHMUS_TRUST_DOMAIN": self.settings.trust_domain,
+            "ISTHMUS_ISSUER": f"https://localhost:{self.edge_port}",
+            "GRPC_SSL_CIPHER_SUITES": NO_TLS_1_2,
+            "GRPC_DNS_RESOLVER": "native",
+            # One arena for each of a process' many threads would double its resident memory.
+            "MALLOC_ARENA_MAX": "2",
+            "PYTHONUNBUFFERED": "1",
+        }
+        for listen in process.listens:
+            variable = "GRPC" if listen.name == "ads" else listen.name.upper()
+            environment[f"ISTHMUS_{variable}_ADDRESS"] = str(listen)
+        return environment
+
+    def identity_files(self, name: str) -> tuple[Path, ...]:
+        return tuple(self.home.identity(name) / file for file in IDENTITY_FILES)
+
+    def migrate(self) -> Row:
+        """One-shot: the database and every schema in it."""
+        process = Process("migrate", "private", "migrate", "migrate")
+        environment = self.environment(process) | {"ISTHMUS_DATABASE_URL": self.database_url}
+        after = () if self.settings.database_url else ("postgres",)
+        return Row(process, (sys.executable, "-m", "deploy.local.migrate"), environment, after, one_shot=True)
+
+    def topics(self) -> Row:
+        """One-shot: topics and who may use them. It speaks as the broker itself, the only super user."""
+        process = Process("topics", "public", "kafka", "topics")
+        environment = self.environment(process) | {
+            "ISTHMUS_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
+            "ISTHMUS_IDENTITY_DIR": str(self.home.identity("kafka")),
+        }
+        after = ("identity-public",) if self.settings.kafka_bootstrap else ("kafka",)
+        needs = self.identity_files("kafka")
+        return Row(process, (sys.executable, "-m", "deploy.local.topics"), environment, after, needs, one_shot=True)
+
+    def postgres(self) -> Row:
+        process = Process("postgres", "private", "postgres", "postgres")
+
+        async def prepare() -> None:
+            await postgres.prepare(self.home)
+
+        return Row(
+            process,
+            postgres.command(self.home),
+            prepare=prepare,
+            ready=probe(self.home, process),
+            # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
+            stop_signal=SIGINT,
+        )
+
+    def kafka(self) -> Row:
+        process = Process("kafka", "public", "kafka", "kafka", None, self.listens(("kafka", "raft")))
+        self.kafka_bootstrap = str(process.listen("kafka"))
+
+        async def prepare() -> None:
+            await broker.prepare(self.home, self.settings.cache, process)
+
+        return Row(
+            process,
+            broker.command(self.home, self.settings.cache),
+            {},
+            ("identity-public",),
+            self.identity_files("kafka"),
+            prepare,
+            probe(self.home, process),
+        )
+
+    def gateway(self, name: str, zone: str, port: int, client_cert: bool) -> Row:
+        listens = (Listen("https", "127.0.0.1", port, "https", client_cert=client_cert), *self.listens(("metrics",)))
+        process = Process(name, zone, name, name, None, listens)
+        control = self.control[zone]
+
+        async def prepare() -> None:
+            envoy.prepare(self.home, process, control, self.settings.trust_domain)
+
+        return Row(
+            process,
+            envoy.command(self.home, name),
+            {},
+            (f"identity-{zone}", f"control-{zone}"),
+            self.identity_files(name),
+            prepare,
+            probe(self.home, process),
+            grace_s=10.0,
+        )

@@ -1,0 +1,75 @@
+"""topology.json: which processes there are, whose identity they need and where each one listens."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from deploy.local.errors import NotRunning
+
+
+@dataclass(frozen=True)
+class Listen:
+    """One listening TCP port."""
+
+    name: str
+    address: str
+    port: int
+    protocol: str
+    tls: str = "1.3"
+    client_cert: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of the mesh; `pid` is None while it does not run."""
+
+    name: str
+    zone: str
+    workload: str
+    node: str
+    pid: int | None = None
+    listens: tuple[Listen, ...] = ()
+
+    def listen(self, name: str) -> Listen | None:
+        return next((listen for listen in self.listens if listen.name == name), None)
+
+
+@dataclass(frozen=True)
+class Topology:
+    trust_domain: str
+    processes: tuple[Process, ...]
+
+    def process(self, name: str) -> Process:
+        return next(process for process in self.processes if process.name == name)
+
+
+def write(path: Path, topology: Topology) -> None:
+    """Replace the file in one step: a reader sees the old table or the new one, never a part."""
+    unfinished = path.with_suffix(".json.new")
+    unfinished.write_text(json.dumps(asdict(topology), indent=1) + "\n")
+    os.replace(unfinished, path)  # noqa: PTH105 (the same call, said plainly)
+
+
+def read(path: Path) -> Topology:
+    """The table that a launcher wrote.
+
+    Raises:
+        NotRunning: no launcher has written one here.
+    """
+    try:
+        table = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise NotRunning(f"No mesh in {path.parent}", "Start one with `make run`") from error
+    return Topology(table["trust_domain"], tuple(_processes(table["processes"])))
+
+
+def _processes(rows: Iterable[dict[str, object]]) -> Iterable[Process]:
+    for row in rows:
+        listens = row.pop("listens")
+        assert isinstance(listens, list)
+        yield Process(**row, listens=tuple(Listen(**listen) for listen in listens))  # type: ignore[arg-type]
