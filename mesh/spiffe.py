@@ -19,7 +19,9 @@ class SpiffeId:
 
     def __post_init__(self) -> None:
         if not _URI.fullmatch(str(self)):
-            raise ValueError(f"{str(self)!r} is not a SPIFFE id of this mesh: spiffe://<domain>/<public|private>/<workload>")
+            raise ValueError(
+                f"{str(self)!r} is not a SPIFFE id of this mesh: spiffe://<domain>/<public|private>/<workload>"
+            )
 
     def __str__(self) -> str:
         return f"spiffe://{self.trust_domain}/{self.zone}/{self.workload}"

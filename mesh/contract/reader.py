@@ -60,7 +60,9 @@ def load() -> Contract:
 
 def files() -> Iterator[descriptor.FileDescriptor]:
     """Every generated file of the mesh but the vocabulary of policy itself."""
-    for module in sorted(info.name for info in pkgutil.walk_packages(isthmus.__path__, "isthmus.") if info.name.endswith("_pb2")):
+    for module in sorted(
+        info.name for info in pkgutil.walk_packages(isthmus.__path__, "isthmus.") if info.name.endswith("_pb2")
+    ):
         file = importlib.import_module(module).DESCRIPTOR
         if file.package != "isthmus.policy.v1":
             yield file

@@ -1,0 +1,129 @@
+"""Channels to other workloads: the deadline, the retries and the trace of a call come from the contract, not the caller."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
+
+import grpc
+
+from mesh import telemetry
+from mesh.call import find_call
+from mesh.contract import Contract, MethodPolicy
+from mesh.errors import DeadlineExceeded, from_rpc_error
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity, require_tls13
+
+# What this hop keeps of its caller's deadline, to turn a late answer into a typed error of its own.
+_HOP_S: Final = 0.02
+_LEAST_S: Final = 0.005
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.service_config_disable_resolution", 1),
+)
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Channels:
+    """Every channel of a process, opened on first use and closed together."""
+
+    def __init__(self, identity: Identity, contract: Contract) -> None:
+        self._identity = identity
+        self._contract = contract
+        self._open: dict[str, grpc.aio.Channel] = {}
+
+    def open(self, workload: str) -> grpc.aio.Channel:
+        """A channel to whichever nodes of `workload` the control plane of the zone names.
+
+        Its stubs raise mesh.errors types. The certificates are the xDS bootstrap's, rotated by gRPC itself.
+        """
+        target = f"xds:///{workload}"
+        if target not in self._open:
+            require_tls13()
+            # The control plane demands mTLS for every cluster; without it the fallback has no roots and fails closed.
+            fallback = grpc.ssl_channel_credentials(self._identity.leaf.bundle)
+            self._open[target] = grpc.aio.secure_channel(
+                target, grpc.xds_channel_credentials(fallback), options=_OPTIONS
+            )
+        return self._policed(self._open[target])
+
+    def direct(self, address: str, peer: SpiffeId) -> grpc.aio.Channel:
+        """A channel to one address, whose certificate must be `peer`'s. For operators, probes and tests."""
+        target = f"{address}#{peer}"
+        if target not in self._open:
+            options = (*_OPTIONS, ("grpc.ssl_target_name_override", peer.dns_name))
+            self._open[target] = grpc.aio.secure_channel(address, self._identity.channel_credentials(), options=options)
+        return self._policed(self._open[target])
+
+    async def close(self, grace_s: float = 1.0) -> None:
+        await asyncio.gather(*(channel.close(grace_s) for channel in self._open.values()))
+        self._open.clear()
+
+    def _policed(self, channel: grpc.aio.Channel) -> grpc.aio.Channel:
+        # A stub asks a channel for nothing but its multi-callables, so that is all that is stood in for.
+        return cast(grpc.aio.Channel, _PolicedChannel(channel, self._contract))
+
+
+class _Multicallable(Protocol):
+    def __call__(self, request: Any, *, timeout: float, metadata: Metadata, wait_for_ready: bool | None) -> Any: ...
+
+
+class _PolicedChannel:
+    def __init__(self, channel: grpc.aio.Channel, contract: Contract) -> None:
+        self._channel = channel
+        self._contract = contract
+
+    def unary_unary(
+        self,
+        path: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        multicallable = cast(
+            _Multicallable,
+            self._channel.unary_unary(path, request_serializer, response_deserializer, _registered_method),
+        )
+        method = self._contract.methods.get(path)
+        return multicallable if method is None else _policed(multicallable, method)
+
+    def __getattr__(self, name: str) -> Any:
+        # Streams belong to infrastructure services, which bring their own rules.
+        return getattr(self._channel, name)
+
+
+def _policed(multicallable: _Multicallable, method: MethodPolicy) -> Any:
+    async def invoke(
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        wait_for_ready: bool | None = None,
+    ) -> Any:
+        """Call `method`; `timeout` in seconds can only shorten what the contract and the caller's own deadline leave."""
+        limit = method.deadline_s if timeout is None else min(timeout, method.deadline_s)
+        headers: list[tuple[str, str | bytes]] = list(metadata or ())
+        call = find_call()
+        if call is None:
+            traceparent = telemetry.new_traceparent()
+        else:
+            traceparent = call.traceparent
+            limit = min(limit, call.deadline - time.monotonic() - _HOP_S)
+            if call.authorization and method.scopes:
+                headers.append(("authorization", call.authorization))
+        if limit < _LEAST_S:
+            raise DeadlineExceeded("DEADLINE_TOO_SHORT", "what is left of the deadline is too short for another call")
+        with telemetry.span(method.full_name, traceparent, telemetry.SpanKind.CLIENT) as handed_on:
+            headers.append((telemetry.HEADER, handed_on))
+            try:
+                return await multicallable(request, timeout=limit, metadata=headers, wait_for_ready=wait_for_ready)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from error
+
+    return invoke

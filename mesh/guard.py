@@ -1,0 +1,231 @@
+"""What every call passes through before it reaches a handler, compiled from the contract.
+
+Entry: makes the Call (peer, deadline, trace), measures it, and turns every exception into a rich status.
+Guard: checks the peer against the method's callers, then the request against its field rules.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import grpc
+import protovalidate
+
+from mesh import telemetry
+from mesh.call import Call, begin
+from mesh.contract import Contract, MethodPolicy
+from mesh.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    MeshError,
+    PermissionDenied,
+    Unimplemented,
+)
+from mesh.logs import logger
+from mesh.settings import ProcessSettings
+from mesh.tls import peer_of
+
+# Less than this and an answer could not even be sent.
+_LEAST_S: Final = 0.001
+_VIOLATIONS_MAX: Final = 20
+
+Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]]
+
+
+class Entry(grpc.aio.ServerInterceptor):
+    def __init__(self, contract: Contract, settings: ProcessSettings) -> None:
+        self._methods = contract.methods
+        self._trace_ratio = settings.trace_ratio
+        self._log = logger("server")
+        self._duration = telemetry.meter().create_histogram("rpc.server.duration", unit="ms")
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        method = self._methods.get(details.method)
+        handler = await continuation(details)
+        if method is None or handler is None or handler.unary_unary is None:
+            return handler
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is None:
+            wrapped = self._wrapped[details.method] = _unary(handler, self._wrap(method, handler.unary_unary))
+        return wrapped
+
+    def _wrap(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
+        async def enter(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            started = time.monotonic()
+            call = self._call(method, context, started)
+            begin(call)
+            code = grpc.StatusCode.OK
+            try:
+                with telemetry.span(method.full_name, call.traceparent) as call.traceparent:
+                    remaining = call.remaining_s()
+                    if remaining < _LEAST_S:
+                        raise DeadlineExceeded("DEADLINE_TOO_SHORT", "the deadline has passed before the call arrived")
+                    async with asyncio.timeout(remaining):
+                        return await handle(request, context)
+            except MeshError as error:
+                code = error.code
+                await context.abort(code, error.message, error.trailing_metadata())
+            except TimeoutError:
+                late = DeadlineExceeded("DEADLINE_EXCEEDED", f"not done within {method.deadline_ms} ms")
+                code = late.code
+                await context.abort(code, late.message, late.trailing_metadata())
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                self._log.exception("call failed", method=method.path)
+                failed = Internal("INTERNAL", "the service failed on this call", metadata={"trace_id": call.trace_id})
+                await context.abort(code, failed.message, failed.trailing_metadata())
+            finally:
+                self._duration.record((time.monotonic() - started) * 1000, {"method": method.path, "code": code.name})
+
+        return enter
+
+    def _call(self, method: MethodPolicy, context: grpc.aio.ServicerContext[Any, Any], now: float) -> Call:
+        traceparent = authorization = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == telemetry.HEADER and isinstance(value, str):
+                traceparent = telemetry.valid_traceparent(value)
+            elif key == "authorization" and isinstance(value, str):
+                authorization = value
+        granted = context.time_remaining()
+        limit = method.deadline_s if granted is None else min(granted, method.deadline_s)
+        return Call(
+            method=method,
+            peer=peer_of(context.auth_context()),
+            deadline=now + limit,
+            traceparent=traceparent or telemetry.new_traceparent(sampled=random.random() < self._trace_ratio),  # noqa: S311
+            authorization=authorization,
+        )
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses peers that the policy does not name, and requests that break their field rules."""
+
+    def __init__(
+        self, contract: Contract, infrastructure: Mapping[str, frozenset[str]], settings: ProcessSettings
+    ) -> None:
+        self._contract = contract
+        self._infrastructure = infrastructure
+        self._settings = settings
+        self._validator = protovalidate.Validator()
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is None:
+            wrapped = self._wrapped[details.method] = self._guard(details.method, handler)
+        return wrapped
+
+    def _guard(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        service = path.rsplit("/", 1)[0].lstrip("/")
+        method = self._contract.methods.get(path)
+        if method is not None and handler.unary_unary is not None:
+            return _unary(handler, self._business(method, handler.unary_unary))
+        callers = self._infrastructure.get(service)
+        if callers is None:
+            # Neither in the contract nor known infrastructure: it could not have been added, and is closed all the same.
+            callers = frozenset()
+        return _infrastructure(handler, self._peer_check(callers, path))
+
+    def _business(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
+        check, validate = self._peer_check(method.callers, method.path), self._validate
+
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            check(context)
+            validate(request)
+            return await handle(request, context)
+
+        return guarded
+
+    def _peer_check(self, callers: frozenset[str], path: str) -> Callable[[grpc.aio.ServicerContext[Any, Any]], None]:
+        own = self._settings
+        # The transport has verified the chain; a workload of the same name in another zone is somebody else.
+        allowed = frozenset(f"spiffe://{own.trust_domain}/{own.zone}/{workload}" for workload in callers)
+
+        def check(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            peer = peer_of(context.auth_context())
+            if peer is None or str(peer) not in allowed:
+                raise PermissionDenied(
+                    "CALLER_NOT_ALLOWED",
+                    "this workload may not call this method",
+                    remedy="name the workload in the method's callers, in its .proto",
+                    metadata={"peer": str(peer), "method": path},
+                )
+
+        return check
+
+    def _validate(self, request: Any) -> None:
+        violations = self._validator.collect_violations(request)
+        if violations:
+            raise InvalidArgument(
+                "FIELDS_INVALID",
+                "the request breaks the rules of its fields",
+                fields=tuple(_violation(violation) for violation in violations[:_VIOLATIONS_MAX]),
+            )
+
+
+def _violation(violation: Any) -> FieldViolation:
+    path = ".".join(element.field_name for element in violation.proto.field.elements)
+    return FieldViolation(path, violation.proto.message or violation.proto.rule_id)
+
+
+def _unary(handler: grpc.RpcMethodHandler[Any, Any], behaviour: Behaviour) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _infrastructure(handler: Any, check: Callable[[grpc.aio.ServicerContext[Any, Any]], None]) -> Any:
+    """The same handler behind the peer check, whatever its arity; these are outside of Entry, so errors end here."""
+
+    async def admit(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        try:
+            check(context)
+        except MeshError as error:
+            await context.abort(error.code, error.message, error.trailing_metadata())
+
+    if handler.request_streaming and handler.response_streaming:
+
+        async def stream_stream(requests: Any, context: Any) -> Any:
+            await admit(context)
+            async for answer in handler.stream_stream(requests, context):
+                yield answer
+
+        return grpc.stream_stream_rpc_method_handler(
+            stream_stream, handler.request_deserializer, handler.response_serializer
+        )
+    if handler.response_streaming:
+
+        async def unary_stream(request: Any, context: Any) -> Any:
+            await admit(context)
+            result = handler.unary_stream(request, context)
+            if hasattr(result, "__aiter__"):
+                async for answer in result:
+                    yield answer
+            else:
+                await result
+
+        return grpc.unary_stream_rpc_method_handler(
+            unary_stream, handler.request_deserializer, handler.response_serializer
+        )
+    if handler.request_streaming:
+        raise Unimplemented("STREAMING_UNSUPPORTED", "no infrastructure service takes a stream and answers once")
+
+    async def unary_unary(request: Any, context: Any) -> Any:
+        await admit(context)
+        return await handler.unary_unary(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(unary_unary, handler.request_deserializer, handler.response_serializer)
