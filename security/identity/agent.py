@@ -5,8 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from prometheus_client import Counter, Gauge
-
+from mesh import telemetry
 from mesh.errors import MeshError
 from mesh.logs import logger
 from mesh.spiffe import SpiffeId
@@ -17,21 +16,29 @@ from security.identity.topology import Holder, holders
 
 log = logger("identity")
 
-LEAVES_ISSUED = Counter("isthmus_identity_leaves_issued_total", "Leaves issued", ["workload"])
-FAILURES = Counter("isthmus_identity_failures_total", "Rounds in which a holder could not be served", ["workload"])
-LEAF_END = Gauge("isthmus_identity_leaf_end_timestamp_seconds", "When the leaf a process holds ends", ["process"])
-
 
 class Agent:
     """Keeps `home/run/<process>/identity` of every process of the authority's zone good. Survives any restart."""
 
-    def __init__(self, home: Path, authority: Authority, ttl: timedelta, other_root_wait_s: float) -> None:
+    def __init__(
+        self,
+        home: Path,
+        authority: Authority,
+        ttl: timedelta,
+        other_root_wait_s: float,
+        always: frozenset[Holder] = frozenset(),
+    ) -> None:
         self._home = home
         self._authority = authority
         self._ttl = ttl
         self._other_root_wait_s = other_root_wait_s
+        # Served whatever the process table says: the agent itself, which starts before everything else.
+        self._always = always
         self._checked: dict[Holder, tuple[wallet.Fingerprint, bytes, datetime]] = {}
         self._waiting_since: dict[Holder, float] = {}
+        meter = telemetry.meter()
+        self._issued = meter.create_counter("identity.leaves_issued")
+        self._failures = meter.create_counter("identity.failures", description="rounds in which a holder got nothing")
 
     async def run(self, stopping: asyncio.Event, poll_s: float) -> None:
         """One round every `poll_s` seconds until `stopping` is set. A round that fails is logged and tried again."""
@@ -48,7 +55,7 @@ class Agent:
     def round(self) -> int:
         """Look at every holder once; returns how many leaves were issued."""
         self._authority = self._authority.reopened()
-        found = holders(self._home, self._authority.zone)
+        found = holders(self._home, self._authority.zone) | self._always
         for gone in self._checked.keys() - found:
             del self._checked[gone]
         issued = 0
@@ -57,7 +64,7 @@ class Agent:
                 issued += self._serve(holder)
             except (MeshError, OSError) as error:
                 # One full or unreadable directory must not keep the others from their leaves.
-                FAILURES.labels(holder.workload).inc()
+                self._failures.add(1, {"workload": holder.workload})
                 log.error("leaf_failed", process=holder.process, detail=str(error))
         return issued
 
@@ -74,11 +81,10 @@ class Agent:
         leaf = self._authority.issue(holder.workload, self._ttl)
         gateway = self._authority.gateway_pem if holder.workload in BEHIND_GATEWAY else None
         wallet.write(directory, wallet.Wallet(leaf, roots, gateway))
-        LEAVES_ISSUED.labels(holder.workload).inc()
+        self._issued.add(1, {"workload": holder.workload})
         log.info(
             "leaf_issued",
             process=holder.process,
-            workload=holder.workload,
             serial=f"{leaf.serial:x}",
             not_after=leaf.not_after.isoformat(),
             because=why,
@@ -108,12 +114,11 @@ class Agent:
         end = wallet.not_after(directory)
         if print_now is not None:
             self._checked[holder] = (print_now, roots, end)
-        LEAF_END.labels(holder.process).set(end.timestamp())
 
     def _wait(self, holder: Holder) -> None:
         """The other zone's root is not there: its agent may still be starting, but not for ever."""
         since = self._waiting_since.setdefault(holder, time.monotonic())
         if time.monotonic() - since > self._other_root_wait_s:
             self._waiting_since[holder] = time.monotonic()
-            FAILURES.labels(holder.workload).inc()
+            self._failures.add(1, {"workload": holder.workload})
             log.error("other_root_missing", process=holder.process, waited_s=self._other_root_wait_s)

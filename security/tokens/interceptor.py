@@ -1,19 +1,20 @@
 """The scopes of the contract, enforced in every called service: who holds no fitting token is not served."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
 from mesh.call import current_call
 from mesh.contract import Contract, MethodPolicy
-from mesh.errors import PermissionDenied, Unauthenticated
+from mesh.errors import PermissionDenied, Unauthenticated, Unimplemented
 from security.tokens.verifier import TokenVerifier
 
 SCHEME = "bearer "
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+# grpcio's handler type takes its parameters in its stubs only, not when the program runs.
+Handler = Any
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
@@ -28,7 +29,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
+    ) -> Handler | None:
         handler = await continuation(handler_call_details)
         policy = self._methods.get(handler_call_details.method)
         # Methods that no contract names (health, reflection) are the mesh's own and need no token.
@@ -65,24 +66,13 @@ def needs_token(policy: MethodPolicy) -> bool:
 
 def _guarded(handler: Handler, admit: Callable[[], Awaitable[None]]) -> Handler:
     """The same handler behind `admit`, whose refusal is raised where the handler's own errors are."""
-    if handler.response_streaming:
-        stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
-
-        async def guarded_stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            await admit()
-            async for answer in stream(request, context):
-                yield answer
-
-        make_stream = (
-            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-        )
-        return make_stream(guarded_stream, handler.request_deserializer, handler.response_serializer)
-
-    unary = handler.stream_unary if handler.request_streaming else handler.unary_unary
+    serve = handler.unary_unary
+    if serve is None:
+        # The mesh has no streaming methods of its own; one that appears stays closed until it is guarded too.
+        raise Unimplemented("STREAMING_UNSUPPORTED", "a method that needs a token answers one request at a time")
 
     async def guarded(request: Any, context: Any) -> Any:
         await admit()
-        return await unary(request, context)
+        return await serve(request, context)
 
-    make = grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-    return make(guarded, handler.request_deserializer, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)

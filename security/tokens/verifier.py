@@ -1,4 +1,4 @@
-"""Verification of access tokens: JWTs of RFC 9068, signed with ES256, and nothing that a library would let pass besides.
+"""Verification of access tokens: JWTs of RFC 9068, signed with ES256, and nothing else that a library would let pass.
 
 The rules are those of RFC 8725 (best practices for JWT): one algorithm, keys only from the issuer's own list, an
 explicit type, every claim required and checked, no header that could bring a key of its own.
