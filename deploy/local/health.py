@@ -50,13 +50,15 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
         return lambda: asyncio.to_thread(broker.ping, home, str(process.listen("kafka")), PROBE_DEADLINE_S)
     if process.workload.endswith("-gateway"):
         return lambda: _envoy_ready(envoy.admin_socket(home, process.name))
+    if process.workload.startswith("identity-"):
+        # It serves files: when its own leaf is there, it works.
+        return lambda: _file_there(identity / "svid.pem")
     served = process.listen("grpc") or process.listen("ads")
     if served:
         return lambda: _grpc_serving(served, identity)
     metrics = process.listen("metrics")
-    if metrics:
-        return lambda: _https_answers(metrics, identity)
-    return lambda: _file_there(identity / "svid.pem")
+    assert metrics is not None, f"{process.name} has nothing that could be asked"
+    return lambda: _https_answers(metrics, identity)
 
 
 async def _file_there(path: Path) -> None:

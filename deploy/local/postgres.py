@@ -20,6 +20,8 @@ SUPERUSER = "postgres"
 # Its own account when we are root: PostgreSQL refuses to run as root.
 ACCOUNT = "isthmus-postgres"
 INITDB_DEADLINE_S = 60.0
+# Its bit in the kernel's capability sets (capabilities(7)).
+CAP_DAC_READ_SEARCH = 2
 
 SETTINGS = {
     "listen_addresses": "",
@@ -35,7 +37,7 @@ SETTINGS = {
     "jit": "off",
     "max_wal_size": "1GB",
     "checkpoint_timeout": "10min",
-    "wal_compression": "lz4",
+    "wal_compression": "on",
     # Money and audit records live here: an answered commit survives the loss of power.
     "fsync": "on",
     "full_page_writes": "on",
@@ -68,28 +70,32 @@ def binaries() -> Path:
 def command(home: Home) -> tuple[str, ...]:
     settings = SETTINGS | {"unix_socket_directories": str(home.sockets("postgres"))}
     options = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
-    return (*_unprivileged(home, "INT"), str(binaries() / "postgres"), "-D", str(home.data("postgres")), *options)
+    return (*_unprivileged("INT"), str(binaries() / "postgres"), "-D", str(home.data("postgres")), *options)
 
 
-def _unprivileged(home: Home, death_signal: str) -> tuple[str, ...]:
-    """As root: change to the account. Where that account cannot reach the home or the programs (a checkout under
-    /root), it gets the one capability to read past directory modes, so that no directory has to be opened to others."""
+def _unprivileged(death_signal: str) -> tuple[str, ...]:
+    """As root: change to the account. It gets the one capability to read past directory modes, because the home is
+    ours alone (0700) and the checkout may lie under /root: no directory has to be opened to others."""
     if os.geteuid() != 0:
         return ()
+    may = _reading_capability()
+    account = f"setpriv --reuid={ACCOUNT} --regid={ACCOUNT} --clear-groups --pdeathsig={death_signal}"
+    return (*account.split(), f"--inh-caps=-all,+{may}", f"--ambient-caps=-all,+{may}", "--")
+
+
+def _reading_capability() -> str:
+    """dac_read_search, or dac_override where a container's bounding set lacks it."""
+    status = Path("/proc/self/status").read_text()
+    bounding = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:"))
+    return "dac_read_search" if bounding & 1 << CAP_DAC_READ_SEARCH else "dac_override"
+
+
+def _ensure_account() -> None:
     try:
-        account = pwd.getpwnam(ACCOUNT)
+        pwd.getpwnam(ACCOUNT)
     except KeyError:
-        useradd = ("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT)
+        useradd = ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", ACCOUNT)
         subprocess.run(useradd, check=True, capture_output=True, timeout=30)
-        account = pwd.getpwnam(ACCOUNT)
-    drop = f"setpriv --reuid={account.pw_uid} --regid={account.pw_gid} --clear-groups --pdeathsig={death_signal}"
-    if all(_searchable(path) for path in (home.data("postgres"), home.sockets("postgres"), binaries())):
-        return (*drop.split(), "--inh-caps=-all", "--")
-    return (*drop.split(), "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search", "--")
-
-
-def _searchable(path: Path) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in path.absolute().parents if parent.exists())
 
 
 async def prepare(home: Home) -> None:
@@ -103,8 +109,9 @@ def _prepare(home: Home) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.is_symlink() or directory.stat().st_uid not in _owners():
             raise LauncherError(f"{directory} belongs to somebody else", "Remove it, or choose another ISTHMUS_HOME")
-    wrapper = _unprivileged(home, "KILL")
+    wrapper = _unprivileged("KILL")
     if wrapper:
+        _ensure_account()
         for directory in (data, sockets):
             shutil.chown(directory, ACCOUNT, ACCOUNT)
     if (data / "PG_VERSION").exists():

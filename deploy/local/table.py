@@ -13,6 +13,8 @@ from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
 from deploy.local.xds_bootstrap import write_xds_bootstrap
 
+# Both, because those that stand between the zones trust the roots of both.
+AUTHORITIES = ("identity-public", "identity-private")
 IDENTITY_FILES = ("svid.pem", "key.pem", "bundle.pem", "keypair.pem")
 # Cannot be negotiated with the mesh's ECDSA certificates, so every TLS 1.2 handshake of gRPC fails. TLS 1.3 has suites
 # of its own, which this setting does not touch.
@@ -139,7 +141,7 @@ class _Builder:
         if workload.startswith("control-"):
             self.control[zone] = str(process.listen("ads"))
         authority = workload.startswith("identity-")
-        before = () if authority else (f"identity-{zone}", *after)
+        before = () if authority else (*AUTHORITIES, *after)
         control = self.control.get(zone, "")
         # Only those that use the database or Kafka learn where it is.
         if "migrate" in after:
@@ -201,7 +203,7 @@ class _Builder:
             "ISTHMUS_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
             "ISTHMUS_IDENTITY_DIR": str(self.home.identity("kafka")),
         }
-        after = ("identity-public",) if self.settings.kafka_bootstrap else ("kafka",)
+        after = AUTHORITIES if self.settings.kafka_bootstrap else ("kafka",)
         needs = self.identity_files("kafka")
         return Row(process, (sys.executable, "-m", "deploy.local.topics"), environment, after, needs, one_shot=True)
 
@@ -231,7 +233,7 @@ class _Builder:
             process,
             broker.command(self.home, self.settings.cache),
             {},
-            ("identity-public",),
+            AUTHORITIES,
             self.identity_files("kafka"),
             prepare,
             probe(self.home, process),
@@ -249,7 +251,7 @@ class _Builder:
             process,
             envoy.command(self.home, name),
             {},
-            (f"identity-{zone}", f"control-{zone}"),
+            (*AUTHORITIES, f"control-{zone}"),
             self.identity_files(name),
             prepare,
             probe(self.home, process),

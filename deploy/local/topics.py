@@ -67,7 +67,7 @@ def _finish(answers: Iterable[Future[Any]]) -> None:
 
 
 def main() -> None:
-    settings = TopicSettings()  # type: ignore[call-arg]  (its values come from the environment)
+    settings = TopicSettings()
     ensure(broker.admin(settings.identity_dir, settings.kafka_bootstrap), contract.load().events.values())
 
 
