@@ -1,0 +1,5 @@
+from mesh.process import start
+from security.audit.main import main
+from security.audit.settings import AuditSettings
+
+start(main, AuditSettings)

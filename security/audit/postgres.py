@@ -1,0 +1,146 @@
+"""The audit log in PostgreSQL: one writer per process, one commit for all records that wait."""
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mesh.logs import logger
+from security.audit.port import AuditUnavailable
+from security.audit.record import AuditRecord
+
+PENDING_MAX: Final = 10_000
+BATCH_MAX: Final = 1_000
+# How long a record that nobody waits for may wait for others.
+LINGER_S: Final = 0.2
+# A write that takes longer has failed; it is repeated, and stays one record by its leaf hash.
+WRITE_S_MAX: Final = 2.0
+_BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+# All columns of a batch as arrays: one statement, one plan, one round trip.
+_INSERT: Final = text(
+    """
+    INSERT INTO audit.record (
+        record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason,
+        trace_id, workload, node, leaf_hash
+    )
+    SELECT * FROM unnest(
+        CAST(:record_id AS uuid[]), CAST(:time_us AS bigint[]), CAST(:peer AS text[]), CAST(:token_subject AS text[]),
+        CAST(:token_client AS text[]), CAST(:method AS text[]), CAST(:data_subject AS text[]),
+        CAST(:decision AS smallint[]), CAST(:result AS text[]), CAST(:reason AS text[]), CAST(:trace_id AS text[]),
+        CAST(:workload AS text[]), CAST(:node AS text[]), CAST(:leaf_hash AS bytea[])
+    )
+    ON CONFLICT (record_id) DO NOTHING
+    """
+)
+_COLUMNS: Final = tuple(name for name in AuditRecord.__slots__ if name != "decision")
+
+
+@dataclass(slots=True)
+class _Pending:
+    record: AuditRecord
+    durable: asyncio.Future[None] | None
+
+
+class PostgresAuditSink:
+    """An `AuditSink`, and a service of the process: start it before the server, stop it after."""
+
+    def __init__(
+        self, engine: AsyncEngine, *, pending_max: int = PENDING_MAX, write_s_max: float = WRITE_S_MAX
+    ) -> None:
+        self._engine = engine
+        self._pending_max = pending_max
+        self._write_s_max = write_s_max
+        self._pending: deque[_Pending] = deque()
+        self._arrived = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._failures = 0
+        self._stopping = False
+        self._writer: asyncio.Task[None] | None = None
+        self._log = logger("audit")
+
+    async def start(self) -> None:
+        """Begin to write. Raises when the log cannot be reached: a service that cannot be audited must not start."""
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SELECT sequence FROM audit.record LIMIT 0"))
+        self._writer = asyncio.create_task(self._write(), name="audit-writer")
+
+    async def stop(self, grace_s: float) -> None:
+        """Write what still waits, for at most `grace_s`."""
+        self._stopping = True
+        self._arrived.set()
+        self._urgent.set()
+        if self._writer is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._writer
+            if not self._writer.done():
+                self._writer.cancel()
+        if self._pending:
+            self._log.error("audit records lost at stop", records=len(self._pending))
+
+    def require_open(self) -> None:
+        if self._failures or self._writer is None or self._writer.done():
+            raise AuditUnavailable
+
+    async def append(self, record: AuditRecord) -> None:
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._take(_Pending(record, durable))
+        self._urgent.set()
+        await durable
+
+    def enqueue(self, record: AuditRecord) -> None:
+        self._take(_Pending(record, None))
+
+    def _take(self, pending: _Pending) -> None:
+        if len(self._pending) >= self._pending_max or self._writer is None or self._writer.done():
+            raise AuditUnavailable
+        self._pending.append(pending)
+        self._arrived.set()
+
+    async def _write(self) -> None:
+        while self._pending or not self._stopping:
+            await self._arrived.wait()
+            if not self._urgent.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_S):
+                        await self._urgent.wait()
+            batch = [self._pending.popleft() for _ in range(min(len(self._pending), BATCH_MAX))]
+            if not self._pending and not self._stopping:
+                self._arrived.clear()
+                self._urgent.clear()
+            if batch:
+                await self._write_batch(batch)
+
+    async def _write_batch(self, batch: list[_Pending]) -> None:
+        try:
+            async with asyncio.timeout(self._write_s_max), self._engine.begin() as connection:
+                await connection.execute(_INSERT, _arrays([pending.record for pending in batch]))
+        except Exception as error:
+            # Whoever waits is refused now. The records stay: what they tell has happened, and is written in time.
+            self._log.error("audit write failed", error=type(error).__name__, records=len(batch))
+            for pending in batch:
+                if pending.durable is not None and not pending.durable.done():
+                    pending.durable.set_exception(AuditUnavailable())
+            self._pending.extendleft(reversed(batch))
+            self._arrived.set()
+            self._urgent.set()
+            backoff_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+            self._failures += 1
+            await asyncio.sleep(backoff_s)
+            return
+        self._failures = 0
+        for pending in batch:
+            if pending.durable is not None and not pending.durable.done():
+                pending.durable.set_result(None)
+
+
+def _arrays(records: list[AuditRecord]) -> dict[str, list[object]]:
+    arrays: dict[str, list[object]] = {name: [getattr(record, name) for record in records] for name in _COLUMNS}
+    arrays["decision"] = [int(record.decision) for record in records]
+    arrays["leaf_hash"] = [record.leaf_hash() for record in records]
+    return arrays

@@ -1,0 +1,59 @@
+"""One audit record, its canonical form and its leaf hash."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import rfc8785
+
+TEXT_CHARACTERS_MAX: Final = 256
+_LEAF: Final = b"\x00"
+
+
+class Decision(IntEnum):
+    """Whether the caller was let in. A call that was let in may still have failed: see the result."""
+
+    ALLOWED = 1
+    DENIED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who did what, on whose data, and how it ended. Holds ids, never values."""
+
+    # 32 hexadecimal digits, random: a write that is repeated stays one record, and no two leaves are equal.
+    record_id: str
+    # Microseconds since the epoch.
+    time_us: int
+    # The caller's SPIFFE id; "" when it showed none.
+    peer: str
+    # The token's subject and client; "" when there was no (good) token.
+    token_subject: str
+    token_client: str
+    # /package.Service/Method
+    method: str
+    # What the policy's subject_field held.
+    data_subject: str
+    decision: Decision
+    # gRPC status name, and the reason when it was an error.
+    result: str
+    reason: str
+    trace_id: str
+    # Who wrote the record.
+    workload: str
+    node: str
+
+    def canonical(self) -> bytes:
+        """JSON in the one form that RFC 8785 allows."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return rfc8785.dumps({**fields, "decision": self.decision.name})
+
+    def leaf_hash(self) -> bytes:
+        """SHA-256 of 0x00 and the canonical form (RFC 6962, section 2.1)."""
+        return hashlib.sha256(_LEAF + self.canonical()).digest()
+
+
+def clean(text: str) -> str:
+    """`text` from outside as a record may hold it: of bounded length, and without the NUL that SQL text cannot hold."""
+    return text[:TEXT_CHARACTERS_MAX].replace("\x00", "\ufffd")
