@@ -1,0 +1,14 @@
+"""What a process that uses the database is told from outside."""
+
+from pydantic import Field
+
+from mesh.settings import ProcessSettings
+
+
+class DatabaseSettings(ProcessSettings):
+    """Environment ISTHMUS_DATABASE_*, beside what every process is told."""
+
+    # SQLAlchemy's form: postgresql+psycopg://user@/database?host=<socket folder>. May hold a password, so never shown.
+    database_url: str = Field(repr=False)
+    # Connections kept by this process. As many again may open under load; many processes share one server.
+    database_pool_size: int = Field(default=5, ge=1, le=50)
