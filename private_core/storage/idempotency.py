@@ -11,7 +11,6 @@ Every room keeps its records in its own schema (`CREATE_TABLE`), so that they co
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,6 +48,11 @@ class Intent:
         """32 hex digits that name this intent, also to others (a payment provider)."""
         return self.id.hex()[:32]
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """:intent and :body, for a statement that makes the record itself."""
+        return {"intent": self.id, "body": self.body}
+
 
 def intent_of(request: Message, key: str) -> Intent:
     """The intent of the call being served, named by `key`."""
@@ -68,6 +72,11 @@ class Answer:
 
     answer: bytes | None = None
     refusal: bytes | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """:answer and :refusal."""
+        return {"answer": self.answer, "refusal": self.refusal}
 
     @classmethod
     def of(cls, outcome: Message | MeshError) -> "Answer":
@@ -105,7 +114,7 @@ class Idempotency:
         None: nobody answered yet; go on, and `settle` in the same transaction unless `answer` was given. Waits while
         another transaction works on the same intent. Raises AlreadyExists IDEMPOTENCY_KEY_REUSED for another body.
         """
-        parameters = bound(intent) | outcome_of(answer or Answer())
+        parameters = intent.parameters | (answer or Answer()).parameters
         if (await connection.execute(self._claim, parameters)).first() is not None:
             return None
         earlier = await self.earlier(connection, intent)
@@ -114,7 +123,7 @@ class Idempotency:
         return earlier
 
     async def earlier(self, connection: AsyncConnection, intent: Intent) -> Answer | None:
-        """The stored answer, or None while the record is open or absent. Locks the record until the transaction ends."""
+        """The stored answer, or None while the record is open or absent. Locks it until the transaction ends."""
         row = (await connection.execute(self._earlier, {"intent": intent.id})).first()
         if row is None:
             return None
@@ -130,14 +139,4 @@ class Idempotency:
 
     async def settle(self, connection: AsyncConnection, intent: Intent, answer: Answer) -> None:
         """Store the answer of an open record."""
-        await connection.execute(self._settle, {"intent": intent.id} | outcome_of(answer))
-
-
-def bound(intent: Intent) -> dict[str, Any]:
-    """The parameters :intent and :body of a statement that makes the record itself."""
-    return {"intent": intent.id, "body": intent.body}
-
-
-def outcome_of(answer: Answer) -> Mapping[str, Any]:
-    """The parameters :answer and :refusal."""
-    return {"answer": answer.answer, "refusal": answer.refusal}
+        await connection.execute(self._settle, {"intent": intent.id} | answer.parameters)
