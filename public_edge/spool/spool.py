@@ -1,0 +1,279 @@
+"""The spool: one directory, one owner, one writing thread.
+
+`append` has written the event when it returns, so that it outlives the process. A second thread syncs: at once when a
+durable event waits, else within `sync_interval_s` of the first unsynced event. `SpoolReader` follows what was written;
+`acknowledge` moves the watermark and removes what lies wholly below it.
+"""
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from public_edge.spool import record, segment, watermark
+from public_edge.spool.errors import SpoolBusy, SpoolFailed, SpoolFull
+from public_edge.spool.recovery import SegmentFile, recover
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class SpoolCounters:
+    accepted: int = 0
+    # Bounded events dropped because the spool was nearly full.
+    shed: int = 0
+    # Durable events refused, with an error to their caller.
+    refused: int = 0
+    syncs: int = 0
+    # Damaged ranges found when opened, and bytes cut from a torn tail.
+    quarantined: int = 0
+    torn_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    segment_bytes: int = 16 << 20
+    bytes_max: int = 1 << 30
+    # Above this share of `bytes_max` only durable events are taken.
+    bounded_share: float = 0.9
+    sync_interval_s: float = 0.02
+
+
+class Spool:
+    """Appending belongs to one thread, the event loop's; reading and acknowledging to one other, the shipper's."""
+
+    def __init__(self, directory: Path, limits: SpoolLimits | None = None) -> None:
+        """Open and recover. Raises SpoolBusy when another process has it, OSError when the disk does not serve."""
+        self.limits = limits or SpoolLimits()
+        self.counters = SpoolCounters()
+        self.directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owner = _own(directory)
+        self.acknowledged = watermark.load(directory)
+        self._saved = self.acknowledged
+        recovered = recover(directory, self.acknowledged)
+        self.counters.quarantined = recovered.quarantined
+        self.counters.torn_bytes = recovered.torn_bytes
+        self._lock = threading.Lock()
+        self._segments: deque[SegmentFile] = deque(recovered.segments)
+        # The watermark may be ahead of the disk: Kafka can acknowledge what a power cut then took from the page cache.
+        self._written = self._synced = max(recovered.last, self.acknowledged)
+        self._bytes_written = sum(entry.size for entry in recovered.segments)
+        self._bytes_removed = 0
+        self._bounded_bytes_max = int(self.limits.bytes_max * self.limits.bounded_share)
+        self._retired: list[int] = []
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._dirty = False
+        self._wake = threading.Event()
+        self._urgent = threading.Event()
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.arrived = threading.Event()
+        self._create_segment()
+        segment.sync_directory(directory)
+        self._thread = threading.Thread(target=self._sync_forever, name="spool-sync", daemon=True)
+        self._thread.start()
+
+    @property
+    def written(self) -> int:
+        """The sequence of the newest event."""
+        return self._written
+
+    @property
+    def synced_sequence(self) -> int:
+        return self._synced
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self._bytes_written - self._bytes_removed
+
+    @property
+    def backlog_events(self) -> int:
+        return self._written - self.acknowledged
+
+    def append(self, payload: bytes, *, durable: bool = False) -> int | None:
+        """Write one event and return its sequence; None when it was shed.
+
+        Raises SpoolFull for a durable event that cannot be taken, SpoolFailed when the disk has failed.
+        """
+        sequence = self._written + 1
+        return self._write(record.encode(sequence, payload), 1, durable)
+
+    def append_many(self, payloads: Sequence[bytes], *, durable: bool = False) -> int | None:
+        """Write a group in one system call and return the sequence of its last event; None when the group was shed."""
+        encode, first = record.encode, self._written + 1
+        frames = b"".join([encode(first + index, payload) for index, payload in enumerate(payloads)])
+        return self._write(frames, len(payloads), durable)
+
+    async def synced(self, sequence: int) -> None:
+        """Return when everything up to `sequence` is on the disk. Raises SpoolFailed."""
+        if self._failure is not None:
+            raise SpoolFailed(str(self._failure))
+        if sequence <= self._synced:
+            return
+        self._loop = loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiters.append((sequence, waiter))
+        self._urgent.set()
+        self._wake.set()
+        await waiter
+
+    def acknowledge(self, sequence: int) -> None:
+        """Everything up to `sequence` has reached Kafka.
+
+        Removes the segments that lie wholly below it, after saving the watermark.
+        """
+        self.acknowledged = max(self.acknowledged, sequence)
+        with self._lock:
+            done = []
+            while len(self._segments) > 1 and self._segments[0].last <= self.acknowledged:
+                done.append(self._segments.popleft())
+        if done:
+            self.save_watermark()
+        for entry in done:
+            entry.path.unlink(missing_ok=True)
+            self._bytes_removed += entry.size
+
+    def save_watermark(self) -> None:
+        if self._saved != self.acknowledged:
+            watermark.save(self.directory, self.acknowledged)
+            self._saved = self.acknowledged
+
+    def segment_behind(self, sequence: int) -> SegmentFile | None:
+        """The segment that holds the first record above `sequence`; None when there is no such record yet."""
+        with self._lock:
+            newest = self._segments[-1]
+            sealed = next((entry for entry in self._segments if entry is not newest and entry.last > sequence), None)
+            return sealed or (newest if self._written > sequence else None)
+
+    def readable_end(self, entry: SegmentFile) -> tuple[int, bool]:
+        """Up to which offset a segment may be read (only what `append` has finished), and whether it is sealed."""
+        with self._lock:
+            return (self._end, False) if entry is self._segments[-1] else (entry.size, True)
+
+    def close(self) -> None:
+        """Sync what is written, save the watermark, release the directory. Appending afterwards is an error."""
+        if self._closing:
+            return
+        self._closing = True
+        self._urgent.set()
+        self._wake.set()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._failure is None:
+            self.save_watermark()
+        os.close(self._descriptor)
+        os.close(self._owner)
+
+    def _write(self, frames: bytes, count: int, durable: bool) -> int | None:
+        if self._failure is not None or self._closing:
+            raise SpoolFailed(str(self._failure or "closed"))
+        size = len(frames)
+        bound = self.limits.bytes_max if durable else self._bounded_bytes_max
+        if self._bytes_written - self._bytes_removed + size > bound:
+            return self._decline(count, durable, "the spool is at its bound")
+        if self._end + size > self.limits.segment_bytes and self._end > segment.HEADER_BYTES:
+            try:
+                self._rotate()
+            except OSError as error:
+                return self._decline(count, durable, error.strerror or str(error))
+        try:
+            written = os.write(self._descriptor, frames)
+        except OSError as error:
+            return self._decline(count, durable, error.strerror or str(error))
+        if written != size:
+            os.ftruncate(self._descriptor, self._end)
+            return self._decline(count, durable, "the disk is full")
+        self._end += size
+        self._bytes_written += size
+        self._written += count
+        self.counters.accepted += count
+        if not self._dirty:
+            self._dirty = True
+            self._wake.set()
+        if not self.arrived.is_set():
+            self.arrived.set()
+        return self._written
+
+    def _decline(self, count: int, durable: bool, why: str) -> int | None:
+        if durable:
+            self.counters.refused += count
+            raise SpoolFull(why)
+        self.counters.shed += count
+        return None
+
+    def _create_segment(self) -> None:
+        first = self._written + 1
+        path = segment.path_of(self.directory, first)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            os.write(descriptor, segment.header(first))
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        self._descriptor, self._end = descriptor, segment.HEADER_BYTES
+        self._bytes_written += segment.HEADER_BYTES
+        self._segments.append(SegmentFile(path, first, last=first - 1, size=0))
+
+    def _rotate(self) -> None:
+        retired, end = self._descriptor, self._end
+        with self._lock:
+            sealed = self._segments[-1]
+            self._create_segment()
+            sealed.last, sealed.size = self._written, end
+            self._retired.append(retired)
+
+    def _sync_forever(self) -> None:
+        while not (self._closing and self._synced == self._written):
+            self._wake.wait()
+            if not self._closing:
+                self._urgent.wait(self.limits.sync_interval_s)
+            self._wake.clear()
+            self._urgent.clear()
+            self._dirty = False
+            try:
+                self._sync()
+            except OSError as error:
+                self._failure = error
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._settle)
+            if self._failure is not None:
+                return
+
+    def _sync(self) -> None:
+        with self._lock:
+            target, descriptor = self._written, self._descriptor
+            retired, self._retired = self._retired, []
+        for old in retired:
+            os.fdatasync(old)
+            os.close(old)
+        os.fdatasync(descriptor)
+        if retired:
+            segment.sync_directory(self.directory)
+        self.counters.syncs += 1
+        self._synced = target
+
+    def _settle(self) -> None:
+        while self._waiters and (self._failure is not None or self._waiters[0][0] <= self._synced):
+            _, waiter = self._waiters.popleft()
+            if waiter.done():
+                continue
+            if self._failure is not None:
+                waiter.set_exception(SpoolFailed(str(self._failure)))
+            else:
+                waiter.set_result(None)
+
+
+def _own(directory: Path) -> int:
+    descriptor = os.open(directory / "owner.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SpoolBusy(f"another process owns {directory}") from None
+    return descriptor
