@@ -3,10 +3,12 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import grpc.aio
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local import envoy, postgres
@@ -15,6 +17,7 @@ from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
 
 PROBE_DEADLINE_S = 3.0
+IDENTITY_FILES = ("svid.pem", "key.pem", "bundle.pem", "keypair.pem")
 ANSWER_LINE_BYTES_MAX = 1024
 
 
@@ -51,8 +54,8 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     if process.workload.endswith("-gateway"):
         return lambda: _envoy_ready(envoy.admin_socket(home, process.name))
     if process.workload.startswith("identity-"):
-        # It serves files: when its own leaf is there, it works.
-        return lambda: _file_there(identity / "svid.pem")
+        # It serves files: when its own leaf is there and young, it works.
+        return lambda: _has_identity(identity)
     served = process.listen("grpc") or process.listen("ads")
     if served:
         return lambda: _grpc_serving(served, identity)
@@ -61,9 +64,20 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     return lambda: _https_answers(metrics, identity)
 
 
-async def _file_there(path: Path) -> None:
-    if not path.exists():
-        raise NotReady(f"{path} is not there yet")
+async def _has_identity(identity: Path) -> None:
+    check_identity(identity)
+
+
+def check_identity(identity: Path) -> float:
+    """Seconds that the leaf in a directory still lives; NotReady while there is none that can be used."""
+    missing = [name for name in IDENTITY_FILES if not (identity / name).exists()]
+    if missing:
+        raise NotReady(f"{identity / missing[0]} is not there yet")
+    leaf = x509.load_pem_x509_certificate((identity / "svid.pem").read_bytes())
+    remaining_s = (leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+    if remaining_s <= 0:
+        raise NotReady(f"the leaf in {identity} has expired")
+    return remaining_s
 
 
 async def _grpc_serving(listen: Listen, identity: Path) -> None:

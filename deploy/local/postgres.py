@@ -144,11 +144,3 @@ async def ping(home: Home) -> None:
     host = str(home.sockets("postgres"))
     connection = await psycopg.AsyncConnection.connect(host=host, user=SUPERUSER, dbname="postgres", connect_timeout=2)
     await connection.close()
-
-
-def create_database(home_url: str, database: str = DATABASE) -> None:
-    """Make the database in the embedded cluster when it is not there yet; `home_url` is a libpq URL of another one."""
-    with psycopg.connect(home_url, autocommit=True, connect_timeout=10) as connection:
-        there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
-        if there is None:
-            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(database)))

@@ -12,7 +12,7 @@ from signal import SIGKILL
 
 from deploy.local import processes
 from deploy.local.errors import LauncherError, ProcessFailed
-from deploy.local.health import NotReady
+from deploy.local.health import NotReady, check_identity
 from deploy.local.settings import REPOSITORY, Home
 from deploy.local.table import Row
 
@@ -212,7 +212,7 @@ class Supervisor:
         row = child.row
         self._change(child, State.STARTING)
         deadline = time.monotonic() + row.ready_within_s
-        await self._wait_for_needs(child, deadline)
+        await self._wait_for_identity(child, deadline)
         if row.prepare:
             await row.prepare()
         if self._stopping or not child.wanted.is_set():
@@ -225,6 +225,7 @@ class Supervisor:
             return
         became_ready = await self._wait_ready(child, deadline)
         if became_ready:
+            child.reason = ""
             child.ready.set()
             self._change(child, State.READY)
         since = time.monotonic()
@@ -234,10 +235,14 @@ class Supervisor:
         if became_ready and time.monotonic() - since > STABLE_S:
             child.restarts = 0
 
-    async def _wait_for_needs(self, child: Child, deadline: float) -> None:
-        while missing := [path for path in child.row.needs if not path.exists()]:
-            if time.monotonic() > deadline:
-                raise self._failure(child, f"waits in vain for {missing[0]}")
+    async def _wait_for_identity(self, child: Child, deadline: float) -> None:
+        while child.row.identity:
+            try:
+                check_identity(child.row.identity)
+                return
+            except NotReady as error:
+                if time.monotonic() > deadline:
+                    raise self._failure(child, f"waits in vain for its identity ({error})") from error
             await asyncio.sleep(POLL_S)
 
     async def _wait_ready(self, child: Child, deadline: float) -> bool:

@@ -15,7 +15,6 @@ from deploy.local.xds_bootstrap import write_xds_bootstrap
 
 # Both, because those that stand between the zones trust the roots of both.
 AUTHORITIES = ("identity-public", "identity-private")
-IDENTITY_FILES = ("svid.pem", "key.pem", "bundle.pem", "keypair.pem")
 # Cannot be negotiated with the mesh's ECDSA certificates, so every TLS 1.2 handshake of gRPC fails. TLS 1.3 has suites
 # of its own, which this setting does not touch.
 NO_TLS_1_2 = "ECDHE-RSA-AES256-GCM-SHA384"
@@ -30,8 +29,8 @@ class Row:
     environment: Mapping[str, str] = field(default_factory=dict)
     # Rows that must be ready before this one starts.
     after: tuple[str, ...] = ()
-    # Files that must be there before it starts: its identity.
-    needs: tuple[Path, ...] = ()
+    # Directory with the identity that it must have before it starts.
+    identity: Path | None = None
     # Runs before every start: writes configuration, makes directories.
     prepare: Callable[[], Awaitable[None]] | None = None
     ready: Probe | None = None
@@ -161,7 +160,7 @@ class _Builder:
             (sys.executable, "-m", module),
             environment,
             before,
-            () if authority else self.identity_files(process.name),
+            None if authority else self.home.identity(process.name),
             prepare if control and "ISTHMUS_CONTROL_ADDRESS" in environment else None,
             probe(self.home, process),
         )
@@ -186,9 +185,6 @@ class _Builder:
             environment[f"ISTHMUS_{variable}_ADDRESS"] = str(listen)
         return environment
 
-    def identity_files(self, name: str) -> tuple[Path, ...]:
-        return tuple(self.home.identity(name) / file for file in IDENTITY_FILES)
-
     def migrate(self) -> Row:
         """One-shot: the database and every schema in it."""
         process = Process("migrate", "private", "migrate", "migrate")
@@ -204,8 +200,8 @@ class _Builder:
             "ISTHMUS_IDENTITY_DIR": str(self.home.identity("kafka")),
         }
         after = AUTHORITIES if self.settings.kafka_bootstrap else ("kafka",)
-        needs = self.identity_files("kafka")
-        return Row(process, (sys.executable, "-m", "deploy.local.topics"), environment, after, needs, one_shot=True)
+        command = (sys.executable, "-m", "deploy.local.topics")
+        return Row(process, command, environment, after, self.home.identity("kafka"), one_shot=True)
 
     def postgres(self) -> Row:
         process = Process("postgres", "private", "postgres", "postgres")
@@ -234,7 +230,7 @@ class _Builder:
             broker.command(self.home, self.settings.cache),
             {},
             AUTHORITIES,
-            self.identity_files("kafka"),
+            self.home.identity("kafka"),
             prepare,
             probe(self.home, process),
         )
@@ -252,7 +248,7 @@ class _Builder:
             envoy.command(self.home, name),
             {},
             (*AUTHORITIES, f"control-{zone}"),
-            self.identity_files(name),
+            self.home.identity(name),
             prepare,
             probe(self.home, process),
             grace_s=10.0,

