@@ -36,12 +36,11 @@ def generate(target: Path = GENERATED, sources: Path = SOURCES) -> None:
         _protoc([rules, *python, _VALIDATE])
         _protoc([rules, f"-I{sources}", f"-I{_googleapis()}", *python, *grpc, *described, *files])
         (target / "contract.binpb").write_bytes(descriptors.read_bytes())
-    for folder in {path.parent for path in target.rglob("*_pb2.py")}:
-        while folder != target:
-            (folder / "__init__.py").touch()
-            folder = folder.parent
     for base in ("isthmus", "buf"):
         (target / base / "py.typed").touch()
+        for package in (target / base, *(target / base).rglob("*")):
+            if package.is_dir():
+                (package / "__init__.py").touch()
 
 
 def _protoc(arguments: list[str]) -> None:

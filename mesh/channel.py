@@ -1,4 +1,4 @@
-"""Channels to other workloads: the deadline, the retries and the trace of a call come from the contract, not the caller."""
+"""Channels to other workloads: deadline, retries and trace of a call come from the contract, not the caller."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import grpc
+from opentelemetry.trace import SpanKind
 
 from mesh import telemetry
 from mesh.call import find_call
@@ -84,11 +85,11 @@ class _PolicedChannel:
         path: str,
         request_serializer: Callable[[Any], bytes] | None = None,
         response_deserializer: Callable[[bytes], Any] | None = None,
-        _registered_method: bool | None = False,
+        _registered_method: bool | None = False,  # what generated stubs pass; asyncio channels have no use for it
     ) -> Any:
         multicallable = cast(
             _Multicallable,
-            self._channel.unary_unary(path, request_serializer, response_deserializer, _registered_method),
+            self._channel.unary_unary(path, request_serializer, response_deserializer),
         )
         method = self._contract.methods.get(path)
         return multicallable if method is None else _policed(multicallable, method)
@@ -106,7 +107,7 @@ def _policed(multicallable: _Multicallable, method: MethodPolicy) -> Any:
         metadata: Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> Any:
-        """Call `method`; `timeout` in seconds can only shorten what the contract and the caller's own deadline leave."""
+        """Call the method. `timeout`, in seconds, can only shorten what the deadlines leave."""
         limit = method.deadline_s if timeout is None else min(timeout, method.deadline_s)
         headers: list[tuple[str, str | bytes]] = list(metadata or ())
         call = find_call()
@@ -119,7 +120,7 @@ def _policed(multicallable: _Multicallable, method: MethodPolicy) -> Any:
                 headers.append(("authorization", call.authorization))
         if limit < _LEAST_S:
             raise DeadlineExceeded("DEADLINE_TOO_SHORT", "what is left of the deadline is too short for another call")
-        with telemetry.span(method.full_name, traceparent, telemetry.SpanKind.CLIENT) as handed_on:
+        with telemetry.span(method.full_name, traceparent, SpanKind.CLIENT) as handed_on:
             headers.append((telemetry.HEADER, handed_on))
             try:
                 return await multicallable(request, timeout=limit, metadata=headers, wait_for_ready=wait_for_ready)

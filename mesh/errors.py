@@ -4,13 +4,13 @@ Raise one where the rule is broken. It is translated once, by the server at the 
 type back from `from_status`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 import grpc
 from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "isthmus"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -119,13 +119,20 @@ class DataLoss(MeshError):
 
 
 _BY_CODE: Final = {error.code: error for error in MeshError.__subclasses__()}
+_BY_NUMBER: Final = {code.value[0]: error for code, error in _BY_CODE.items()}
+
+
+def from_status(status: status_pb2.Status) -> MeshError:
+    """The error that `to_status` wrote down, as the same type."""
+    return _read(_BY_NUMBER.get(status.code, Internal), status)
 
 
 def from_rpc_error(error: grpc.RpcError) -> MeshError:
     """What a called service raised, as the same type here. A bare status becomes its type with reason RPC_FAILED."""
     code = error.code() or grpc.StatusCode.UNKNOWN
     kind = _BY_CODE.get(code, Internal)
-    for key, value in error.trailing_metadata() or ():
+    trailing = cast(Iterable[tuple[str, Any]], error.trailing_metadata() or ())
+    for key, value in trailing:
         if key == _DETAILS_KEY:
             return _read(kind, status_pb2.Status.FromString(value))
     return kind("RPC_FAILED", f"the call ended with {code.name}")
@@ -141,10 +148,6 @@ def _read(kind: type[MeshError], status: status_pb2.Status) -> MeshError:
         elif detail.Unpack(bad):
             fields = [FieldViolation(violation.field, violation.description) for violation in bad.field_violations]
     return kind(reason, status.message, remedy=remedy, fields=tuple(fields), metadata=metadata)
-
-
-def code_name(code: int) -> str:
-    return code_pb2.Code.Name(code)
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:

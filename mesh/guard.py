@@ -4,11 +4,13 @@ Entry: makes the Call (peer, deadline, trace), measures it, and turns every exce
 Guard: checks the peer against the method's callers, then the request against its field rules.
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
 import protovalidate
@@ -33,8 +35,13 @@ from mesh.tls import peer_of
 _LEAST_S: Final = 0.001
 _VIOLATIONS_MAX: Final = 20
 
-Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]]
+if TYPE_CHECKING:
+    # grpc's classes are generic to the type checker only.
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+Behaviour = Callable[[Any, "Context"], Awaitable[Any]]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
 
 
 class Entry(grpc.aio.ServerInterceptor):
@@ -43,7 +50,7 @@ class Entry(grpc.aio.ServerInterceptor):
         self._trace_ratio = settings.trace_ratio
         self._log = logger("server")
         self._duration = telemetry.meter().create_histogram("rpc.server.duration", unit="ms")
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         method = self._methods.get(details.method)
@@ -52,11 +59,13 @@ class Entry(grpc.aio.ServerInterceptor):
             return handler
         wrapped = self._wrapped.get(details.method)
         if wrapped is None:
-            wrapped = self._wrapped[details.method] = _unary(handler, self._wrap(method, handler.unary_unary))
+            wrapped = self._wrapped[details.method] = _unary(
+                handler, self._wrap(method, cast(Behaviour, handler.unary_unary))
+            )
         return wrapped
 
     def _wrap(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
-        async def enter(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def enter(request: Any, context: Context) -> Any:
             started = time.monotonic()
             call = self._call(method, context, started)
             begin(call)
@@ -88,7 +97,7 @@ class Entry(grpc.aio.ServerInterceptor):
 
         return enter
 
-    def _call(self, method: MethodPolicy, context: grpc.aio.ServicerContext[Any, Any], now: float) -> Call:
+    def _call(self, method: MethodPolicy, context: Context, now: float) -> Call:
         traceparent = authorization = ""
         for key, value in context.invocation_metadata() or ():
             if key == telemetry.HEADER and isinstance(value, str):
@@ -116,7 +125,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._infrastructure = infrastructure
         self._settings = settings
         self._validator = protovalidate.Validator()
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
@@ -127,33 +136,33 @@ class Guard(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[details.method] = self._guard(details.method, handler)
         return wrapped
 
-    def _guard(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    def _guard(self, path: str, handler: Handler) -> Handler:
         service = path.rsplit("/", 1)[0].lstrip("/")
         method = self._contract.methods.get(path)
         if method is not None and handler.unary_unary is not None:
-            return _unary(handler, self._business(method, handler.unary_unary))
+            return _unary(handler, self._business(method, cast(Behaviour, handler.unary_unary)))
         callers = self._infrastructure.get(service)
         if callers is None:
-            # Neither in the contract nor known infrastructure: it could not have been added, and is closed all the same.
+            # Not in the contract, not known infrastructure: the builder would not add it, and it is closed too.
             callers = frozenset()
         return _infrastructure(handler, self._peer_check(callers, path))
 
     def _business(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
         check, validate = self._peer_check(method.callers, method.path), self._validate
 
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def guarded(request: Any, context: Context) -> Any:
             check(context)
             validate(request)
             return await handle(request, context)
 
         return guarded
 
-    def _peer_check(self, callers: frozenset[str], path: str) -> Callable[[grpc.aio.ServicerContext[Any, Any]], None]:
+    def _peer_check(self, callers: frozenset[str], path: str) -> Callable[[Context], None]:
         own = self._settings
         # The transport has verified the chain; a workload of the same name in another zone is somebody else.
         allowed = frozenset(f"spiffe://{own.trust_domain}/{own.zone}/{workload}" for workload in callers)
 
-        def check(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        def check(context: Context) -> None:
             peer = peer_of(context.auth_context())
             if peer is None or str(peer) not in allowed:
                 raise PermissionDenied(
@@ -180,7 +189,7 @@ def _violation(violation: Any) -> FieldViolation:
     return FieldViolation(path, violation.proto.message or violation.proto.rule_id)
 
 
-def _unary(handler: grpc.RpcMethodHandler[Any, Any], behaviour: Behaviour) -> grpc.RpcMethodHandler[Any, Any]:
+def _unary(handler: Handler, behaviour: Behaviour) -> Handler:
     return grpc.unary_unary_rpc_method_handler(
         behaviour,
         request_deserializer=handler.request_deserializer,
@@ -188,10 +197,10 @@ def _unary(handler: grpc.RpcMethodHandler[Any, Any], behaviour: Behaviour) -> gr
     )
 
 
-def _infrastructure(handler: Any, check: Callable[[grpc.aio.ServicerContext[Any, Any]], None]) -> Any:
+def _infrastructure(handler: Any, check: Callable[[Context], None]) -> Handler:
     """The same handler behind the peer check, whatever its arity; these are outside of Entry, so errors end here."""
 
-    async def admit(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def admit(context: Context) -> None:
         try:
             check(context)
         except MeshError as error:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import uvloop
+from opentelemetry.metrics import Observation
 from pydantic import ValidationError
 
 from mesh import logs, telemetry
@@ -15,7 +16,7 @@ from mesh.channel import Channels
 from mesh.contract import Contract, load
 from mesh.server import MeshServer
 from mesh.settings import ProcessSettings
-from mesh.tls import Identity, enforce_tls13
+from mesh.tls import Identity, IdentityError, require_tls13
 
 S = TypeVar("S", bound=ProcessSettings)
 _EXIT_MISCONFIGURED = 2
@@ -73,9 +74,12 @@ class Process:
 
 def start(main: Callable[[S, Process], Awaitable[None]], settings_type: type[S]) -> None:
     """Run a process from its environment to its end. What __main__ calls."""
-    enforce_tls13()
     try:
+        require_tls13()
         settings = settings_type()
+    except IdentityError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        sys.exit(_EXIT_MISCONFIGURED)
     except ValidationError as error:
         wrong = "; ".join(f"ISTHMUS_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         print(f"cannot start: {wrong}", file=sys.stderr)
@@ -93,7 +97,7 @@ async def _live(main: Callable[[S, Process], Awaitable[None]], settings: S) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, process.stopping.set)
     telemetry.meter().create_observable_gauge(
-        "identity.remaining", [lambda _: [telemetry.Observation(identity.remaining_s())]], unit="s"
+        "identity.remaining", [lambda _: [Observation(identity.remaining_s())]], unit="s"
     )
     try:
         await main(settings, process)

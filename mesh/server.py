@@ -1,4 +1,4 @@
-"""Build a gRPC server that cannot be unsafe: no identity, no allow-list or a service left out, and there is no server."""
+"""Build a gRPC server that cannot be unsafe: without identity, allow-list or one of its services there is none."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -56,7 +56,7 @@ class _Recorder:
         self.handlers.extend(handlers)
         self.services.extend(handler.service_name() for handler in handlers)  # type: ignore[attr-defined]
 
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """The generic handlers hold the same methods; asyncio servers use those."""
 
 
@@ -149,7 +149,9 @@ class ServerBuilder:
                     f"{name} belongs to {contract.services[name].workload}, not to {settings.workload}"
                 )
         health = HealthServicer()
-        self.add_infrastructure(health_pb2_grpc.add_HealthServicer_to_server, health, _HEALTH_CALLERS)
+        # Whoever holds the process's own certificate, its launcher, may ask too.
+        askers = _HEALTH_CALLERS | {settings.workload}
+        self.add_infrastructure(health_pb2_grpc.add_HealthServicer_to_server, health, askers)
         names = (*sorted(self._handlers), reflection.SERVICE_NAME)
         self._infrastructure[reflection.SERVICE_NAME] = _REFLECTION_CALLERS
         chain: list[grpc.aio.ServerInterceptor] = [guard.Entry(contract, settings)]

@@ -113,7 +113,7 @@ class _Handler(WSGIRequestHandler):
         peer = peer_of_socket(self.connection.getpeercert())
         return {**super().get_environ(), "isthmus.peer": peer}
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Nothing: a scrape every few seconds is no news."""
 
 
@@ -123,6 +123,8 @@ class MetricsEndpoint:
     def __init__(self, address: str, identity: Identity) -> None:
         host, port = address.rsplit(":", 1)
         self._server = WSGIServer((host, int(port)), _Handler)
+        # Whoever holds the process's own certificate, its launcher, may read too.
+        self._readers = _READERS | {identity.spiffe_id.workload}
         self._context = identity.ssl_context(server=True)
         # The handshake runs when the handler first reads, under its timeout.
         self._server.socket = self._context.wrap_socket(
@@ -135,9 +137,9 @@ class MetricsEndpoint:
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
         peer = environ["isthmus.peer"]
-        if peer is None or peer.workload not in _READERS:
+        if peer is None or peer.workload not in self._readers:
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [b"metrics are read by: " + ", ".join(sorted(_READERS)).encode() + b"\n"]
+            return [b"metrics are read by: " + ", ".join(sorted(self._readers)).encode() + b"\n"]
         return self._prometheus(environ, start_response)
 
     async def start(self) -> None:

@@ -10,20 +10,17 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import grpc
 from cryptography import x509
 
+from mesh.environment import SUITES, TLS13_ONLY
 from mesh.spiffe import SpiffeId
 
-# grpcio negotiates TLS 1.2 by default and no API of it sets a minimum. With this suite alone, which needs an RSA
-# certificate that nobody here has, every TLS 1.2 handshake fails and TLS 1.3's own suites stay.
-_TLS13_ONLY: Final = "ECDHE-RSA-AES256-GCM-SHA384"
-_SUITES: Final = "GRPC_SSL_CIPHER_SUITES"
 _POLL_S: Final = 1.0
 
 
@@ -31,15 +28,10 @@ class IdentityError(RuntimeError):
     """The process has no usable certificate."""
 
 
-def enforce_tls13() -> None:
-    """Make every gRPC handshake of this process TLS 1.3. To be called before the first channel or server exists."""
-    os.environ[_SUITES] = _TLS13_ONLY
-
-
 def require_tls13() -> None:
-    """Raise IdentityError unless `enforce_tls13` holds for this process."""
-    if os.environ.get(_SUITES) != _TLS13_ONLY:
-        raise IdentityError(f"{_SUITES} must be {_TLS13_ONLY}, or gRPC would speak TLS 1.2: start through mesh.process")
+    """Raise IdentityError unless gRPC was loaded in an environment that leaves it TLS 1.3 alone."""
+    if os.environ.get(SUITES) != TLS13_ONLY:
+        raise IdentityError(f"gRPC would speak TLS 1.2: set {SUITES}={TLS13_ONLY} before the process starts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +57,7 @@ class Identity:
 
     @classmethod
     async def wait(cls, directory: Path, timeout_s: float = 30.0) -> "Identity":
-        """The identity in `directory`, waiting for the agent to issue it. Raises IdentityError when it does not come."""
+        """The identity in `directory`, once the agent has issued it. Raises IdentityError when it does not come."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -104,7 +96,9 @@ class Identity:
             served = leaf
             return _server_configuration(leaf)
 
-        return grpc.dynamic_ssl_server_credentials(_server_configuration(served), fetch, True)
+        # None means "as before", which the stubs do not know.
+        fetcher = cast(Callable[[], grpc.ServerCertificateConfiguration], fetch)
+        return grpc.dynamic_ssl_server_credentials(_server_configuration(served), fetcher, True)
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Credentials for one channel, with the leaf of now: a channel that outlives the leaf must be opened anew."""
@@ -145,7 +139,7 @@ class Identity:
                     callback(leaf)
 
 
-def peer_of(auth_context: Mapping[str, Sequence[bytes]]) -> SpiffeId | None:
+def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeId | None:
     """The SPIFFE id in a gRPC peer's verified certificate; None when it has none or several (X.509-SVID, section 2)."""
     found = [name for name in auth_context.get("x509_subject_alternative_name", ()) if name.startswith(b"spiffe://")]
     if len(found) != 1:
