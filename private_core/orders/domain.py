@@ -1,0 +1,89 @@
+"""The rules of orders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from private_core.callers import Caller
+from private_core.money import Money, total
+from private_core.refusals import Absent, Forbidden, Malformed, WrongState
+from private_core.times import source_time
+
+
+class State(StrEnum):
+    PLACED = "placed"
+    # Its payments are being looked at. None may begin now, so that none slips in between the look and the cancelling.
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """amount: of the whole line."""
+
+    sku: str
+    quantity: int
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    order_id: str
+    member_id: str
+    state: State
+    lines: tuple[Line, ...]
+    total: Money
+    source_time_us: int
+    placed_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """Orders of one month and one currency, cancelled ones left out. month: 1997-01, UTC."""
+
+    month: str
+    orders: int
+    amount: Money
+
+
+class Members(Protocol):
+    """Port to the members room."""
+
+    async def registered(self, member_id: str) -> bool: ...
+
+
+class Payments(Protocol):
+    """Port to the payments room."""
+
+    async def any_live(self, order_id: str) -> bool:
+        """Whether a payment of the order is pending, authorised or captured (and not refunded whole)."""
+
+
+def place(order_id: str, member_id: str, lines: Sequence[Line], source_time_us: int, now_us: int, by: Caller) -> Order:
+    """A new order of a member. source_time_us: 0 for now."""
+    if not by.may_act_for(member_id):
+        raise Forbidden("MEMBER_NOT_YOURSELF", "an order can only be placed for yourself", "use your own member id")
+    if not lines:
+        raise Malformed("ORDER_EMPTY", "an order needs at least one line", "add a line")
+    amount = total(line.amount for line in lines)
+    return Order(order_id, member_id, State.PLACED, tuple(lines), amount, source_time(source_time_us, now_us), now_us)
+
+
+def unknown_member() -> WrongState:
+    return WrongState("MEMBER_UNKNOWN", "no such member is registered", "register the member, then place a new order")
+
+
+def readable(order: Order | None, by: Caller) -> Order:
+    """The order, if there is one and the caller may know of it. Otherwise the same refusal, whichever it was."""
+    if order is None or not by.may_act_for(order.member_id):
+        raise Absent("ORDER_UNKNOWN", "there is no such order", "check the order id")
+    return order
+
+
+def paid() -> WrongState:
+    return WrongState("ORDER_HAS_PAYMENT", "the order has a live payment", "refund the payment whole, then cancel")
+
+
+def disturbed() -> WrongState:
+    return WrongState("CANCEL_DISTURBED", "another call worked on the same order", "cancel again")

@@ -1,0 +1,44 @@
+"""Put the orders process together."""
+
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
+from isthmus.orders.v1 import orders_pb2_grpc
+
+from mesh.clock import SystemClock
+from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner, require_current
+from mesh.process import Process
+from mesh.server import ServerBuilder
+from private_core.orders.clients import MembersClient, PaymentsClient
+from private_core.orders.service import OrdersService
+from private_core.orders.settings import OrdersSettings
+from private_core.orders.store import OrderStore
+from security.audit.interceptor import AuditInterceptor
+from security.audit.postgres import PostgresAuditSink
+from security.tokens.interceptor import TokenInterceptor
+from security.tokens.keys import PublishedKeys
+from security.tokens.verifier import TokenVerifier
+
+
+async def main(settings: OrdersSettings, process: Process) -> None:
+    clock = SystemClock()
+    engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
+    await require_current(engine, Owner.beside(__file__))
+
+    members = MembersClient(process.channels.open("members"))
+    payments = PaymentsClient(process.channels.open("payments"))
+    service = OrdersService(OrderStore(engine), members, payments, clock)
+
+    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
+
+    async def jwks() -> list[str]:
+        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
+
+    keys = PublishedKeys(jwks, clock)
+    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    audit = AuditInterceptor(process.contract, sink, settings, clock)
+
+    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
+    await process.serve(server.build(), sink, keys)
+    await engine.dispose()

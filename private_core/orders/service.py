@@ -1,0 +1,91 @@
+"""The Orders service: convert, ask the domain, convert back."""
+
+from dataclasses import replace
+from typing import Any
+
+from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from mesh.clock import Clock
+from private_core.identifiers import new_id
+from private_core.orders import domain
+from private_core.orders.store import OrderStore
+from private_core.storage.idempotency import Answer, intent_of
+from private_core.translation import current_caller, error_of, money_message, money_of, translated
+
+_STATES = {
+    domain.State.PLACED: orders_pb2.ORDER_STATE_PLACED,
+    domain.State.CANCELLING: orders_pb2.ORDER_STATE_CANCELLING,
+    domain.State.CANCELLED: orders_pb2.ORDER_STATE_CANCELLED,
+}
+
+
+class OrdersService(orders_pb2_grpc.OrdersServicer):
+    def __init__(self, store: OrderStore, members: domain.Members, payments: domain.Payments, clock: Clock) -> None:
+        self._store = store
+        self._members = members
+        self._payments = payments
+        self._clock = clock
+
+    async def PlaceOrder(self, request: orders_pb2.PlaceOrderRequest, context: Any) -> orders_pb2.PlaceOrderResponse:
+        now_us = self._clock.now_us()
+        intent = intent_of(request, request.idempotency_key)
+        with translated():
+            lines = [domain.Line(line.sku, line.quantity, money_of(line.amount)) for line in request.lines]
+            order = domain.place(
+                new_id(now_us), request.member_id, lines, request.source_time_us, now_us, current_caller()
+            )
+        if await self._members.registered(order.member_id):
+            answer = Answer.of(orders_pb2.PlaceOrderResponse(order=_message(order)))
+            first = await self._store.place(intent, order, answer)
+        else:
+            first = await self._store.refuse(intent, Answer.of(error_of(domain.unknown_member())))
+        return orders_pb2.PlaceOrderResponse.FromString(first.give())
+
+    async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
+        return orders_pb2.GetOrderResponse(order=_message(await self._read(request.order_id)))
+
+    async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
+        order = await self._read(request.order_id)
+        version = await self._store.begin_cancel(order.order_id)
+        if version is not None:
+            live = await self._payments.any_live(order.order_id)
+            end = domain.State.PLACED if live else domain.State.CANCELLED
+            ended = await self._store.end_cancel(order.order_id, version, end)
+            with translated():
+                if live:
+                    raise domain.paid()
+                if not ended:
+                    raise domain.disturbed()
+        return orders_pb2.CancelOrderResponse(order=_message(replace(order, state=domain.State.CANCELLED)))
+
+    async def SummarizeOrders(
+        self, request: orders_pb2.SummarizeOrdersRequest, context: Any
+    ) -> orders_pb2.SummarizeOrdersResponse:
+        with translated():
+            months = await self._store.months()
+        return orders_pb2.SummarizeOrdersResponse(
+            months=[
+                orders_pb2.OrderMonth(month=month.month, orders=month.orders, amount=money_message(month.amount))
+                for month in months
+            ]
+        )
+
+    async def _read(self, order_id: str) -> domain.Order:
+        order = await self._store.read(order_id)
+        with translated():
+            return domain.readable(order, current_caller())
+
+
+def _message(order: domain.Order) -> orders_pb2.Order:
+    return orders_pb2.Order(
+        order_id=order.order_id,
+        member_id=order.member_id,
+        state=_STATES[order.state],
+        lines=[
+            orders_pb2.OrderLine(sku=line.sku, quantity=line.quantity, amount=money_message(line.amount))
+            for line in order.lines
+        ],
+        total=money_message(order.total),
+        source_time_us=order.source_time_us,
+        placed_time_us=order.placed_time_us,
+    )

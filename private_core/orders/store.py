@@ -1,0 +1,118 @@
+"""Orders in PostgreSQL. Every change is one statement, so one transaction and one round trip."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mesh.database.engine import execute, transact
+from private_core.money import Money
+from private_core.orders.domain import Line, Month, Order, State
+from private_core.storage.idempotency import Answer, Idempotency, Intent
+from private_core.times import to_datetime, to_us
+
+_PLACE: Final = text(
+    """
+    WITH claimed AS (
+        INSERT INTO orders.idempotency (intent, body, answer) VALUES (:intent, :body, :answer)
+        ON CONFLICT DO NOTHING RETURNING intent
+    ), placed AS (
+        INSERT INTO orders.placed_order (order_id, member_id, state, total_minor, currency, source_time, placed_time)
+        SELECT :order_id, :member_id, 'placed', :total, :currency, :source_time, :placed_time FROM claimed
+        RETURNING order_id
+    ), lines AS (
+        INSERT INTO orders.line (order_id, position, sku, quantity, amount_minor)
+        SELECT placed.order_id, line.position, line.sku, line.quantity, line.amount
+        FROM placed, unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[]), CAST(:amounts AS bigint[]))
+            WITH ORDINALITY AS line (sku, quantity, amount, position)
+    )
+    SELECT order_id FROM placed
+    """
+)
+_READ: Final = text(
+    """
+    SELECT placed.*, line.sku, line.quantity, line.amount_minor
+    FROM orders.placed_order AS placed JOIN orders.line AS line USING (order_id)
+    WHERE placed.order_id = :order_id ORDER BY line.position
+    """
+)
+_BEGIN_CANCEL: Final = text(
+    """
+    UPDATE orders.placed_order SET state = 'cancelling', version = version + 1
+    WHERE order_id = :order_id AND state <> 'cancelled' RETURNING version
+    """
+)
+_END_CANCEL: Final = text(
+    """
+    UPDATE orders.placed_order SET state = :state, version = version + 1
+    WHERE order_id = :order_id AND state = 'cancelling' AND version = :version RETURNING version
+    """
+)
+_MONTHS: Final = text(
+    """
+    SELECT to_char(source_time AT TIME ZONE 'UTC', 'YYYY-MM') AS month, currency,
+        count(*) AS orders, sum(total_minor) AS total_minor
+    FROM orders.placed_order WHERE state <> 'cancelled' GROUP BY 1, 2 ORDER BY 1, 2
+    """
+)
+
+
+class OrderStore:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._idempotency = Idempotency("orders")
+
+    async def place(self, intent: Intent, order: Order, answer: Answer) -> Answer:
+        """Store the order with its answer, or nothing when the intent was answered before. Returns the first answer."""
+        parameters = {
+            "intent": intent.id,
+            "body": intent.body,
+            "answer": answer.answer,
+            "order_id": order.order_id,
+            "member_id": order.member_id,
+            "total": order.total.minor,
+            "currency": order.total.currency,
+            "source_time": to_datetime(order.source_time_us),
+            "placed_time": to_datetime(order.placed_time_us),
+            "skus": [line.sku for line in order.lines],
+            "quantities": [line.quantity for line in order.lines],
+            "amounts": [line.amount.minor for line in order.lines],
+        }
+        placed = await execute(self._engine, _PLACE, parameters)
+        return answer if placed else await self.refuse(intent, answer)
+
+    async def refuse(self, intent: Intent, answer: Answer) -> Answer:
+        """Store the answer alone. Returns the first answer to the intent, which may be an earlier one."""
+        return await transact(self._engine, lambda tx: self._idempotency.claim(tx, intent, answer)) or answer
+
+    async def read(self, order_id: str) -> Order | None:
+        rows = await execute(self._engine, _READ, {"order_id": order_id})
+        return _order(rows) if rows else None
+
+    async def begin_cancel(self, order_id: str) -> int | None:
+        """Bar new payments of the order. Returns the version to end with; None when it is cancelled already."""
+        rows = await execute(self._engine, _BEGIN_CANCEL, {"order_id": order_id})
+        return rows[0].version if rows else None
+
+    async def end_cancel(self, order_id: str, version: int, state: State) -> bool:
+        """Leave the order in `state`. False when another call changed it since `begin_cancel`."""
+        parameters = {"order_id": order_id, "version": version, "state": state.value}
+        return bool(await execute(self._engine, _END_CANCEL, parameters))
+
+    async def months(self) -> list[Month]:
+        rows = await execute(self._engine, _MONTHS)
+        return [Month(row.month, row.orders, Money(int(row.total_minor), row.currency)) for row in rows]
+
+
+def _order(rows: Sequence[Row[Any]]) -> Order:
+    first = rows[0]
+    return Order(
+        order_id=first.order_id,
+        member_id=first.member_id,
+        state=State(first.state),
+        lines=tuple(Line(row.sku, row.quantity, Money(row.amount_minor, first.currency)) for row in rows),
+        total=Money(first.total_minor, first.currency),
+        source_time_us=to_us(first.source_time),
+        placed_time_us=to_us(first.placed_time),
+    )
