@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mesh.database.migrate import Owner, require_current
 from mesh.logs import logger
 from security.audit.port import AuditUnavailable
 from security.audit.record import AuditRecord
@@ -47,7 +48,10 @@ class _Pending:
 
 
 class PostgresAuditSink:
-    """An `AuditSink`, and a service of the process: start it before the server, stop it after."""
+    """An `AuditSink`, and a service of the process: start it before the server, stop it after.
+
+    engine: the sink's own, so that no busy room keeps a record waiting for a connection. One connection is enough.
+    """
 
     def __init__(
         self, engine: AsyncEngine, *, pending_max: int = PENDING_MAX, write_s_max: float = WRITE_S_MAX
@@ -65,8 +69,7 @@ class PostgresAuditSink:
 
     async def start(self) -> None:
         """Begin to write. Raises when the log cannot be reached: a service that cannot be audited must not start."""
-        async with self._engine.connect() as connection:
-            await connection.execute(text("SELECT sequence FROM audit.record LIMIT 0"))
+        await require_current(self._engine, Owner.beside(__file__))
         self._writer = asyncio.create_task(self._write(), name="audit-writer")
 
     async def stop(self, grace_s: float) -> None:
@@ -82,6 +85,7 @@ class PostgresAuditSink:
                 self._writer.cancel()
         if self._pending:
             self._log.error("audit records lost at stop", records=len(self._pending))
+        await self._engine.dispose()
 
     def require_open(self) -> None:
         if self._failures or self._writer is None or self._writer.done():
@@ -118,7 +122,9 @@ class PostgresAuditSink:
 
     async def _write_batch(self, batch: list[_Pending]) -> None:
         try:
-            async with asyncio.timeout(self._write_s_max), self._engine.begin() as connection:
+            async with asyncio.timeout(self._write_s_max), self._engine.connect() as connection:
+                # One statement is a transaction by itself: no BEGIN, no COMMIT to wait for.
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await connection.execute(_INSERT, _arrays([pending.record for pending in batch]))
         except Exception as error:
             # Whoever waits is refused now. The records stay: what they tell has happened, and is written in time.

@@ -4,12 +4,9 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("CREATE SCHEMA IF NOT EXISTS audit")
     op.execute(
         """
         CREATE TABLE audit.record (

@@ -1,0 +1,50 @@
+"""What a member is, and who may see one."""
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Final
+
+from private_core.refusals import Absent, Duplicate, Forbidden, Malformed
+
+NAME_CHARACTERS_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Particulars:
+    """What is personal about a member. Shown in no repr, so that no log or traceback holds it."""
+
+    # E.164.
+    phone: str = field(repr=False)
+    name: str = field(repr=False)
+    address: str = field(repr=False)
+
+    @classmethod
+    def of(cls, phone: str, name: str, address: str) -> "Particulars":
+        """With the texts in one form (NFC, no space around). Raises Malformed for a name of nothing but space."""
+        name, address = (unicodedata.normalize("NFC", text).strip() for text in (name, address))
+        if not name:
+            raise Malformed("NAME_BLANK", "the name is blank", "send the member's name")
+        return cls(phone, name, address)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    member_id: str
+    particulars: Particulars
+    # Microseconds since the epoch.
+    registered_time_us: int
+
+
+def require_own(member_id: str, subject: str) -> None:
+    """A member's record is for that member alone. Whether another one exists is nobody's business either."""
+    if subject != member_id:
+        raise Forbidden("NOT_YOUR_RECORD", "a member may read no record but their own")
+
+
+def no_such_member() -> Absent:
+    return Absent("MEMBER_UNKNOWN", "there is no such member")
+
+
+def registered_already() -> Duplicate:
+    """Says neither who it is nor by what they were recognised."""
+    return Duplicate("MEMBER_EXISTS", "this person is a member already", "let them sign in instead")

@@ -1,0 +1,49 @@
+"""Put the members process together."""
+
+from isthmus.members.v1 import members_pb2_grpc
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
+
+from mesh.clock import SystemClock
+from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner, require_current
+from mesh.process import Process
+from mesh.server import ServerBuilder
+from private_core.members.service import MembersService
+from private_core.members.settings import MembersSettings
+from private_core.members.store import MemberStore
+from security.audit.interceptor import AuditInterceptor
+from security.audit.postgres import PostgresAuditSink
+from security.keys.blind_index import BlindIndex
+from security.keys.keyring import Keyring
+from security.keys.vault import Vault
+from security.tokens.interceptor import TokenInterceptor
+from security.tokens.keys import PublishedKeys
+from security.tokens.verifier import TokenVerifier
+
+
+async def main(settings: MembersSettings, process: Process) -> None:
+    clock = SystemClock()
+    engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
+    await require_current(engine, Owner.beside(__file__))
+
+    keyring = Keyring.open(settings.keyring_path)
+    vault = Vault(keyring, settings.tenant, clock=clock)
+    store = MemberStore(engine, vault, BlindIndex(keyring.index_key("members.phone")))
+    await store.require_keks(keyring.holds)
+    bodies = BlindIndex(keyring.index_key("members.idempotency"))
+    service = MembersService(store, bodies, settings.default_region, clock)
+
+    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
+
+    async def jwks() -> list[str]:
+        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
+
+    keys = PublishedKeys(jwks, clock)
+    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    audit = AuditInterceptor(process.contract, sink, settings, clock)
+
+    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
+    await process.serve(server.build(), sink, keys)
+    await engine.dispose()

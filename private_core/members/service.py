@@ -1,0 +1,64 @@
+"""The Members service: convert, call the domain and the store, convert."""
+
+import dataclasses
+import uuid
+from typing import Any
+
+from isthmus.members.v1 import members_pb2 as pb
+from isthmus.members.v1 import members_pb2_grpc
+
+from mesh.call import current_call
+from mesh.clock import Clock
+from private_core.members import domain
+from private_core.members.domain import Member, Particulars
+from private_core.members.phone import normalised
+from private_core.members.store import MemberStore
+from private_core.storage.idempotency import Answer, Intent, intent_of
+from private_core.translation import translated
+from security.keys.blind_index import BlindIndex
+
+
+class MembersService(members_pb2_grpc.MembersServicer):
+    """`bodies` keys the hash of a request's body: a bare hash of a phone number is as good as the number."""
+
+    def __init__(self, store: MemberStore, bodies: BlindIndex, default_region: str, clock: Clock) -> None:
+        self._store = store
+        self._bodies = bodies
+        self._default_region = default_region
+        self._clock = clock
+
+    async def RegisterMember(self, request: pb.RegisterMemberRequest, context: Any) -> pb.RegisterMemberResponse:
+        with translated():
+            phone = normalised(request.phone, self._default_region)
+            particulars = Particulars.of(phone, request.name, request.address)
+            member = Member(str(uuid.uuid4()), particulars, self._clock.now_us())
+            response = pb.RegisterMemberResponse(member_id=member.member_id)
+            earlier = await self._store.register(self._intent(request), member, Answer.of(response))
+        return response if earlier is None else pb.RegisterMemberResponse.FromString(earlier.give())
+
+    async def GetMember(self, request: pb.GetMemberRequest, context: Any) -> pb.GetMemberResponse:
+        claims = current_call().claims
+        with translated():
+            domain.require_own(request.member_id, claims.subject if claims is not None and claims.is_member else "")
+            member = await self._store.find(request.member_id)
+            if member is None:
+                raise domain.no_such_member()
+        return pb.GetMemberResponse(
+            member=pb.Member(
+                member_id=member.member_id,
+                phone=member.particulars.phone,
+                name=member.particulars.name,
+                address=member.particulars.address,
+                registered_time_us=member.registered_time_us,
+            )
+        )
+
+    async def CheckMember(self, request: pb.CheckMemberRequest, context: Any) -> pb.CheckMemberResponse:
+        return pb.CheckMemberResponse(registered=await self._store.exists(request.member_id))
+
+    async def CountMembers(self, request: pb.CountMembersRequest, context: Any) -> pb.CountMembersResponse:
+        return pb.CountMembersResponse(members=await self._store.count())
+
+    def _intent(self, request: pb.RegisterMemberRequest) -> Intent:
+        intent = intent_of(request, request.idempotency_key)
+        return dataclasses.replace(intent, body=self._bodies.of(intent.body.hex()))

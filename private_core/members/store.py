@@ -1,0 +1,135 @@
+"""Members in PostgreSQL: particulars as envelopes, the phone's blind index for equality, data keys apart."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mesh.database.engine import transact
+from private_core.members.domain import Member, Particulars, registered_already
+from private_core.storage.encrypted import Encrypted, RowCipher
+from private_core.storage.idempotency import Answer, Idempotency, Intent
+from security.keys.blind_index import BlindIndex
+from security.keys.errors import KekUnknown
+from security.keys.port import KekRef, WrappedKey
+from security.keys.vault import Vault
+
+SCHEMA: Final = "members"
+_METADATA: Final = MetaData(schema=SCHEMA)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+MEMBER: Final = Table(
+    "member",
+    _METADATA,
+    Column("member_id", Text, primary_key=True),
+    Column("phone_index", LargeBinary, nullable=False, unique=True),
+    Column("phone", Encrypted, nullable=False),
+    Column("name", Encrypted, nullable=False),
+    Column("address", Encrypted, nullable=False),
+    Column("registered_time", DateTime(timezone=True), nullable=False),
+)
+# One row per member. Without it, all copies of the member's values are noise.
+DATA_KEY: Final = Table(
+    "data_key",
+    _METADATA,
+    Column("subject", Text, primary_key=True),
+    Column("key_id", LargeBinary, nullable=False),
+    Column("kek_id", Text, nullable=False),
+    Column("kek_version", Integer, nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+)
+
+
+class MemberStore:
+    def __init__(self, engine: AsyncEngine, vault: Vault, phone_index: BlindIndex) -> None:
+        self._engine = engine
+        self._vault = vault
+        self._phone_index = phone_index
+        self._cipher = RowCipher(MEMBER, vault.tenant)
+        self._idempotency = Idempotency(SCHEMA)
+
+    async def require_keks(self, holds: Callable[[KekRef], bool]) -> None:
+        """Raise KekUnknown when a data key needs a KEK that is not there: no service is better than a blind one."""
+        used = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
+        async with self._engine.connect() as connection:
+            for kek_id, kek_version in (await connection.execute(used)).all():
+                kek = KekRef(kek_id, kek_version)
+                if not holds(kek):
+                    raise KekUnknown(str(kek))
+
+    async def register(self, intent: Intent, member: Member, answer: Answer) -> Answer | None:
+        """Store the member, and `answer` for the intent's repetitions; or give the answer of the first time.
+
+        Raises Duplicate when a member has this phone already; nothing is stored then.
+        """
+        particulars = member.particulars
+        key, wrapped = await self._vault.new_key(member.member_id)
+        sealed = self._cipher.seal(
+            key,
+            member.member_id,
+            {"phone": particulars.phone, "name": particulars.name, "address": particulars.address},
+        )
+        add_member = (
+            insert(MEMBER)
+            .values(
+                member_id=member.member_id,
+                phone_index=self._phone_index.of(particulars.phone),
+                registered_time=_EPOCH + timedelta(microseconds=member.registered_time_us),
+                **sealed,
+            )
+            .on_conflict_do_nothing(index_elements=[MEMBER.c.phone_index])
+            .returning(MEMBER.c.member_id)
+        )
+        add_key = insert(DATA_KEY).values(
+            subject=member.member_id,
+            key_id=wrapped.key_id,
+            kek_id=wrapped.kek.id,
+            kek_version=wrapped.kek.version,
+            wrapped=wrapped.ciphertext,
+        )
+
+        async def work(connection: AsyncConnection) -> Answer | None:
+            earlier = await self._idempotency.claim(connection, intent, answer)
+            if earlier is not None:
+                return earlier
+            if (await connection.execute(add_member)).first() is None:
+                raise registered_already()
+            await connection.execute(add_key)
+            return None
+
+        return await transact(self._engine, work)
+
+    async def find(self, member_id: str) -> Member | None:
+        """The member with their particulars in clear; None when there is no such member, or their key is gone."""
+        query = select(MEMBER, DATA_KEY).join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
+        found = query.where(MEMBER.c.member_id == member_id)
+
+        async def work(connection: AsyncConnection) -> Member | None:
+            row = (await connection.execute(found)).mappings().first()
+            if row is None:
+                return None
+            kek = KekRef(row[DATA_KEY.c.kek_id], row[DATA_KEY.c.kek_version])
+            wrapped = WrappedKey(bytes(row[DATA_KEY.c.key_id]), kek, bytes(row[DATA_KEY.c.wrapped]))
+            key = await self._vault.key(wrapped, member_id)
+            opened = self._cipher.open(key, member_id, {name: row[name] for name in self._cipher.columns})
+            registered_us = (row[MEMBER.c.registered_time] - _EPOCH) // timedelta(microseconds=1)
+            return Member(member_id, Particulars(**opened), registered_us)
+
+        return await transact(self._engine, work)
+
+    async def exists(self, member_id: str) -> bool:
+        query = select(MEMBER.c.member_id).where(MEMBER.c.member_id == member_id)
+
+        async def work(connection: AsyncConnection) -> bool:
+            return (await connection.execute(query)).first() is not None
+
+        return await transact(self._engine, work)
+
+    async def count(self) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(select(func.count()).select_from(MEMBER))).scalar_one()
+
+        return await transact(self._engine, work)
