@@ -12,12 +12,10 @@ from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
 from deploy.local.xds_bootstrap import write_xds_bootstrap
+from mesh.environment import GRPC
 
 # Both, because those that stand between the zones trust the roots of both.
 AUTHORITIES = ("identity-public", "identity-private")
-# Cannot be negotiated with the mesh's ECDSA certificates, so every TLS 1.2 handshake of gRPC fails. TLS 1.3 has suites
-# of its own, which this setting does not touch.
-NO_TLS_1_2 = "ECDHE-RSA-AES256-GCM-SHA384"
 
 
 @dataclass(frozen=True)
@@ -174,8 +172,7 @@ class _Builder:
             "ISTHMUS_IDENTITY_DIR": str(self.home.identity(process.name)),
             "ISTHMUS_TRUST_DOMAIN": self.settings.trust_domain,
             "ISTHMUS_ISSUER": f"https://localhost:{self.edge_port}",
-            "GRPC_SSL_CIPHER_SUITES": NO_TLS_1_2,
-            "GRPC_DNS_RESOLVER": "native",
+            **GRPC,
             # One arena for each of a process' many threads would double its resident memory.
             "MALLOC_ARENA_MAX": "2",
             "PYTHONUNBUFFERED": "1",

@@ -1,0 +1,26 @@
+"""The entry point: gathers the commands. A group's file imports what is heavy only when its command runs."""
+
+import os
+
+import typer
+
+from deploy.cli import check, config, demo, run, status
+from mesh.environment import GRPC
+
+app = typer.Typer(
+    help="Isthmus: a hybrid-cloud gRPC service mesh whose contract is its policy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("status")(status.status)
+app.command("check")(check.check)
+app.command("demo")(demo.demo)
+app.add_typer(config.app, name="config")
+
+
+@app.callback()
+def prepare() -> None:
+    """Before any command: gRPC reads its environment once, when it is loaded."""
+    os.environ.update(GRPC)
