@@ -1,0 +1,285 @@
+"""Find every policy that must not be built, and say where it stands and what to write instead.
+
+Works on the descriptor set and not on the loaded contract, so that it can list all findings with file and line where
+`load` stops at the first.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2
+from isthmus.policy.v1 import policy_pb2
+
+from mesh.contract.model import DataClass
+
+DESCRIPTORS: Final = Path(__file__).resolve().parent.parent / "generated" / "contract.binpb"
+# Workloads that serve nothing of the contract and may call all the same.
+_CALLERS_ONLY: Final = frozenset({"edge-gateway", "core-gateway", "operator", "bridge-inbound", "bridge-outbound"})
+_PACKAGE: Final = "isthmus."
+# Field numbers in descriptor.proto, as source positions name elements by them.
+_FILE_MESSAGE, _FILE_SERVICE, _MESSAGE_FIELD, _MESSAGE_NESTED, _SERVICE_METHOD = 4, 6, 2, 3, 2
+
+Position = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One broken rule. `line` counts from 1."""
+
+    file: str
+    line: int
+    rule: str
+    element: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"protos/{self.file}:{self.line}: {self.element}: {self.rule}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class _Message:
+    file: str
+    line: int
+    proto: descriptor_pb2.DescriptorProto
+    field_lines: Mapping[str, int]
+
+    def class_of(self, proto: descriptor_pb2.FieldDescriptorProto) -> int:
+        stated: int = getattr(proto.options.Extensions[policy_pb2.field], "class")
+        default: int = self.proto.options.Extensions[policy_pb2.message].fields
+        return stated or default
+
+
+@dataclass(frozen=True)
+class _Method:
+    file: str
+    line: int
+    service: str
+    proto: descriptor_pb2.MethodDescriptorProto
+    zone: int
+    workload: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.service}.{self.proto.name}"
+
+    @property
+    def policy(self) -> policy_pb2.MethodPolicy:
+        return self.proto.options.Extensions[policy_pb2.method]
+
+
+@dataclass
+class _Tree:
+    """The descriptor set, by full name."""
+
+    messages: dict[str, _Message] = field(default_factory=dict)
+    methods: list[_Method] = field(default_factory=list)
+    services: list[tuple[str, int, str, policy_pb2.ServicePolicy]] = field(default_factory=list)
+
+    def reachable(self, root: str, seen: set[str] | None = None) -> set[str]:
+        """The message and every message of the mesh that it holds."""
+        seen = set() if seen is None else seen
+        message = self.messages.get(root)
+        if message is None or root in seen:
+            return seen
+        seen.add(root)
+        for proto in message.proto.field:
+            self.reachable(proto.type_name.lstrip("."), seen)
+        return seen
+
+    def highest(self, root: str) -> int:
+        return max(
+            (
+                self.messages[name].class_of(proto)
+                for name in self.reachable(root)
+                for proto in self.messages[name].proto.field
+            ),
+            default=DataClass.PUBLIC,
+        )
+
+
+class _Rule(Protocol):
+    def __call__(self, tree: _Tree) -> Iterator[Finding]: ...
+
+
+def lint(descriptors: Path = DESCRIPTORS) -> list[Finding]:
+    """Every finding in a FileDescriptorSet with source positions, in file order. Empty: the contract may be built."""
+    tree = _read(descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes()))
+    return sorted({finding for rule in _RULES for finding in rule(tree)})
+
+
+def _services_state_their_place(tree: _Tree) -> Iterator[Finding]:
+    for file, line, name, policy in tree.services:
+        if not policy.zone or not policy.workload:
+            remedy = "state both in option (isthmus.policy.v1.service)"
+            yield Finding(file, line, "a service needs a zone and a workload", name, remedy)
+
+
+def _methods_state_a_policy(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        if not method.proto.options.HasExtension(policy_pb2.method):
+            remedy = "add option (isthmus.policy.v1.method)"
+            yield Finding(method.file, method.line, "a method without a policy cannot start", method.name, remedy)
+            continue
+        for name in ("callers", "deadline_ms", "audit", "rate_class", "answer"):
+            if not getattr(method.policy, name):
+                rule = f"the policy leaves out {name}"
+                yield Finding(method.file, method.line, rule, method.name, f"set {name} in (isthmus.policy.v1.method)")
+
+
+def _callers_exist(tree: _Tree) -> Iterator[Finding]:
+    known = _CALLERS_ONLY | {policy.workload for _, _, _, policy in tree.services}
+    for method in tree.methods:
+        for caller in set(method.policy.callers) - known:
+            remedy = f"name one of {', '.join(sorted(known))}"
+            yield Finding(method.file, method.line, f"no workload is called {caller}", method.name, remedy)
+
+
+def _only_the_idempotent_is_retried(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        if method.policy.HasField("retry") and not method.policy.idempotent:
+            rule = "a method that is not idempotent has retries"
+            yield Finding(method.file, method.line, rule, method.name, "remove retry, or make it idempotent by a key")
+        if method.policy.HasField("retry") and not 2 <= method.policy.retry.attempts <= 5:
+            yield Finding(method.file, method.line, "retry.attempts counts all of 2 to 5", method.name, "set it within")
+
+
+def _deadlines_shrink_inward(tree: _Tree) -> Iterator[Finding]:
+    longest: dict[str, int] = {}
+    for method in tree.methods:
+        longest[method.workload] = max(longest.get(method.workload, 0), method.policy.deadline_ms)
+    for method in tree.methods:
+        for caller in method.policy.callers:
+            if caller in longest and method.policy.deadline_ms > longest[caller]:
+                rule = f"the deadline of {method.policy.deadline_ms} ms is longer than any of its caller {caller}'s"
+                remedy = f"make it {longest[caller]} ms or less"
+                yield Finding(method.file, method.line, rule, method.name, remedy)
+
+
+def _answers_state_their_class(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        highest = tree.highest(method.proto.output_type.lstrip("."))
+        if method.policy.answer and highest > method.policy.answer:
+            declared = DataClass(method.policy.answer).name
+            rule = f"the answer holds a {DataClass(highest).name} field and is declared {declared}"
+            remedy = f"declare answer: DATA_CLASS_{DataClass(highest).name}"
+            yield Finding(method.file, method.line, rule, method.name, remedy)
+
+
+def _subjects_exist(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        request = tree.messages.get(method.proto.input_type.lstrip("."))
+        subject = method.policy.subject_field
+        if subject and request is not None and subject not in request.field_lines:
+            remedy = f"name a field of {request.proto.name}"
+            yield Finding(
+                method.file, method.line, f"subject_field {subject} is none of its fields", method.name, remedy
+            )
+
+
+def _sensitive_methods_need_a_token(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        outside = method.proto.options.HasExtension(annotations_pb2.http)
+        if outside and method.zone == policy_pb2.ZONE_PRIVATE and not method.policy.scopes:
+            rule = "a private method with an HTTP route needs no token"
+            yield Finding(method.file, method.line, rule, method.name, "name its scopes, or take the route away")
+
+
+def _fields_have_a_class(tree: _Tree) -> Iterator[Finding]:
+    for name, message in tree.messages.items():
+        for proto in message.proto.field:
+            if not message.class_of(proto):
+                remedy = "state it in (isthmus.policy.v1.field), or for all fields in (isthmus.policy.v1.message)"
+                line = message.field_lines[proto.name]
+                rule = "a field without a data class cannot cross a zone"
+                yield Finding(message.file, line, rule, f"{name}.{proto.name}", remedy)
+
+
+def _the_public_zone_holds_nothing_personal(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        if method.zone != policy_pb2.ZONE_PUBLIC:
+            continue
+        for root in (method.proto.input_type, method.proto.output_type):
+            yield from _above_internal(tree, root.lstrip("."), "a message of the public zone")
+
+
+def _outward_events_hold_nothing_personal(tree: _Tree) -> Iterator[Finding]:
+    for name, message in tree.messages.items():
+        event = message.proto.options.Extensions[policy_pb2.event]
+        if not message.proto.options.HasExtension(policy_pb2.event):
+            continue
+        if not (event.topic and event.direction and event.durability and event.partitions):
+            remedy = "state them in option (isthmus.policy.v1.event)"
+            rule = "an event needs topic, direction, durability and partitions"
+            yield Finding(message.file, message.line, rule, name, remedy)
+        if event.key_field not in message.field_lines:
+            remedy = f"name a field of {message.proto.name}"
+            yield Finding(
+                message.file, message.line, f"key_field {event.key_field!r} is none of its fields", name, remedy
+            )
+        # Inward events are made by the public zone, which must not hold such values either.
+        yield from _above_internal(tree, name, "an event that crosses the zones")
+
+
+def _above_internal(tree: _Tree, root: str, what: str) -> Iterator[Finding]:
+    for name in tree.reachable(root):
+        message = tree.messages[name]
+        for proto in message.proto.field:
+            data_class = message.class_of(proto)
+            if data_class > DataClass.INTERNAL:
+                rule = f"{what} holds a {DataClass(data_class).name} field"
+                remedy = "keep the field in the private zone, or lower its class if that is the truth"
+                yield Finding(message.file, message.field_lines[proto.name], rule, f"{name}.{proto.name}", remedy)
+
+
+_RULES: Final[tuple[_Rule, ...]] = (
+    _services_state_their_place,
+    _methods_state_a_policy,
+    _callers_exist,
+    _only_the_idempotent_is_retried,
+    _deadlines_shrink_inward,
+    _answers_state_their_class,
+    _subjects_exist,
+    _sensitive_methods_need_a_token,
+    _fields_have_a_class,
+    _the_public_zone_holds_nothing_personal,
+    _outward_events_hold_nothing_personal,
+)
+
+
+def _read(descriptors: descriptor_pb2.FileDescriptorSet) -> _Tree:
+    tree = _Tree()
+    for file in descriptors.file:
+        if not file.package.startswith(_PACKAGE) or file.package.startswith(f"{_PACKAGE}policy."):
+            continue
+        lines = {tuple(place.path): place.span[0] + 1 for place in file.source_code_info.location}
+        for index, message in enumerate(file.message_type):
+            _read_message(tree, file, lines, message, (_FILE_MESSAGE, index), file.package)
+        for index, service in enumerate(file.service):
+            path = (_FILE_SERVICE, index)
+            name = f"{file.package}.{service.name}"
+            policy = service.options.Extensions[policy_pb2.service]
+            tree.services.append((file.name, lines.get(path, 1), name, policy))
+            for number, method in enumerate(service.method):
+                line = lines.get((*path, _SERVICE_METHOD, number), 1)
+                tree.methods.append(_Method(file.name, line, name, method, policy.zone, policy.workload))
+    return tree
+
+
+def _read_message(
+    tree: _Tree,
+    file: descriptor_pb2.FileDescriptorProto,
+    lines: Mapping[Position, int],
+    message: descriptor_pb2.DescriptorProto,
+    path: Position,
+    prefix: str,
+) -> None:
+    if message.options.map_entry:
+        return
+    name = f"{prefix}.{message.name}"
+    fields = {proto.name: lines.get((*path, _MESSAGE_FIELD, index), 1) for index, proto in enumerate(message.field)}
+    tree.messages[name] = _Message(file.name, lines.get(path, 1), message, fields)
+    for index, nested in enumerate(message.nested_type):
+        _read_message(tree, file, lines, nested, (*path, _MESSAGE_NESTED, index), name)

@@ -1,0 +1,90 @@
+"""The policy table: what the contract says of every method, event and sensitive field, for people."""
+
+from collections.abc import Iterator
+
+from mesh.contract.model import Contract, DataClass, MethodPolicy
+
+
+def markdown(contract: Contract) -> str:
+    """The whole table as Markdown, the same for the same contract."""
+    return "\n".join(_lines(contract)) + "\n"
+
+
+def rows(contract: Contract) -> list[dict[str, object]]:
+    """One plain dictionary a method, for programs."""
+    return [_row(method) for _, method in sorted(contract.methods.items())]
+
+
+def _row(method: MethodPolicy) -> dict[str, object]:
+    return {
+        "method": method.full_name,
+        "zone": method.zone,
+        "workload": method.workload,
+        "callers": sorted(method.callers),
+        "scopes": sorted(method.scopes),
+        "human": method.human,
+        "step_up": method.step_up,
+        "idempotent": method.idempotent,
+        "deadline_ms": method.deadline_ms,
+        "attempts": method.retry_attempts,
+        "retry_budget_percent": method.retry_budget_percent,
+        "audit": method.audit.name,
+        "rate_class": method.rate_class.name,
+        "answer": method.answer_class.name,
+        "subject_field": method.subject_field,
+        "http": [f"{rule.verb} {rule.template}" for rule in method.http],
+    }
+
+
+def _lines(contract: Contract) -> Iterator[str]:
+    yield "# Policy table"
+    yield ""
+    yield "Generated from the `.proto` files by `isthmus policy table`. Change the contract, not this page."
+    yield ""
+    for name, service in sorted(contract.services.items()):
+        yield f"## {name}"
+        yield ""
+        yield f"Zone {service.zone}, served by `{service.workload}`."
+        yield ""
+        yield "| method | callers | token | deadline | attempts | audit | rate class | answer | HTTP |"
+        yield "|---|---|---|---|---|---|---|---|---|"
+        for method in service.methods:
+            yield "| " + " | ".join(_cells(method)) + " |"
+        yield ""
+    yield "## Events"
+    yield ""
+    yield "| event | topic | crosses | durability | kept | key | partitions |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, event in sorted(contract.events.items()):
+        kept = f"{event.retention_days} days" if event.retention_days else "for ever"
+        partitions = f"{event.partitions}, compacted" if event.compacted else str(event.partitions)
+        cells = (name, event.topic, event.direction.name.lower(), event.durability.name.lower(), kept, event.key_field)
+        yield "| " + " | ".join((*cells, partitions)) + " |"
+    yield ""
+    yield "## Fields above INTERNAL"
+    yield ""
+    yield "| field | class | shown as |"
+    yield "|---|---|---|"
+    for message, fields in sorted(contract.messages.items()):
+        for field in fields.values():
+            if field.data_class > DataClass.INTERNAL:
+                yield f"| {message}.{field.name} | {field.data_class.name} | {field.mask.name.lower()} |"
+
+
+def _cells(method: MethodPolicy) -> tuple[str, ...]:
+    token = ", ".join(f"`{scope}`" for scope in sorted(method.scopes)) or "none"
+    if method.human:
+        token += ", of a member"
+    if method.step_up:
+        token += ", second factor"
+    return (
+        method.full_name.rsplit(".", 1)[1],
+        ", ".join(sorted(method.callers)),
+        token,
+        f"{method.deadline_ms} ms",
+        str(method.retry_attempts),
+        method.audit.name.lower(),
+        method.rate_class.name.lower(),
+        method.answer_class.name,
+        ", ".join(f"`{rule.verb} {rule.template}`" for rule in method.http) or "none",
+    )
