@@ -1,0 +1,157 @@
+"""The rules of the authorization server: clients, redirect targets, scopes, sign-in, codes and signing keys."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+TOKEN_LIFE = timedelta(minutes=10)
+CODE_LIFE = timedelta(seconds=60)
+
+# RFC 8252, section 7.3: a native app listens on whatever port it got, but only on its own machine.
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]"})
+
+CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# RFC 6749, appendix A: the visible characters of ASCII and the space.
+PARAMETER = re.compile(r"[\x20-\x7e]{0,2048}")
+# RFC 7636, section 4.2: an S256 challenge is 32 bytes in base64url.
+CHALLENGE_S256 = re.compile(r"[A-Za-z0-9_-]{43}")
+
+LOGIN_LENGTH_MAX = 128
+PASSWORD_LENGTH_MIN = 10
+PASSWORD_LENGTH_MAX = 256
+
+# After the fifth wrong password in a row each further one costs twice as long a wait, up to five minutes.
+FREE_FAILURES = 5
+LOCK_MAX = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Client:
+    """A registered program. Without a secret it is public (RFC 6749, section 2.1) and proves itself by PKCE alone."""
+
+    client_id: str
+    name: str
+    secret_hash: str | None
+    grants: frozenset[str]
+    scopes: frozenset[str]
+    redirect_uris: tuple[str, ...]
+
+    def may_redirect_to(self, uri: str) -> bool:
+        return any(redirect_matches(registered, uri) for registered in self.redirect_uris)
+
+    def granted(self, requested: str | None) -> frozenset[str] | None:
+        """The scopes it gets for `requested`: all of its own when that names none, None when that names too much."""
+        scopes = frozenset((requested or "").split())
+        if not scopes:
+            return self.scopes
+        return scopes if scopes <= self.scopes else None
+
+
+@dataclass(frozen=True)
+class Account:
+    """How a member signs in."""
+
+    member_id: str
+    login: str
+    password_hash: str
+    failures: int
+    locked_until: datetime | None
+
+
+@dataclass(frozen=True)
+class Code:
+    """An authorization code: good once, for a minute, for the client and the redirect target it was made for."""
+
+    client_id: str
+    member_id: str
+    redirect_uri: str
+    scope: str
+    challenge: str
+    signed_in_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class KeyDates:
+    """From when a signing key signs, and until when it is published."""
+
+    kid: str
+    not_before: datetime
+    retire_at: datetime
+
+
+@dataclass(frozen=True)
+class KeyRules:
+    """How long a key signs, and how long before that verifiers can already find it."""
+
+    signs_for: timedelta = timedelta(days=30)
+    published_ahead: timedelta = timedelta(days=1)
+
+    def dates(self, not_before: datetime) -> tuple[datetime, datetime]:
+        """not_before and retire_at of a new key. It stays published while a token of its last moment can live."""
+        return not_before, not_before + self.signs_for + self.published_ahead + TOKEN_LIFE
+
+    def next_start(self, keys: Sequence[KeyDates], now: datetime) -> datetime | None:
+        """When a key that is made now begins to sign, or None if none is needed yet.
+
+        The very first key signs at once, and so does one that is made after everything else has ended; every other
+        is published a while before it signs, so that every verifier knows it by then.
+        """
+        usable = [key for key in keys if now < key.retire_at]
+        signing = signing_key(usable, now)
+        if signing is None:
+            return now
+        if any(key.not_before > now for key in usable):
+            return None
+        ends = signing.not_before + self.signs_for
+        return max(ends, now + self.published_ahead) if now >= ends - self.published_ahead else None
+
+
+def signing_key(keys: Sequence[KeyDates], now: datetime) -> KeyDates | None:
+    """The youngest key that may sign now."""
+    started = [key for key in keys if key.not_before <= now < key.retire_at]
+    return max(started, key=lambda key: (key.not_before, key.kid), default=None)
+
+
+def redirect_matches(registered: str, uri: str) -> bool:
+    """Whether `uri` is the registered target: the same string (RFC 9700, section 4.1.3), but for a loopback's port."""
+    if uri == registered:
+        return True
+    known = urlsplit(registered)
+    host = known.netloc
+    if known.scheme != "http" or host not in LOOPBACK_HOSTS:
+        return False
+    prefix, suffix = f"http://{host}:", registered.removeprefix(f"http://{host}")
+    if not uri.startswith(prefix) or not uri.endswith(suffix) or len(uri) < len(prefix) + len(suffix):
+        return False
+    port = uri[len(prefix) : len(uri) - len(suffix)]
+    return re.fullmatch(r"[1-9][0-9]{0,4}", port) is not None and int(port) <= 65535
+
+
+def fold_login(login: str) -> str:
+    """The one spelling under which a login is stored and found. Raises ValueError for what cannot be one."""
+    folded = unicodedata.normalize("NFKC", login).strip().casefold()
+    if not 3 <= len(folded) <= LOGIN_LENGTH_MAX or not folded.isprintable():
+        raise ValueError("a login has 3 to 128 printable characters")
+    return folded
+
+
+def password_rule(password: str) -> str:
+    """Why a password cannot be taken, or an empty string (NIST SP 800-63B: length, no composition rules)."""
+    if not PASSWORD_LENGTH_MIN <= len(password) <= PASSWORD_LENGTH_MAX:
+        return f"a password has {PASSWORD_LENGTH_MIN} to {PASSWORD_LENGTH_MAX} characters"
+    if "\x00" in password:
+        return "a password holds no NUL"
+    if len(set(password)) < 4:
+        return "a password has at least four different characters"
+    return ""
+
+
+def lock_after(failures: int) -> timedelta:
+    """How long an account is closed after so many wrong passwords in a row."""
+    if failures < FREE_FAILURES:
+        return timedelta(0)
+    return min(timedelta(seconds=2 ** min(failures - FREE_FAILURES, 10)), LOCK_MAX)

@@ -1,0 +1,245 @@
+"""The OAuth endpoints over HTTP. Errors are those of RFC 6749; nothing that is sent here makes a 5xx of itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from authlib.oauth2 import OAuth2Error
+from authlib.oauth2.rfc6749 import InvalidRequestError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from mesh.errors import MeshError
+from mesh.logs import logger
+from security.oauth.grants import Answer, AuthorizationCode, Request, Server
+from security.oauth.pages import COOKIE, Pages
+from security.oauth.parameters import (
+    BODY_BYTES_MAX,
+    QUERY_BYTES_MAX,
+    TooLargeError,
+    check_authorization,
+    parse,
+)
+from security.oauth.signin import Accounts
+from security.oauth.signing import SigningKeys
+
+log = logger("oauth")
+
+T = TypeVar("T")
+
+THREADS = 8
+WAITING_MAX = 64
+REQUEST_TIMEOUT_S = 10.0
+COOKIE_LENGTH_MAX = 128
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+FORM = "application/x-www-form-urlencoded"
+# Verifiers look again at least this often; a key is published a day before it signs.
+JWKS_HEADERS = {"Cache-Control": "public, max-age=300", "X-Content-Type-Options": "nosniff"}
+
+
+class BusyError(Exception):
+    """More requests wait than will be served in time."""
+
+
+class Endpoints:
+    """`scopes` are those that clients may ask for."""
+
+    def __init__(
+        self,
+        server: Server,
+        accounts: Accounts,
+        pages: Pages,
+        keys: SigningKeys,
+        issuer: str,
+        scopes: frozenset[str],
+    ) -> None:
+        self._server = server
+        self._accounts = accounts
+        self._pages = pages
+        self._keys = keys
+        self._issuer = issuer
+        self._metadata = metadata(issuer, scopes)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oauth")
+        self._waiting = 0
+
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/.well-known/oauth-authorization-server", self._guarded(self._show_metadata), methods=["GET"]),
+                Route("/oauth/jwks.json", self._guarded(self._show_keys), methods=["GET"]),
+                Route("/oauth/token", self._guarded(self._token), methods=["POST"]),
+                Route("/oauth/authorize", self._guarded(self._authorize), methods=["GET", "POST"]),
+            ],
+            exception_handlers={HTTPException: _http_error},
+        )
+
+    def close(self) -> None:
+        """Let go of the threads; what still runs in them is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _guarded(
+        self, endpoint: Callable[[HttpRequest], Awaitable[Response]]
+    ) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def guarded(request: HttpRequest) -> Response:
+            try:
+                async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                    return await endpoint(request)
+            except OAuth2Error as error:
+                return self._refuse(request, error)
+            except ClientDisconnect:
+                return Response(status_code=400)
+            except (BusyError, TimeoutError):
+                return _unavailable("too many requests")
+            except MeshError as error:
+                log.error("request_failed", path=request.url.path, reason=error.reason)
+                return _unavailable("a part of this service is away")
+            except Exception:
+                log.exception("request_failed", path=request.url.path)
+                return JSONResponse({"error": "server_error"}, 500, NO_STORE)
+
+        return guarded
+
+    async def _show_metadata(self, _: HttpRequest) -> Response:
+        return JSONResponse(self._metadata, headers=JWKS_HEADERS)
+
+    async def _show_keys(self, _: HttpRequest) -> Response:
+        body = '{"keys":[' + ",".join(self._keys.published()) + "]}"
+        return Response(body, media_type="application/jwk-set+json", headers=JWKS_HEADERS)
+
+    async def _token(self, request: HttpRequest) -> Response:
+        if request.scope["query_string"]:
+            raise InvalidRequestError("The parameters belong into the body.")
+        parameters = await _form(request)
+        header = _single_header(request, "authorization")
+        check_authorization(header, parameters)
+        headers = {} if header is None else {"Authorization": header}
+        asked = Request("POST", f"{self._issuer}/oauth/token", parameters, headers)
+        if "grant_type" not in parameters:
+            raise InvalidRequestError("Missing 'grant_type' in request.")
+        return _response(await self._in_thread(lambda: self._server.create_token_response(asked)), NO_STORE)
+
+    async def _authorize(self, request: HttpRequest) -> Response:
+        raw = request.scope["query_string"]
+        if len(raw) > QUERY_BYTES_MAX:
+            raise TooLargeError("The query is too long.")
+        parameters = parse(raw)
+        asked = Request("GET", f"{self._issuer}/oauth/authorize", parameters, {})
+        try:
+            grant = await self._in_thread(lambda: self._server.get_consent_grant(asked))
+        except OAuth2Error as error:
+            if not error.redirect_uri:
+                raise
+            return self._send_back(self._server.handle_error_response(asked, error))
+        # One spelling of the query, so that the form's token covers what will be used and nothing else.
+        query = urlencode(sorted(parameters.items()))
+        cookie = request.cookies.get(COOKIE, "")[:COOKIE_LENGTH_MAX] or None
+        if request.method != "POST":
+            return self._page(grant, query, cookie)
+        form = await _form(request)
+        if self._pages.forged(cookie, query, form.get("csrf", "")):
+            return self._page(grant, query, cookie, "The page had expired. Please try again.")
+        member = None
+        if form.get("decision") != "deny":
+            login, password = form.get("login", ""), form.get("password", "")
+            member = await self._in_thread(lambda: self._accounts.sign_in(login, password))
+            if member is None:
+                return self._page(grant, query, cookie, "Login or password are wrong, or there were too many attempts.")
+        answer = await self._in_thread(
+            lambda: self._server.create_authorization_response(asked, grant_user=member, grant=grant)
+        )
+        return self._send_back(answer)
+
+    def _page(self, grant: AuthorizationCode, query: str, cookie: str | None, problem: str = "") -> Response:
+        return self._pages.sign_in(
+            client=grant.request.client.registered.name,
+            scopes=grant.request.scope.split(),
+            redirect_uri=grant.redirect_uri,
+            query=query,
+            cookie=cookie,
+            problem=problem,
+            status=403 if problem else 200,
+        )
+
+    def _send_back(self, answer: Answer) -> Response:
+        """Redirect with `iss` (RFC 9207) and 303, which no browser repeats as a POST (RFC 9700, section 4.12)."""
+        if answer.location is None:
+            return _response(answer, NO_STORE)
+        separator = "&" if "?" in answer.location else "?"
+        target = f"{answer.location}{separator}{urlencode({'iss': self._issuer})}"
+        return RedirectResponse(target, 303, headers={**NO_STORE, "Referrer-Policy": "no-referrer"})
+
+    def _refuse(self, request: HttpRequest, error: OAuth2Error) -> Response:
+        status, body, headers = error()
+        if request.url.path == "/oauth/authorize" and "text/html" in request.headers.get("accept", ""):
+            return self._pages.error(status, body.get("error", "invalid_request"), body.get("error_description", ""))
+        return JSONResponse(body, status, {**dict(headers), **NO_STORE})
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Authlib and SQLAlchemy wait; they do it in a bounded pool with a bounded queue."""
+        if self._waiting >= WAITING_MAX:
+            raise BusyError
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
+
+
+def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
+    """RFC 8414, with the announcement of RFC 9207."""
+    return {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}/oauth/authorize",
+        "token_endpoint": f"{issuer}/oauth/token",
+        "jwks_uri": f"{issuer}/oauth/jwks.json",
+        "scopes_supported": sorted(scopes),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": ["authorization_code", "client_credentials"],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": True,
+    }
+
+
+async def _form(request: HttpRequest) -> dict[str, str]:
+    if _single_header(request, "content-type", "").partition(";")[0].strip().lower() != FORM:
+        raise InvalidRequestError(f"The body must be {FORM}.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLargeError("The body is too large.")
+    if not body:
+        return {}
+    return parse(bytes(body))
+
+
+def _single_header(request: HttpRequest, name: str, default: Any = None) -> Any:
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise InvalidRequestError(f"The header '{name}' is repeated.")
+    return values[0] if values else default
+
+
+def _response(answer: Answer, headers: dict[str, str]) -> Response:
+    return JSONResponse(answer.body, answer.status, {**dict(answer.headers), **headers})
+
+
+def _unavailable(description: str) -> Response:
+    body = {"error": "temporarily_unavailable", "error_description": description}
+    return JSONResponse(body, 503, {**NO_STORE, "Retry-After": "1"})
+
+
+async def _http_error(request: HttpRequest, error: Exception) -> Response:
+    """Unknown paths and wrong methods, in the form of all other errors here."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = dict(getattr(error, "headers", None) or {})
+    description = {404: "There is nothing here.", 405: "This endpoint has other methods."}.get(status, "")
+    return JSONResponse({"error": "invalid_request", "error_description": description}, status, {**headers, **NO_STORE})

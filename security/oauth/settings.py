@@ -1,0 +1,20 @@
+"""What an authorization server is told by its environment."""
+
+from pathlib import Path
+
+from mesh.database.settings import DatabaseSettings
+
+
+class OAuthSettings(DatabaseSettings):
+    """Environment ISTHMUS_*. The keyring and the seeded secrets lie below `home`, shared by the replicas."""
+
+    # Tokens are sent back to this page of the shop, besides to loopback addresses of native apps.
+    shop_callback: str = "https://shop.isthmus.example/callback"
+
+    @property
+    def keyring(self) -> Path:
+        return self.home / "run" / "oauth" / "keyring.json"
+
+    @property
+    def client_secrets(self) -> Path:
+        return self.home / "run" / "oauth" / "clients"

@@ -1,0 +1,141 @@
+"""The keys that sign access tokens: shared by the replicas through PostgreSQL, wrapped there, rotated ahead of time."""
+
+import asyncio
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mesh.clock import Clock
+from mesh.errors import Unavailable
+from mesh.logs import logger
+from security.keys.port import Kms
+from security.oauth.domain import KeyDates, KeyRules, signing_key
+from security.oauth.store import Store, StoredKey
+from security.tokens.keys import parse_jwk
+
+log = logger("oauth")
+
+REFRESH_S = 30.0
+STORE_TIMEOUT_S = 10.0
+SCALAR_BYTES = 32
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """An unwrapped key, ready to sign."""
+
+    dates: KeyDates
+    private_pem: bytes
+
+
+def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    """The public JWK of a P-256 key; its id is its thumbprint (RFC 7638)."""
+    numbers = key.public_numbers()
+    point = {"crv": "P-256", "kty": "EC", "x": _b64(numbers.x), "y": _b64(numbers.y)}
+    canonical = json.dumps(point, separators=(",", ":"), sort_keys=True).encode()
+    kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
+    return {**point, "use": "sig", "alg": "ES256", "kid": kid}
+
+
+def _b64(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(SCALAR_BYTES, "big")).rstrip(b"=").decode()
+
+
+def _context(kid: str) -> bytes:
+    """What a wrapped key is bound to: it cannot be taken for another key's."""
+    return f"oauth/signing-key/{kid}".encode()
+
+
+class SigningKeys:
+    """The current keys in memory, read again twice a minute. A KeySource for this process, too."""
+
+    def __init__(self, store: Store, kms: Kms, rules: KeyRules, clock: Clock) -> None:
+        self._store = store
+        self._kms = kms
+        self._rules = rules
+        self._clock = clock
+        self._keys: dict[str, SigningKey] = {}
+        self._jwks: dict[str, str] = {}
+        self._public: dict[str, ec.EllipticCurvePublicKey] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC)
+
+    async def refresh(self) -> None:
+        """Read the keys, make the next one if it is time, and unwrap what is new."""
+        stored = await self._read()
+        starts = self._rules.next_start([key.dates for key in stored], self._now())
+        if starts is not None:
+            added = await self._make(starts)
+            known = frozenset(key.dates.kid for key in stored)
+            if await asyncio.to_thread(self._store.add_signing_key, added, known):
+                log.info("signing_key_made", kid=added.dates.kid, signs_from=starts.isoformat())
+            stored = await self._read()
+        now = self._now()
+        alive = [key for key in stored if now < key.dates.retire_at]
+        keys: dict[str, SigningKey] = {}
+        for key in alive:
+            kid = key.dates.kid
+            keys[kid] = self._keys.get(kid) or SigningKey(key.dates, await self._unwrap(key))
+        self._jwks = {key.dates.kid: key.jwk for key in alive}
+        self._public = dict(parse_jwk(text) for text in self._jwks.values())
+        self._keys = keys
+
+    async def _read(self) -> list[StoredKey]:
+        return await asyncio.wait_for(asyncio.to_thread(self._store.signing_keys), STORE_TIMEOUT_S)
+
+    async def _make(self, starts: datetime) -> StoredKey:
+        private = ec.generate_private_key(ec.SECP256R1())
+        jwk = public_jwk(private.public_key())
+        scalar = private.private_numbers().private_value.to_bytes(SCALAR_BYTES, "big")
+        kek, wrapped = await self._kms.wrap(scalar, _context(jwk["kid"]))
+        dates = KeyDates(jwk["kid"], *self._rules.dates(starts))
+        return StoredKey(dates, json.dumps(jwk, separators=(",", ":")), wrapped, kek)
+
+    async def _unwrap(self, key: StoredKey) -> bytes:
+        scalar = await self._kms.unwrap(key.kek, key.wrapped, _context(key.dates.kid))
+        private = ec.derive_private_key(int.from_bytes(scalar, "big"), ec.SECP256R1())
+        return private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    def current(self) -> SigningKey:
+        """The key to sign with now. Unavailable if there is none."""
+        dates = signing_key([key.dates for key in self._keys.values()], self._now())
+        if dates is None:
+            raise Unavailable("NO_SIGNING_KEY", "there is no key to sign tokens with")
+        return self._keys[dates.kid]
+
+    def published(self) -> list[str]:
+        """The public JWKs of every key in use and of the next, one JSON text each."""
+        return list(self._jwks.values())
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """See security.tokens.keys.KeySource."""
+        return self._public.get(kid)
+
+    async def start(self) -> None:
+        """Load the keys, or fail: an authorization server without keys is of no use."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._run(), name="signing-keys")
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop refreshing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=grace_s)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            try:
+                await self.refresh()
+                await asyncio.to_thread(self._store.sweep, self._now())
+            except Exception as error:  # the keys in memory go on signing while the database is away
+                log.error("signing_keys_not_refreshed", detail=type(error).__name__)

@@ -1,0 +1,279 @@
+"""What the authorization server keeps in PostgreSQL, schema `oauth`. Both replicas share it."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from mesh.database.engine import translated
+from security.keys.port import KekRef
+from security.oauth.domain import Account, Client, Code, KeyDates, lock_after
+
+metadata = MetaData(schema="oauth")
+
+CLIENTS = Table(
+    "clients",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", Text),
+    Column("grants", ARRAY(Text), nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("redirect_uris", ARRAY(Text), nullable=False),
+)
+ACCOUNTS = Table(
+    "accounts",
+    metadata,
+    Column("member_id", Text, primary_key=True),
+    Column("login", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("locked_until", DateTime(timezone=True)),
+)
+CODES = Table(
+    "codes",
+    metadata,
+    # SHA-256 of the code: who reads the table cannot redeem what is in it.
+    Column("digest", LargeBinary, primary_key=True),
+    Column("client_id", Text, nullable=False),
+    Column("member_id", Text, nullable=False),
+    Column("redirect_uri", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("challenge", Text, nullable=False),
+    Column("signed_in_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+)
+SIGNING_KEYS = Table(
+    "signing_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("jwk", Text, nullable=False),
+    # The private number, wrapped by the key-encryption key that the next two columns name.
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("kek_id", Text, nullable=False),
+    Column("kek_version", Integer, nullable=False),
+    Column("not_before", DateTime(timezone=True), nullable=False),
+    Column("retire_at", DateTime(timezone=True), nullable=False),
+)
+
+# Any number: the replicas take this transaction-wide lock before they make a signing key.
+_KEYS_LOCK = 0x6F61757468
+SWEEP_ROWS_MAX = 1000
+CONNECT_ATTEMPTS_MAX = 3
+
+
+@dataclass(frozen=True)
+class StoredKey:
+    """A signing key as it lies in the table: its public JWK and its wrapped private number."""
+
+    dates: KeyDates
+    jwk: str
+    wrapped: bytes
+    kek: KekRef
+
+
+def _digest(code: str) -> bytes:
+    return hashlib.sha256(code.encode()).digest()
+
+
+class Store:
+    """Synchronous, as Authlib's core is: call it from a thread. Every method is one transaction.
+
+    Raises mesh.errors types when PostgreSQL is away or busy.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._connected() as connection, connection.begin():
+                yield connection
+        except (DBAPIError, PoolTimeout) as error:
+            failure = translated(error)
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _connected(self) -> Connection:
+        """A connection that answers: PostgreSQL may have restarted since the pool last used it."""
+        for _ in range(CONNECT_ATTEMPTS_MAX - 1):
+            connection = self._engine.connect()
+            try:
+                connection.execute(text("SELECT 1"))
+                connection.rollback()
+            except DBAPIError as error:
+                connection.close()
+                if not error.connection_invalidated:
+                    raise
+            else:
+                return connection
+        return self._engine.connect()
+
+    def client(self, client_id: str) -> Client | None:
+        with self._transaction() as connection:
+            row = connection.execute(select(CLIENTS).where(CLIENTS.c.client_id == client_id)).one_or_none()
+        if row is None:
+            return None
+        return Client(
+            row.client_id,
+            row.name,
+            row.secret_hash,
+            frozenset(row.grants),
+            frozenset(row.scopes),
+            tuple(row.redirect_uris),
+        )
+
+    def put_client(self, client: Client) -> None:
+        """Register a client, or bring its registration up to date."""
+        values = {
+            "client_id": client.client_id,
+            "name": client.name,
+            "secret_hash": client.secret_hash,
+            "grants": sorted(client.grants),
+            "scopes": sorted(client.scopes),
+            "redirect_uris": list(client.redirect_uris),
+        }
+        with self._transaction() as connection:
+            connection.execute(
+                upsert(CLIENTS).values(values).on_conflict_do_update(index_elements=["client_id"], set_=values)
+            )
+
+    def add_account(self, member_id: str, login: str, password_hash: str) -> Account | None:
+        """Add an account; None if it was added, else the account that already has this member or this login."""
+        added = upsert(ACCOUNTS).values(member_id=member_id, login=login, password_hash=password_hash, failures=0)
+        with self._transaction() as connection:
+            if connection.execute(added.on_conflict_do_nothing()).rowcount == 1:
+                return None
+            taken = (ACCOUNTS.c.member_id == member_id) | (ACCOUNTS.c.login == login)
+            # Two rows are possible: this member has another login, and the login belongs to another member.
+            return _account(connection.execute(select(ACCOUNTS).where(taken).limit(1)).one())
+
+    def account(self, login: str) -> Account | None:
+        with self._transaction() as connection:
+            row = connection.execute(select(ACCOUNTS).where(ACCOUNTS.c.login == login)).one_or_none()
+        return None if row is None else _account(row)
+
+    def count_failure(self, login: str, now: datetime) -> None:
+        """Count a wrong password, and close the account for a while after too many."""
+        with self._transaction() as connection:
+            counted = (
+                update(ACCOUNTS)
+                .where(ACCOUNTS.c.login == login)
+                .values(failures=func.least(ACCOUNTS.c.failures + 1, 1_000_000))
+                .returning(ACCOUNTS.c.failures)
+            )
+            failures = connection.execute(counted).scalar_one_or_none()
+            if failures is not None and lock_after(failures) > timedelta(0):
+                connection.execute(
+                    update(ACCOUNTS).where(ACCOUNTS.c.login == login).values(locked_until=now + lock_after(failures))
+                )
+
+    def clear_failures(self, login: str) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                update(ACCOUNTS)
+                .where(ACCOUNTS.c.login == login, ACCOUNTS.c.failures > 0)
+                .values(failures=0, locked_until=None)
+            )
+
+    def add_code(self, code: str, granted: Code) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                insert(CODES).values(
+                    digest=_digest(code),
+                    client_id=granted.client_id,
+                    member_id=granted.member_id,
+                    redirect_uri=granted.redirect_uri,
+                    scope=granted.scope,
+                    challenge=granted.challenge,
+                    signed_in_at=granted.signed_in_at,
+                    expires_at=granted.expires_at,
+                )
+            )
+
+    def take_code(self, code: str, client_id: str, now: datetime) -> Code | None:
+        """Take a code out, if this client may redeem it. Of two takers, on whichever replica, one gets it."""
+        taken = delete(CODES).where(CODES.c.digest == _digest(code), CODES.c.client_id == client_id).returning(CODES)
+        with self._transaction() as connection:
+            row = connection.execute(taken).one_or_none()
+        if row is None or row.expires_at <= now:
+            return None
+        return Code(
+            row.client_id,
+            row.member_id,
+            row.redirect_uri,
+            row.scope,
+            row.challenge,
+            row.signed_in_at,
+            row.expires_at,
+        )
+
+    def sweep(self, now: datetime) -> int:
+        """Drop codes nobody redeemed and keys nobody needs; at most SWEEP_ROWS_MAX codes at a time."""
+        old = select(CODES.c.digest).where(CODES.c.expires_at <= now).limit(SWEEP_ROWS_MAX)
+        with self._transaction() as connection:
+            connection.execute(delete(SIGNING_KEYS).where(SIGNING_KEYS.c.retire_at <= now))
+            return connection.execute(delete(CODES).where(CODES.c.digest.in_(old))).rowcount
+
+    def signing_keys(self) -> list[StoredKey]:
+        with self._transaction() as connection:
+            rows = connection.execute(select(SIGNING_KEYS).order_by(SIGNING_KEYS.c.not_before)).all()
+        return [
+            StoredKey(
+                KeyDates(row.kid, row.not_before, row.retire_at),
+                row.jwk,
+                bytes(row.wrapped),
+                KekRef(row.kek_id, row.kek_version),
+            )
+            for row in rows
+        ]
+
+    def add_signing_key(self, key: StoredKey, known: frozenset[str]) -> bool:
+        """Add a key if the table still holds just the keys `known`; False if the other replica was first."""
+        with self._transaction() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _KEYS_LOCK})
+            if frozenset(connection.execute(select(SIGNING_KEYS.c.kid)).scalars()) != known:
+                return False
+            connection.execute(
+                insert(SIGNING_KEYS).values(
+                    kid=key.dates.kid,
+                    jwk=key.jwk,
+                    wrapped=key.wrapped,
+                    kek_id=key.kek.id,
+                    kek_version=key.kek.version,
+                    not_before=key.dates.not_before,
+                    retire_at=key.dates.retire_at,
+                )
+            )
+        return True
+
+
+def _account(row: Row[Any]) -> Account:
+    return Account(row.member_id, row.login, row.password_hash, row.failures, row.locked_until)
