@@ -1,0 +1,1 @@
+"""What the edge saw, as rows, and the reports on them."""

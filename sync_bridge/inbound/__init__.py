@@ -1,0 +1,1 @@
+"""Inward: events of the edge, from Kafka into the warehouse, each exactly once."""

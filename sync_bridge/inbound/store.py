@@ -1,0 +1,195 @@
+"""The inward bridge's one connection to PostgreSQL: rows, dead letters and offsets in one transaction.
+
+Offsets committed to the broker are never used. A transaction either leaves rows and the offset behind them, or neither;
+a commit whose outcome is unknown is settled by reading the checkpoint again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+
+from sync_bridge.inbound.domain import (
+    Claim,
+    Fenced,
+    GapError,
+    Partition,
+    Record,
+    Refused,
+    Tally,
+    Watermarks,
+    check_continuity,
+    isolate,
+)
+from sync_bridge.inbound.tables import Table
+from sync_bridge.ledger.dead_letters import DeadLetter, bury
+
+# SQLSTATE classes that say the values are at fault: data exception, constraint violation, a limit exceeded.
+_DATA_CLASSES: Final = frozenset({"22", "23", "54"})
+
+_CLAIM: Final = """
+    INSERT INTO bridge.checkpoint AS held (topic, partition, topic_id, epoch, worker, next_offset)
+    VALUES (%s, %s, %s, 1, %s, %s)
+    ON CONFLICT (topic, partition) DO UPDATE
+        SET epoch = held.epoch + 1, worker = excluded.worker, changed_time = clock_timestamp()
+    RETURNING epoch, next_offset, topic_id
+"""
+# A row is changed only by the worker whose epoch is the row's, and only from the offset that this worker went on from.
+_ADVANCE: Final = """
+    UPDATE bridge.checkpoint AS held
+    SET next_offset = done.next_offset, landed = held.landed + done.landed,
+        duplicates = held.duplicates + done.duplicates, dead_letters = held.dead_letters + done.dead_letters,
+        changed_time = clock_timestamp()
+    FROM unnest(
+        %s::text[], %s::int[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]
+    ) AS done (topic, partition, epoch, from_offset, next_offset, landed, duplicates, dead_letters)
+    WHERE held.topic = done.topic AND held.partition = done.partition
+        AND held.epoch = done.epoch AND held.next_offset = done.from_offset
+"""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records of one transaction."""
+
+    # Rows in the order of their offsets: (line of COPY, the record it was made from).
+    rows: dict[Table, list[tuple[str, Record]]] = field(default_factory=dict)
+    refused: list[tuple[Record, Refused]] = field(default_factory=list)
+    # Where each partition goes on, and how many records of it are here.
+    ends: dict[Partition, int] = field(default_factory=dict)
+    counts: dict[Partition, int] = field(default_factory=dict)
+    # When some of the events were accepted, evenly drawn; microseconds.
+    accepted_us: list[int] = field(default_factory=list)
+
+
+class Store:
+    """Not for use by several threads at once."""
+
+    def __init__(self, url: str, worker: str, statement_s_max: float, tables: Iterable[Table]) -> None:
+        """Connect and prepare. Raises psycopg.OperationalError while PostgreSQL is away."""
+        limits = {
+            "statement_timeout": int(statement_s_max * 1000),
+            "idle_in_transaction_session_timeout": int(statement_s_max * 1000),
+            "timezone": "UTC",
+        }
+        self._worker = worker
+        self._connection = psycopg.connect(
+            url,
+            application_name=worker,
+            connect_timeout=3,
+            autocommit=True,
+            prepare_threshold=1,
+            options=" ".join(f"-c {name}={value}" for name, value in limits.items()),
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=int(statement_s_max * 1000),
+        )
+        for table in tables:
+            # Fails here, at the start, when the warehouse has not the columns that are written.
+            self._connection.execute(f"SELECT {', '.join(table.names)} FROM warehouse.{table.name} LIMIT 0")  # noqa: S608
+            self._connection.execute(table.create_staging)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def claim(self, logs: Mapping[Partition, Watermarks], topic_ids: Mapping[str, str]) -> dict[Partition, Claim]:
+        """Take the partitions from whoever had them, and learn where they go on.
+
+        Waits for a transaction of the one before that is just ending. A partition never seen begins where its log does.
+        Raises GapError, having taken nothing, when a log no longer holds all that has not landed.
+        """
+        claims: dict[Partition, Claim] = {}
+        with self._connection.transaction():
+            # In one order everywhere, so that two workers that claim at once do not lock each other out.
+            for (topic, partition), log in sorted(logs.items()):
+                values = (topic, partition, topic_ids[topic], self._worker, log.low)
+                row = self._connection.execute(_CLAIM, values).fetchone()
+                assert row is not None
+                epoch, next_offset, topic_id = row
+                if topic_id != topic_ids[topic]:
+                    raise GapError(f"{topic} was removed and made anew: its id was {topic_id}, not {topic_ids[topic]}")
+                check_continuity((topic, partition), next_offset, log)
+                claims[topic, partition] = Claim(epoch, next_offset)
+        return claims
+
+    def land(self, batch: Batch, claims: Mapping[Partition, Claim]) -> dict[Partition, Tally]:
+        """Commit the batch as a whole. Raises Fenced, having changed nothing, when a claim is no longer the newest."""
+        try:
+            return self._land(batch, claims, isolating=False)
+        except Refused:
+            return self._land(batch, claims, isolating=True)
+
+    def _land(self, batch: Batch, claims: Mapping[Partition, Claim], *, isolating: bool) -> dict[Partition, Tally]:
+        tallies = {partition: Tally() for partition in batch.ends}
+        refused = list(batch.refused)
+        with self._connection.transaction():
+            # A crash of PostgreSQL may take the last commits with it, but rows and offset together: what is lost is
+            # read from Kafka again. So the commit need not wait for the disk.
+            self._connection.execute("SET LOCAL synchronous_commit = off")
+            for table, rows in batch.rows.items():
+                if isolating:
+                    isolate(
+                        rows,
+                        partial(self._try, table, tallies),
+                        lambda row, why: refused.append((row[1], why)),
+                    )
+                else:
+                    self._insert(table, rows, tallies)
+            for message, _ in refused:
+                tallies[message.topic(), message.partition()].dead_letters += 1
+            bury(self._connection, [_letter(message, why) for message, why in refused])
+            for partition, tally in tallies.items():
+                tally.duplicates = batch.counts[partition] - tally.landed - tally.dead_letters
+            self._advance(batch, claims, tallies)
+        return tallies
+
+    def _try(self, table: Table, tallies: dict[Partition, Tally], rows: Sequence[tuple[str, Record]]) -> None:
+        with self._connection.transaction():
+            self._connection.execute(f"TRUNCATE {table.staging}")
+            self._insert(table, rows, tallies)
+
+    def _insert(self, table: Table, rows: Sequence[tuple[str, Record]], tallies: dict[Partition, Tally]) -> None:
+        topic = rows[0][1].topic()
+        try:
+            with self._connection.cursor() as cursor:
+                with cursor.copy(table.copy) as copy:
+                    copy.write("\n".join([line for line, _ in rows]) + "\n")
+                landed = cursor.execute(table.insert).fetchall()
+        except psycopg.Error as error:
+            if (error.sqlstate or "")[:2] not in _DATA_CLASSES:
+                raise
+            # Not the values themselves: PostgreSQL's context and detail repeat them, its message seldom does.
+            raise Refused("REFUSED_BY_DATABASE", f"{error.sqlstate}: {error.diag.message_primary}") from error
+        for partition, count in landed:
+            tallies[topic, partition].landed += count
+
+    def _advance(self, batch: Batch, claims: Mapping[Partition, Claim], tallies: Mapping[Partition, Tally]) -> None:
+        done: list[tuple[Any, ...]] = []
+        for partition, end in sorted(batch.ends.items()):
+            claim, tally = claims[partition], tallies[partition]
+            counters = (tally.landed, tally.duplicates, tally.dead_letters)
+            done.append((*partition, claim.epoch, claim.next_offset, end, *counters))
+        advanced = self._connection.execute(_ADVANCE, [list(column) for column in zip(*done, strict=True)]).rowcount
+        if advanced != len(done):
+            raise Fenced(f"{len(done) - advanced} of {len(done)} partitions belong to another worker now")
+
+
+def _letter(message: Record, why: Refused) -> DeadLetter:
+    headers = message.headers() or []
+    kind = dict(headers).get("kind")
+    return DeadLetter(
+        direction="inward",
+        topic=message.topic(),
+        partition=message.partition(),
+        position=message.offset(),
+        kind=kind.decode("utf-8", "replace") if kind else None,
+        cause=why.cause,
+        detail=why.detail,
+        key=message.key(),
+        payload=message.value(),
+        headers=headers,
+        time_ms=message.timestamp()[1],
+    )

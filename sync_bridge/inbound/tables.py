@@ -1,0 +1,172 @@
+"""Where each inward event lands: one list of columns, from which the staging table, COPY and INSERT all follow."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+from google.protobuf.message import DecodeError, Message
+from isthmus.events.v1 import events_pb2
+
+from mesh.contract import Contract
+from mesh.contract.model import Direction
+from sync_bridge.inbound.domain import Refused
+
+# int64 microseconds since the epoch to timestamptz. Exact, where to_timestamp(double) is not; 0 is "not stated".
+_INSTANT: Final = "timestamptz 'epoch' + nullif({0}, 0) * interval '1 microsecond'"
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column and the field it comes from. An empty text lands as NULL: in proto3, "" is "not stated"."""
+
+    name: str
+    # The type that COPY parses.
+    staged: str
+    field: str
+    # SQL from the staged value to the column's.
+    expression: str = "{0}"
+    # Python value to text, where str() is not right.
+    encode: Callable[[Any], str] | None = None
+
+
+def _json(value: Mapping[str, str]) -> str:
+    return msgspec.json.encode(dict(value)).decode() if value else ""
+
+
+def _uuid(name: str) -> Column:
+    return Column(name, "uuid", name)
+
+
+def _text(name: str) -> Column:
+    return Column(name, "text", name)
+
+
+def _boolean(name: str) -> Column:
+    return Column(name, "boolean", name)
+
+
+def _instant(name: str) -> Column:
+    return Column(name, "bigint", f"{name}_us", _INSTANT)
+
+
+_EVENT: Final = (
+    _uuid("event_id"),
+    _instant("source_time"),
+    _instant("accepted_time"),
+    _text("node"),
+    _boolean("crawler"),
+)
+_PLACED: Final = (_text("slot"), _text("campaign_id"), _text("creative_id"))
+# Not of the event but of its record.
+_ORIGIN: Final = (("trace_id", "uuid"), ("record_partition", "integer"), ("record_offset", "bigint"))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One event's table in the schema `warehouse`. Encoded columns stand last in `columns`."""
+
+    name: str
+    message: type[Message]
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that the bridge writes, in the order of COPY."""
+        return (*(column.name for column in self.columns), *(name for name, _ in _ORIGIN))
+
+    @property
+    def staging(self) -> str:
+        return f"staged_{self.name}"
+
+    @property
+    def create_staging(self) -> str:
+        staged = [(column.name, column.staged) for column in self.columns]
+        columns = ", ".join(f"{name} {kind}" for name, kind in (*staged, *_ORIGIN))
+        return f"CREATE TEMPORARY TABLE {self.staging} ({columns}) ON COMMIT DELETE ROWS"
+
+    @property
+    def copy(self) -> str:
+        return f"COPY {self.staging} ({', '.join(self.names)}) FROM STDIN (FORMAT text, NULL '')"
+
+    @property
+    def insert(self) -> str:
+        """Returns (partition, rows landed) per partition; what is missing was there already."""
+        values = [column.expression.format(column.name) for column in self.columns]
+        return (
+            f"WITH landed AS (INSERT INTO warehouse.{self.name} ({', '.join(self.names)})"  # noqa: S608
+            f" SELECT {', '.join((*values, *(name for name, _ in _ORIGIN)))} FROM {self.staging}"
+            " ON CONFLICT (event_id) DO NOTHING RETURNING record_partition)"
+            " SELECT record_partition, count(*) FROM landed GROUP BY record_partition"
+        )
+
+    @cached_property
+    def _plain(self) -> Callable[[Message], tuple[Any, ...]]:
+        return attrgetter(*(column.field for column in self.columns if column.encode is None))
+
+    @cached_property
+    def _encoded(self) -> tuple[tuple[str, Callable[[Any], str]], ...]:
+        return tuple((column.field, column.encode) for column in self.columns if column.encode is not None)
+
+    @cached_property
+    def _template(self) -> str:
+        return "\t".join(["%s"] * len(self.names))
+
+    def line(self, payload: bytes, trace_id: str, partition: int, offset: int) -> tuple[str, int]:
+        """The record as a line of COPY without its end, and when the event was accepted (microseconds).
+
+        Raises Refused when the payload is not such a message.
+        """
+        try:
+            message = self.message.FromString(payload)
+        except DecodeError as error:
+            raise Refused("UNREADABLE", f"not a {self.message.DESCRIPTOR.full_name}: {error}") from error
+        values = (
+            *self._plain(message),
+            *[encode(getattr(message, field)) for field, encode in self._encoded],
+            trace_id,
+            partition,
+            offset,
+        )
+        line = self._template % values
+        # Characters that mean something to COPY are rare; looking for them costs less than escaping every value.
+        if "\\" in line or "\n" in line or "\r" in line or line.count("\t") != len(values) - 1:
+            line = "\t".join(str(value).translate(_ESCAPES) for value in values)
+        return line, message.accepted_time_us  # type: ignore[attr-defined]
+
+
+TABLES: Final = (
+    Table(
+        "impression",
+        events_pb2.Impression,
+        (*_EVENT, *_PLACED, Column("features", "jsonb", "features", encode=_json)),
+    ),
+    Table("click", events_pb2.Click, (*_EVENT, *_PLACED, _uuid("impression_id"), _boolean("replayed"))),
+    Table(
+        "content_view",
+        events_pb2.ContentView,
+        (
+            *_EVENT,
+            _text("slug"),
+            _text("locale"),
+            Column("version", "numeric", "version", "{0}::bigint"),
+            _boolean("not_modified"),
+        ),
+    ),
+)
+
+
+def by_topic(contract: Contract, tables: tuple[Table, ...] = TABLES) -> dict[str, Table]:
+    """The table of each topic that the contract declares inward: the bridge's allow-list.
+
+    Raises LookupError when the contract declares an event that has no table, which would be dropped, or the reverse.
+    """
+    topics = {event.message: event.topic for event in contract.events.values() if event.direction is Direction.INWARD}
+    known = {table.message.DESCRIPTOR.full_name: table for table in tables}
+    if topics.keys() != known.keys():
+        unmatched = ", ".join(sorted(topics.keys() ^ known.keys()))
+        raise LookupError(f"inward events and warehouse tables differ: {unmatched}")
+    return {topic: known[message] for message, topic in topics.items()}

@@ -1,0 +1,1 @@
+"""What the bridge remembers in PostgreSQL: how far each partition is read, and what could not cross."""
