@@ -121,6 +121,8 @@ def _options(node: str, pool_size: int, statement_timeout_ms: int) -> dict[str, 
         # No ping before use: it would cost a round trip every time. A broken connection empties the pool and the work
         # is repeated on a fresh one.
         "pool_pre_ping": False,
+        # No error and no log repeats what was bound: it may be personal.
+        "hide_parameters": True,
         "connect_args": {
             "application_name": node or "isthmus",
             "connect_timeout": CONNECT_TIMEOUT_S,
