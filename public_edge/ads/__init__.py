@@ -1,0 +1,1 @@
+"""Ads: chooses a creative for a slot and hands out its signed click URL."""

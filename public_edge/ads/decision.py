@@ -1,0 +1,66 @@
+"""One ad decision, whichever way it was asked for: choose, sign, record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from isthmus.events.v1 import events_pb2
+
+from mesh.clock import Clock
+from mesh.errors import NotFound
+from public_edge.ads.domain import Chooser, Creative
+from public_edge.crawlers import Crawlers
+from public_edge.recorder import Recorder, derive
+from public_edge.request import Origin
+from public_edge.spool.event import Kind
+
+# slot, impression id, creative, now in microseconds -> URL
+ClickUrl = Callable[[str, bytes, Creative, int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Without a creative, no campaign may be shown; that the slot was asked for is recorded all the same."""
+
+    impression_id: str
+    creative: Creative | None
+    click_url: str
+
+
+class Decider:
+    def __init__(
+        self, chooser: Chooser, click_url: ClickUrl, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str
+    ) -> None:
+        self._chooser = chooser
+        self._click_url = click_url
+        self._recorder = recorder
+        self._crawlers = crawlers
+        self._clock = clock
+        self._node = node
+
+    async def decide(
+        self, slot: str, features: Mapping[str, str], viewer: str, source_time_us: int, origin: Origin
+    ) -> Decision:
+        """Raises NotFound for a slot that no campaign names, Unavailable when the event cannot be recorded."""
+        if not self._chooser.index.knows(slot):
+            raise NotFound("SLOT_UNKNOWN", "no campaign names this slot")
+        now_us = self._clock.now_us()
+        digest = derive("impression", origin.request_id)
+        event_id, seed = digest[:16], int.from_bytes(digest[16:24], "big")
+        creative = self._chooser.choose(slot, features, viewer, seed, now_us)
+        impression_id = event_id.hex()
+        event = events_pb2.Impression(
+            event_id=impression_id,
+            source_time_us=source_time_us or now_us,
+            accepted_time_us=now_us,
+            node=self._node,
+            slot=slot,
+            features=features,
+            crawler=self._crawlers.match(origin.user_agent),
+        )
+        if creative is not None:
+            event.campaign_id = creative.campaign_id
+            event.creative_id = creative.creative_id
+        await self._recorder.record(Kind.IMPRESSION, event_id, origin.traceparent, event.SerializeToString())
+        if creative is None:
+            return Decision("", None, "")
+        return Decision(impression_id, creative, self._click_url(slot, event_id, creative, now_us))

@@ -1,0 +1,230 @@
+"""Which ad is shown. Pure rules: campaigns in, a choice out.
+
+Campaigns that may appear in the same slot for the same targeting form a group. A group draws one of its members in
+constant time by weight (Walker's alias method in Vose's form, IEEE Trans. Softw. Eng. 17(9), 1991). A request looks
+only at the groups whose targeting its features fulfil, found by the sets of feature names that campaigns of the slot
+use, so its cost does not depend on the number of campaigns.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Targeting = tuple[tuple[str, str], ...]
+GroupKey = tuple[str, Targeting]
+
+# Draws that may fall on a campaign without budget, or capped for this viewer, before members are tried in order.
+DRAWS_MAX = 8
+SCAN_MAX = 256
+VIEWERS_MAX = 200_000
+EXHAUSTED_MAX = 100_000
+DAY_US = 86_400_000_000
+_MASK64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Creative:
+    """Compared by identity: each is made once for its campaign and version."""
+
+    campaign_id: str
+    creative_id: str
+    title: str
+    image_url: str
+    landing_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    campaign_id: str
+    slots: tuple[str, ...]
+    creatives: tuple[Creative, ...]
+    # Feature equalities that must all hold, sorted by name.
+    targeting: Targeting = ()
+    weight: int = 1
+    # Microseconds since the epoch; 0: no bound.
+    starts_us: int = 0
+    ends_us: int = 0
+    # 0: without limit.
+    budget_impressions: int = 0
+    frequency_cap_per_day: int = 0
+    version: int = 0
+
+    def live_at(self, now_us: int) -> bool:
+        return self.starts_us <= now_us and (self.ends_us == 0 or now_us < self.ends_us)
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """A campaign on this node, with what of its budget is left here. Belongs to the thread that chooses."""
+
+    campaign: Campaign
+    # Impressions that this node may still give it; None: without limit.
+    remaining: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The alias table of one slot and targeting: column i holds `members[i]` with probability `keep[i]`, else `other[i]`."""
+
+    total_weight: int
+    members: tuple[Candidate, ...]
+    keep: tuple[float, ...]
+    other: tuple[Candidate, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[Candidate]) -> "Group":
+        """Build the table in one pass over the members (at least one)."""
+        weights = [member.campaign.weight for member in members]
+        total, count = sum(weights), len(weights)
+        scaled = [weight * count / total for weight in weights]
+        keep, other = [1.0] * count, list(members)
+        small = [index for index, share in enumerate(scaled) if share < 1.0]
+        large = [index for index, share in enumerate(scaled) if share >= 1.0]
+        while small and large:
+            less, more = small.pop(), large[-1]
+            keep[less], other[less] = scaled[less], members[more]
+            scaled[more] -= 1.0 - scaled[less]
+            if scaled[more] < 1.0:
+                small.append(large.pop())
+        return cls(total, tuple(members), tuple(keep), tuple(other))
+
+    def draw(self, unit: float) -> Candidate:
+        """The member for a number in [0, 1)."""
+        position = unit * len(self.members)
+        column = int(position)
+        return self.members[column] if position - column < self.keep[column] else self.other[column]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Everything a choice looks at. Never changed: an update makes another one."""
+
+    groups: Mapping[GroupKey, Group] = field(default_factory=dict)
+    # By slot, the sets of feature names that its groups target, each sorted.
+    masks: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    creatives: Mapping[str, Mapping[str, Creative]] = field(default_factory=dict)
+
+    def knows(self, slot: str) -> bool:
+        return slot in self.masks
+
+    def landing_url(self, campaign_id: str, creative_id: str) -> str | None:
+        creative = self.creatives.get(campaign_id, {}).get(creative_id)
+        return creative.landing_url if creative is not None else None
+
+    def matching(self, slot: str, features: Mapping[str, str]) -> list[Group]:
+        """The groups of the slot whose targeting the features fulfil."""
+        found = []
+        for mask in self.masks.get(slot, ()):
+            targeting: Targeting = ()
+            if mask:
+                try:
+                    targeting = tuple([(name, features[name]) for name in mask])
+                except KeyError:
+                    continue
+            group = self.groups.get((slot, targeting))
+            if group is not None:
+                found.append(group)
+        return found
+
+
+class FrequencyCaps:
+    """How often each viewer has seen each capped campaign today (UTC). Bounded: the least recently seen are forgotten."""
+
+    def __init__(self, entries_max: int = VIEWERS_MAX) -> None:
+        self._entries_max = entries_max
+        self._seen: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+
+    def reached(self, viewer: str, campaign: Campaign, now_us: int) -> bool:
+        day, count = self._seen.get((viewer, campaign.campaign_id), (0, 0))
+        return day == now_us // DAY_US and count >= campaign.frequency_cap_per_day
+
+    def count(self, viewer: str, campaign: Campaign, now_us: int) -> None:
+        key, today = (viewer, campaign.campaign_id), now_us // DAY_US
+        day, seen = self._seen.pop(key, (today, 0))
+        self._seen[key] = (today, seen + 1 if day == today else 1)
+        if len(self._seen) > self._entries_max:
+            self._seen.popitem(last=False)
+
+
+def numbers(seed: int) -> Iterator[int]:
+    """64-bit numbers that follow from the seed alone (SplitMix64), so that a repeated request draws the same."""
+    state = seed
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) & _MASK64
+        mixed = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK64
+        yield mixed ^ (mixed >> 31)
+
+
+class Chooser:
+    """Chooses from the newest index. Belongs to one thread; `index` may be replaced by another at any time."""
+
+    def __init__(self, caps: FrequencyCaps | None = None) -> None:
+        self.index = Index()
+        self.caps = caps or FrequencyCaps()
+        # Campaigns whose share of the budget has been given out here, for whoever rebuilds the index.
+        self.exhausted: deque[Candidate] = deque(maxlen=EXHAUSTED_MAX)
+
+    def choose(self, slot: str, features: Mapping[str, str], viewer: str, seed: int, now_us: int) -> Creative | None:
+        """The creative to show, counted against budget and cap; None when no campaign may be shown.
+
+        Cost: the slot's masks plus at most DRAWS_MAX draws, then at most SCAN_MAX members.
+        """
+        groups = self.index.matching(slot, features)
+        if not groups:
+            return None
+        draws = numbers(seed)
+        for _ in range(DRAWS_MAX):
+            unit = _unit(next(draws))
+            if len(groups) == 1:
+                candidate = groups[0].draw(unit)
+            else:
+                candidate = _draw_among(groups, unit, _unit(next(draws)))
+            if self._eligible(candidate, viewer, now_us):
+                return self._take(candidate, viewer, next(draws), now_us)
+        for candidate in _scan(groups, next(draws)):
+            if self._eligible(candidate, viewer, now_us):
+                return self._take(candidate, viewer, next(draws), now_us)
+        return None
+
+    def _eligible(self, candidate: Candidate, viewer: str, now_us: int) -> bool:
+        campaign = candidate.campaign
+        if candidate.remaining is not None and candidate.remaining <= 0:
+            return False
+        if not campaign.live_at(now_us):
+            return False
+        return not (campaign.frequency_cap_per_day and viewer and self.caps.reached(viewer, campaign, now_us))
+
+    def _take(self, candidate: Candidate, viewer: str, number: int, now_us: int) -> Creative:
+        campaign = candidate.campaign
+        if candidate.remaining is not None:
+            candidate.remaining -= 1
+            if candidate.remaining == 0:
+                self.exhausted.append(candidate)
+        if campaign.frequency_cap_per_day and viewer:
+            self.caps.count(viewer, campaign, now_us)
+        return campaign.creatives[number % len(campaign.creatives)]
+
+
+def _unit(number: int) -> float:
+    """A 64-bit number as one in [0, 1): the top 53 bits, so that it never rounds up to 1."""
+    return (number >> 11) * 2.0**-53
+
+
+def _draw_among(groups: Sequence[Group], unit: float, within: float) -> Candidate:
+    at = unit * sum([group.total_weight for group in groups])
+    for group in groups:
+        at -= group.total_weight
+        if at < 0:
+            return group.draw(within)
+    return groups[-1].draw(within)
+
+
+def _scan(groups: Sequence[Group], number: int) -> Iterator[Candidate]:
+    """Members in order from a drawn place, at most SCAN_MAX in all, shared evenly among the groups."""
+    share = max(1, SCAN_MAX // len(groups))
+    for group in groups:
+        count = len(group.members)
+        first = number % count
+        for step in range(min(share, count)):
+            yield group.members[(first + step) % count]

@@ -1,0 +1,62 @@
+"""POST /v1/ads:decide"""
+
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+from granian.rsgi import Scope
+from msgspec import Meta
+
+from public_edge.ads.decision import Decider
+from public_edge.ads.domain import Creative
+from public_edge.http.app import Route
+from public_edge.http.body import HttpProtocol, read_json
+from public_edge.request import Origin
+
+_HEADERS = [("content-type", "application/json"), ("cache-control", "no-store")]
+_RENDERED_MAX = 65_536
+
+
+class DecideBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The limits of isthmus.ads.v1.DecideRequest. A test holds the two against each other."""
+
+    slot: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9-]+\Z")]
+    features: Annotated[
+        dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=128)]],
+        Meta(max_length=16),
+    ] = {}  # noqa: RUF012 - msgspec copies an empty default for each instance
+    viewer: Annotated[str, Meta(max_length=128)] = ""
+    source_time_us: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+@lru_cache(_RENDERED_MAX)
+def _rendered(creative: Creative) -> bytes:
+    return msgspec.json.encode(
+        {
+            "campaign_id": creative.campaign_id,
+            "creative_id": creative.creative_id,
+            "title": creative.title,
+            "image_url": creative.image_url,
+        }
+    )
+
+
+def route(decider: Decider) -> Route:
+    # Not strict: as JSON of protobuf, a 64-bit number may come as a string.
+    decoder = msgspec.json.Decoder(DecideBody, strict=False)
+
+    async def decide(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        body = await read_json(scope, proto, decoder)
+        decision = await decider.decide(body.slot, body.features, body.viewer, body.source_time_us, origin)
+        if decision.creative is None:
+            answer = b'{"impression_id":"","click_url":""}'
+        else:
+            answer = b'{"impression_id":"%b","creative":%b,"click_url":"%b"}' % (
+                decision.impression_id.encode(),
+                _rendered(decision.creative),
+                decision.click_url.encode(),
+            )
+        proto.response_bytes(200, _HEADERS, answer)
+        return 200
+
+    return Route("ads.decide", "/v1/ads:decide", {"POST": decide})

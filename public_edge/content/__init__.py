@@ -1,0 +1,1 @@
+"""Content: versioned items by slug and locale."""

@@ -1,0 +1,18 @@
+"""Reads a request's origin from HTTP headers."""
+
+import os
+
+from granian.rsgi import Scope
+
+from mesh.telemetry import valid_traceparent
+from public_edge.request import Origin
+
+
+def new_request_id() -> str:
+    """For a request that came without one, so not through a gateway."""
+    return os.urandom(16).hex()
+
+
+def origin_of(scope: Scope) -> Origin:
+    get = scope.headers.get
+    return Origin(get("x-request-id") or new_request_id(), get("user-agent"), valid_traceparent(get("traceparent")))

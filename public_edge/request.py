@@ -1,0 +1,12 @@
+"""What every request brings besides its own fields, over HTTP and gRPC alike."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Origin:
+    """request_id: the gateway's, the same when it repeats the request. traceparent: valid or empty."""
+
+    request_id: str
+    user_agent: str | None
+    traceparent: str

@@ -1,0 +1,52 @@
+"""An event as it lies in the spool: what its Kafka record needs, without parsing the message.
+
+kind 1 byte | event id 16 | length of traceparent 1, traceparent | serialized message
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+_HEAD = struct.Struct("<B16sB")
+
+
+class Kind(IntEnum):
+    """Numbers are part of the format: never reuse one."""
+
+    IMPRESSION = 1
+    CLICK = 2
+    CONTENT_VIEW = 3
+
+    @property
+    def message(self) -> str:
+        """Full name of the protobuf message."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Kind.IMPRESSION: "isthmus.events.v1.Impression",
+    Kind.CLICK: "isthmus.events.v1.Click",
+    Kind.CONTENT_VIEW: "isthmus.events.v1.ContentView",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    kind: int
+    event_id: bytes
+    traceparent: bytes
+    body: bytes
+
+
+def pack(kind: int, event_id: bytes, traceparent: str, body: bytes) -> bytes:
+    """`traceparent` is a valid one or empty."""
+    return _HEAD.pack(kind, event_id, len(traceparent)) + traceparent.encode("ascii") + body
+
+
+def unpack(payload: bytes) -> Event:
+    """Raises ValueError for a payload that is none."""
+    if len(payload) < _HEAD.size:
+        raise ValueError("shorter than its head")
+    kind, event_id, length = _HEAD.unpack_from(payload)
+    at = _HEAD.size + length
+    return Event(kind, event_id, payload[_HEAD.size : at], payload[at:])
