@@ -23,7 +23,7 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
             method=request.method,
             token_subject=request.token_subject,
             data_subject=request.data_subject,
-            decision=Decision(request.decision) if request.decision in set(Decision) else None,
+            decision=Decision(int(request.decision)) if request.decision else None,
         )
         records = await self._store.list(selection, min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX))
         return pb.ListRecordsResponse(records=map(_message, records))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid, select
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import transact
@@ -58,7 +58,8 @@ class AuditStore:
 
     async def list(self, selection: Selection, limit: int) -> Sequence[StoredRecord]:
         """At most `limit` records in the order in which they were written."""
-        query = select(RECORD).where(RECORD.c.sequence > selection.after_sequence)
+        newest = await transact(self._engine, _newest)
+        query = select(RECORD).where(RECORD.c.sequence > selection.after_sequence, RECORD.c.sequence <= newest)
         for name in ("method", "token_subject", "data_subject"):
             if wanted := getattr(selection, name):
                 query = query.where(RECORD.c[name] == wanted)
@@ -70,6 +71,12 @@ class AuditStore:
             return [_stored(row) for row in (await connection.execute(query)).mappings()]
 
         return await transact(self._engine, work)
+
+
+async def _newest(connection: AsyncConnection) -> int:
+    """The newest sequence number below which nothing is still to come: waits for the writers of this moment."""
+    await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('audit.record', 0))"))
+    return int((await connection.execute(select(func.coalesce(func.max(RECORD.c.sequence), 0)))).scalar_one())
 
 
 def _stored(row: Any) -> StoredRecord:

@@ -1,0 +1,40 @@
+"""Put the catalog process together."""
+
+from isthmus.catalog.v1 import catalog_pb2_grpc
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
+
+from mesh.clock import SystemClock
+from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner, require_current
+from mesh.process import Process
+from mesh.server import ServerBuilder
+from private_core.catalog.service import CatalogService
+from private_core.catalog.settings import CatalogSettings
+from private_core.catalog.store import CatalogStore
+from security.audit.interceptor import AuditInterceptor
+from security.audit.postgres import PostgresAuditSink
+from security.tokens.interceptor import TokenInterceptor
+from security.tokens.keys import PublishedKeys
+from security.tokens.verifier import TokenVerifier
+
+
+async def main(settings: CatalogSettings, process: Process) -> None:
+    clock = SystemClock()
+    engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
+    await require_current(engine, Owner.beside(__file__))
+    service = CatalogService(CatalogStore(engine, process.contract))
+
+    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
+
+    async def jwks() -> list[str]:
+        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
+
+    keys = PublishedKeys(jwks, clock)
+    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    audit = AuditInterceptor(process.contract, sink, settings, clock)
+
+    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server.add(catalog_pb2_grpc.add_CatalogServicer_to_server, service)
+    await process.serve(server.build(), sink, keys)
+    await engine.dispose()
