@@ -1,0 +1,1 @@
+"""What must be true at the end, judged from the mesh's own books and never from the sender's counters."""
