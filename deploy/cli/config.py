@@ -18,10 +18,10 @@ def dump(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("process", "zone", "command", "after", "ports", box=None, header_style="bold")
+    table = Table("process", "zone", "command", "ports", box=None, header_style="bold")
     for row in rows:
         ports = ", ".join(f"{name} {address}" for name, address in row["ports"].items())
-        table.add_row(row["name"], row["zone"], row["command"], ", ".join(row["after"]), ports)
+        table.add_row(row["name"], row["zone"], row["command"], ports)
     console().print(table)
 
 

@@ -10,11 +10,14 @@ from rich.console import Console
 
 from deploy.local.errors import LauncherError
 
+PIPE_WIDTH = 200
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def console() -> Console:
-    return Console(highlight=False)
+    """Standard output; into a file or a pipe, lines are as long as their content wants."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def print_json(value: Any) -> None:

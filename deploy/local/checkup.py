@@ -13,7 +13,8 @@ from deploy.local.kafka import broker
 from deploy.local.settings import LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
 from mesh import contract
-from mesh.database import async_engine, migrate
+from mesh.database import migrate
+from mesh.database.engine import async_engine
 
 # A leaf with less than this has missed a rotation.
 LEAF_S_MIN = 600.0

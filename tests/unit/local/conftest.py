@@ -1,0 +1,61 @@
+"""Rows of tiny real processes."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.local.health import NotReady, Probe
+from deploy.local.settings import Home
+from deploy.local.table import Row
+from deploy.local.topology import Process
+
+MakeRow = Callable[..., Row]
+
+# Says that it runs by touching a file, that it was asked to stop by writing a line, and lives until then.
+STAY = """
+import pathlib, signal, sys
+name, ready, diary = sys.argv[1:]
+def leave(*_):
+    open(diary, "a").write(f"{name} stopped\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+open(diary, "a").write(f"{name} started\\n")
+pathlib.Path(ready).touch()
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Path:
+    path = tmp_path / "diary"
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def row(home: Home, diary: Path) -> MakeRow:
+    """Makes a row that stays until SIGTERM; `script` replaces what it runs."""
+
+    def make(name: str, script: str = STAY, after: tuple[str, ...] = (), **fields: object) -> Row:
+        ready = home.root / f"{name}.ready"
+        command = (sys.executable, "-c", script, name, str(ready), str(diary))
+        settings: dict[str, object] = {"grace_s": 5.0, "ready_within_s": 20.0, "ready": file_probe(ready), **fields}
+        return Row(Process(name, "private", name, name), command, after=after, **settings)  # type: ignore[arg-type]
+
+    return make
+
+
+def file_probe(path: Path) -> Probe:
+    async def probe() -> None:
+        if not path.exists():
+            raise NotReady(f"{path.name} is not there")
+
+    return probe

@@ -1,0 +1,82 @@
+"""The table of processes and what it tells the rest of the mesh."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from deploy.local import table, topology
+from deploy.local.errors import NotRunning
+from deploy.local.settings import SOCKET_PATH_BYTES_MAX, Home, LauncherSettings
+from mesh import contract
+from mesh.environment import GRPC
+
+
+def rows(tmp_path: Path, **settings: object) -> dict[str, table.Row]:
+    return {row.name: row for row in table.build(LauncherSettings(home=tmp_path, **settings))}  # type: ignore[arg-type]
+
+
+def test_no_port_is_given_out_twice_and_all_derive_from_the_base(tmp_path: Path) -> None:
+    ports = [listen.port for row in rows(tmp_path, port_base=30000).values() for listen in row.process.listens]
+    assert max(Counter(ports).values()) == 1
+    assert sorted(ports) == list(range(30000, 30000 + len(ports)))
+    shifted = [listen.port for row in rows(tmp_path, port_base=31000).values() for listen in row.process.listens]
+    assert shifted == [port + 1000 for port in ports]
+
+
+def test_the_gateways_have_the_two_fixed_ports_and_only_the_edge_takes_clients_without_a_certificate(
+    tmp_path: Path,
+) -> None:
+    found = rows(tmp_path, port_base=30000)
+    open_to_all = [listen.port for row in found.values() for listen in row.process.listens if not listen.client_cert]
+    assert open_to_all == [30000]
+    assert found["core-gateway"].process.listens[0].port == 30001
+
+
+def test_every_workload_of_the_contract_is_in_the_table_in_its_zone(tmp_path: Path) -> None:
+    there = {(row.process.zone, row.process.workload) for row in rows(tmp_path).values()}
+    assert {(service.zone, service.workload) for service in contract.load().services.values()} <= there
+
+
+def test_every_row_waits_only_for_rows_of_the_table(tmp_path: Path) -> None:
+    found = rows(tmp_path)
+    assert {name for row in found.values() for name in row.after} <= found.keys()
+
+
+def test_a_database_and_a_kafka_of_the_users_own_are_not_started(tmp_path: Path) -> None:
+    own = rows(tmp_path, database_url="postgresql+psycopg://db.example/isthmus", kafka_bootstrap="kafka.example:9093")
+    assert "postgres" not in own
+    assert own["kafka"].command == ()
+    assert own["orders-1"].environment["ISTHMUS_DATABASE_URL"] == "postgresql+psycopg://db.example/isthmus"
+    assert own["edge-1"].environment["ISTHMUS_KAFKA_BOOTSTRAP"] == "kafka.example:9093"
+
+
+def test_nothing_in_the_public_zone_is_told_where_the_database_is(tmp_path: Path) -> None:
+    public = [row for row in rows(tmp_path).values() if row.process.zone == "public"]
+    assert not [row.name for row in public if "ISTHMUS_DATABASE_URL" in row.environment]
+
+
+def test_every_process_of_ours_starts_with_tls_1_3_alone(tmp_path: Path) -> None:
+    ours = [row for row in rows(tmp_path).values() if row.command[1:2] == ("-m",)]
+    assert ours
+    assert all(row.environment.items() >= GRPC.items() for row in ours)
+
+
+def test_topology_is_read_as_it_was_written(tmp_path: Path) -> None:
+    settings = LauncherSettings(home=tmp_path)
+    written = table.topology(settings, table.build(settings), {"edge-1": 42})
+    topology.write(tmp_path / "topology.json", written)
+    read = topology.read(tmp_path / "topology.json")
+    assert read == written
+    assert read.process("edge-1").pid == 42
+
+
+def test_no_topology_means_no_mesh(tmp_path: Path) -> None:
+    with pytest.raises(NotRunning, match="make run"):
+        topology.read(tmp_path / "topology.json")
+
+
+def test_socket_paths_stay_short_however_long_the_home_is(tmp_path: Path) -> None:
+    sockets = Home(tmp_path / ("deep" * 30)).sockets("postgres")
+    assert len(str(sockets / ".s.PGSQL.5432.lock")) <= SOCKET_PATH_BYTES_MAX
+    assert sockets != Home(tmp_path).sockets("postgres")
