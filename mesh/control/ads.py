@@ -1,0 +1,131 @@
+"""ADS over mTLS: the data planes of one zone ask, and are told what their group is to know."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc
+
+from mesh.control.cache import SnapshotCache
+from mesh.control.conversation import Ack, Conversation, ConversationError, Nack
+from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
+from mesh.logs import logger
+from mesh.tls import peer_of
+
+# Requests that a client may have sent ahead of their handling.
+_INBOX_MAX: Final = 64
+# How long a stream sleeps at most before it looks at its own deadlines.
+_TICK_S: Final = 5.0
+_WARMING_TICK_S: Final = 0.25
+_REASON_CHARACTERS_MAX: Final = 2000
+
+
+class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
+    """State-of-the-world ADS. A peer's group follows from its certificate, never from what it says of itself."""
+
+    def __init__(
+        self,
+        cache: SnapshotCache,
+        groups: Mapping[str, str],
+        default_group: str,
+        *,
+        streams_max: int,
+        streams_per_workload_max: int,
+    ) -> None:
+        """groups: workload to group, for those that are not of the default one."""
+        self._cache = cache
+        self._groups = groups
+        self._default_group = default_group
+        self._streams_max = streams_max
+        self._streams_per_workload_max = streams_per_workload_max
+        self._streams: Counter[str] = Counter()
+        self._log = logger("control")
+
+    async def StreamAggregatedResources(
+        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        peer = peer_of(context.auth_context())
+        workload = peer.workload if peer else ""
+        try:
+            self._admit(workload)
+        except MeshError as error:
+            await context.abort(error.code, error.message, error.trailing_metadata())
+        try:
+            group = self._groups.get(workload, self._default_group)
+            async for response in self._converse(requests, group, workload):
+                yield response
+        except (ConversationError, TimeoutError) as error:
+            self._log.warning("data plane cut off", peer=workload, reason=str(error))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        finally:
+            self._streams[workload] -= 1
+
+    async def DeltaAggregatedResources(
+        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        error = Unimplemented("DELTA_UNSUPPORTED", "this control plane speaks state of the world only")
+        await context.abort(error.code, error.message, error.trailing_metadata())
+        yield  # Never reached; it makes this a stream.
+
+    def _admit(self, workload: str) -> None:
+        if not workload:
+            raise PermissionDenied("CALLER_NOT_ALLOWED", "a data plane must show its SPIFFE id")
+        full = self._streams.total() >= self._streams_max
+        if full or self._streams[workload] >= self._streams_per_workload_max:
+            raise ResourceExhausted("STREAMS_EXHAUSTED", "too many ADS streams are open")
+        self._streams[workload] += 1
+
+    async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncIterator[Any]:
+        conversation = Conversation()
+        inbox: asyncio.Queue[Any] = asyncio.Queue(_INBOX_MAX)
+        wake = asyncio.Event()
+        reader = asyncio.create_task(_read(requests, inbox, wake), name=f"ads {workload}")
+        node = ""
+        self._cache.subscribe(group, wake)
+        try:
+            while True:
+                wake.clear()
+                while not inbox.empty():
+                    request = inbox.get_nowait()
+                    node = request.node.id[:128] or node
+                    self._note(group, node, conversation.receive(request))
+                snapshot = self._cache.get(group)
+                response = conversation.next(snapshot, time.monotonic()) if snapshot else None
+                if response is not None:
+                    yield response
+                    continue
+                if reader.done() and inbox.empty():
+                    return
+                if conversation.overdue(time.monotonic()):
+                    raise TimeoutError("an answer was neither acknowledged nor refused")
+                tick = _WARMING_TICK_S if conversation.waits_for_warmth() else _TICK_S
+                await _wait(wake, tick)
+        finally:
+            reader.cancel()
+            self._cache.unsubscribe(group, wake)
+
+    def _note(self, group: str, node: str, event: Ack | Nack | None) -> None:
+        if isinstance(event, Ack):
+            self._cache.acknowledge(group, event.kind, event.version)
+        elif isinstance(event, Nack):
+            self._cache.reject(group, node, event.kind, event.version, event.reason[:_REASON_CHARACTERS_MAX])
+
+
+async def _read(requests: AsyncIterator[Any], inbox: asyncio.Queue[Any], wake: asyncio.Event) -> None:
+    try:
+        async for request in requests:
+            await inbox.put(request)
+            wake.set()
+    finally:
+        wake.set()
+
+
+async def _wait(wake: asyncio.Event, at_most_s: float) -> None:
+    try:
+        async with asyncio.timeout(at_most_s):
+            await wake.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,109 @@
+"""The newest snapshot of each group, the last good one behind it, and what data planes refused."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mesh.control.snapshot import CONFIGURATION, Snapshot
+from mesh.logs import logger
+
+_REJECTIONS_KEPT: Final = 100
+_VERSIONS_KEPT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One NACK."""
+
+    group: str
+    node: str
+    kind: str
+    version: str
+    reason: str
+    # Seconds since the epoch.
+    time: float
+
+
+@dataclass(slots=True)
+class _Group:
+    offered: Snapshot | None = None
+    current: Snapshot | None = None
+    good: Snapshot | None = None
+    # (type, version), oldest first.
+    acknowledged: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KEPT))
+    refused: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KEPT))
+    streams: set[asyncio.Event] = field(default_factory=set)
+
+
+class SnapshotCache:
+    """What each group is told now.
+
+    A configuration becomes good when every type of it has been acknowledged. One that is refused is marked so and
+    never offered again; its group goes back to the last good configuration, with the endpoints of now.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._groups: dict[str, _Group] = {}
+        self._now = now
+        self._log = logger("control")
+        self.rejections: deque[Rejection] = deque(maxlen=_REJECTIONS_KEPT)
+
+    def get(self, group: str) -> Snapshot | None:
+        found = self._groups.get(group)
+        return found.current if found else None
+
+    def good(self, group: str) -> Snapshot | None:
+        """The last configuration that was acknowledged as a whole."""
+        found = self._groups.get(group)
+        return found.good if found else None
+
+    def set(self, group: str, snapshot: Snapshot) -> None:
+        """Offer a snapshot to a group."""
+        state = self._groups.setdefault(group, _Group())
+        state.offered = snapshot
+        self._choose(state)
+
+    def subscribe(self, group: str, changed: asyncio.Event) -> None:
+        """Set `changed` whenever the group has something new, until `unsubscribe`."""
+        self._groups.setdefault(group, _Group()).streams.add(changed)
+
+    def unsubscribe(self, group: str, changed: asyncio.Event) -> None:
+        self._groups[group].streams.discard(changed)
+
+    def acknowledge(self, group: str, kind: str, version: str) -> None:
+        state = self._groups[group]
+        if (kind, version) not in state.acknowledged:
+            state.acknowledged.append((kind, version))
+        current = state.current
+        if current and all((each, current.versions[each]) in state.acknowledged for each in CONFIGURATION):
+            state.good = current
+
+    def reject(self, group: str, node: str, kind: str, version: str, reason: str) -> None:
+        """Record a NACK and take the group back to what was good."""
+        self.rejections.append(Rejection(group, node, kind, version, reason, self._now()))
+        self._log.error("configuration rejected", group=group, node_id=node, type=kind, version=version, reason=reason)
+        state = self._groups[group]
+        if kind in CONFIGURATION:
+            state.refused.append((kind, version))
+            self._choose(state)
+
+    def _choose(self, state: _Group) -> None:
+        offered = state.offered
+        if offered is None:
+            return
+        refused = any((kind, offered.versions[kind]) in state.refused for kind in CONFIGURATION)
+        if refused and state.good is not None:
+            chosen = state.good.with_endpoints_of(offered)
+        elif refused and state.current is not None:
+            # Nothing better is known: what is out there stays.
+            chosen = state.current.with_endpoints_of(offered)
+        else:
+            chosen = offered
+        if state.current is not None and state.current.versions == chosen.versions:
+            return
+        state.current = chosen
+        for changed in state.streams:
+            changed.set()

@@ -1,0 +1,164 @@
+"""Is each endpoint well? The control plane asks itself, over mTLS, and believes nobody's word for it."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mesh.control.registry import Endpoint
+from mesh.logs import logger
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
+
+# The second failure in a row decides: one lost probe is no proof, and the second follows at once.
+_FAILURES_MAX: Final = 2
+_OPTIONS: Final = (
+    # Connections of our own: a shared one would outlive the endpoint's restart.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 400),
+    ("grpc.max_reconnect_backoff_ms", 400),
+)
+
+
+class State(Enum):
+    # Not probed yet, or not of a kind that can be.
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    # It answers, and says that it takes no more calls.
+    DRAINING = "draining"
+    # It refuses, or does not answer in time: dead, frozen and unreachable look the same to a caller.
+    UNHEALTHY = "unhealthy"
+
+
+class Outcome(Enum):
+    """Of one probe."""
+
+    SERVING = 1
+    NOT_SERVING = 2
+    FAILED = 3
+
+
+@dataclass(slots=True)
+class Record:
+    """What the probes of one endpoint have shown so far."""
+
+    state: State = State.UNKNOWN
+    failures: int = 0
+
+    def observe(self, outcome: Outcome) -> bool:
+        """Take in one probe; True when the state changed."""
+        before = self.state
+        self.failures = self.failures + 1 if outcome is Outcome.FAILED else 0
+        if outcome is Outcome.SERVING:
+            self.state = State.HEALTHY
+        elif outcome is Outcome.NOT_SERVING:
+            self.state = State.DRAINING
+        elif self.failures >= _FAILURES_MAX:
+            self.state = State.UNHEALTHY
+        return self.state is not before
+
+    @property
+    def doubtful(self) -> bool:
+        """A first failure is asked about again at once."""
+        return 0 < self.failures < _FAILURES_MAX
+
+
+class Health:
+    """Probes the gRPC port of every node, each in a task of its own over a connection that stays open.
+
+    A node's other ports share its state: they are the same process.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        trust_domain: str,
+        changed: Callable[[], None],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        probes_max: int,
+    ) -> None:
+        self._identity = identity
+        self._trust_domain = trust_domain
+        self._changed = changed
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._slots = asyncio.Semaphore(probes_max)
+        self._records: dict[Endpoint, Record] = {}
+        self._probes: dict[Endpoint, asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+        self._log = logger("control")
+
+    def state(self, node: str) -> State:
+        return next((record.state for probed, record in self._records.items() if probed.node == node), State.UNKNOWN)
+
+    def states(self) -> dict[str, State]:
+        """By node."""
+        return {probed.node: record.state for probed, record in self._records.items()}
+
+    def watch(self, endpoints: Iterable[Endpoint]) -> None:
+        """Probe exactly these from now on; what was known of those that stay is kept."""
+        wanted = frozenset(endpoints)
+        for gone in self._probes.keys() - wanted:
+            self._probes.pop(gone).cancel()
+            del self._records[gone]
+        for new in wanted - self._probes.keys():
+            self._records[new] = Record()
+            self._probes[new] = asyncio.create_task(self._probe(new), name=f"probe {new.node}")
+
+    async def settled(self, within_s: float) -> None:
+        """Return when every endpoint has been asked, or after `within_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while any(record.state is State.UNKNOWN for record in self._records.values()):
+                    await self._news.wait()
+                    self._news.clear()
+
+    async def start(self) -> None:
+        # The leaf of a channel is that of its opening.
+        self._identity.on_change(lambda _: self._reopen())
+
+    async def stop(self, grace_s: float) -> None:
+        for probe in self._probes.values():
+            probe.cancel()
+        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+
+    def _reopen(self) -> None:
+        for endpoint, probe in list(self._probes.items()):
+            probe.cancel()
+            self._probes[endpoint] = asyncio.create_task(self._probe(endpoint), name=f"probe {endpoint.node}")
+
+    async def _probe(self, endpoint: Endpoint) -> None:
+        peer = SpiffeId(endpoint.zone, endpoint.workload, self._trust_domain)
+        options = (*_OPTIONS, ("grpc.ssl_target_name_override", peer.dns_name))
+        record = self._records[endpoint]
+        async with grpc.aio.secure_channel(str(endpoint), self._identity.channel_credentials(), options) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                async with self._slots:
+                    outcome = await self._ask(stub)
+                if record.observe(outcome):
+                    self._log.info("endpoint", node=endpoint.node, address=str(endpoint), state=record.state.value)
+                    self._news.set()
+                    self._changed()
+                if not record.doubtful:
+                    # Spread, so that thirty endpoints are not asked in the same millisecond.
+                    await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))  # noqa: S311
+
+    async def _ask(self, stub: health_pb2_grpc.HealthStub) -> Outcome:
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError:
+            return Outcome.FAILED
+        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+        return Outcome.SERVING if serving else Outcome.NOT_SERVING

@@ -1,0 +1,107 @@
+"""The endpoints of a zone, from the table of processes (topology.json)."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mesh.logs import logger
+
+# The one address that the public zone knows of the private one.
+GATE: Final = "core-gateway"
+_FILE_BYTES_MAX: Final = 8 << 20
+
+
+class TopologyError(ValueError):
+    """The table of processes is missing or malformed."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """One listening port of one node."""
+
+    workload: str
+    # grpc, http, https, ads, ...
+    listen: str
+    node: str
+    zone: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+def read(path: Path, zone: str) -> tuple[Endpoint, ...]:
+    """What the control plane of `zone` may know: its own zone, and the gate into the private one. Sorted.
+
+    Endpoints of the other zone are dropped here, so nothing that is built from the answer can ever fail over into it.
+    Raises TopologyError.
+    """
+    try:
+        if path.stat().st_size > _FILE_BYTES_MAX:
+            raise TopologyError(f"{path} is larger than {_FILE_BYTES_MAX} bytes")
+        rows = json.loads(path.read_bytes())["processes"]
+        found = [endpoint for row in rows for endpoint in _endpoints(row)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TopologyError(f"{path} is no table of processes: {type(error).__name__}: {error}") from error
+    return tuple(sorted(each for each in found if each.zone == zone or each.workload == GATE))
+
+
+def _endpoints(row: dict[str, Any]) -> list[Endpoint]:
+    return [
+        Endpoint(row["workload"], listen["name"], row["node"], row["zone"], str(listen["address"]), int(listen["port"]))
+        for listen in row["listens"]
+    ]
+
+
+class Registry:
+    """The endpoints of now. A table that cannot be read leaves the last good one in use."""
+
+    def __init__(self, path: Path, zone: str, interval_s: float) -> None:
+        self._path = path
+        self._zone = zone
+        self._interval_s = interval_s
+        self._stamp = self._modified()
+        self._log = logger("control")
+        self.endpoints = read(path, zone)
+
+    @classmethod
+    async def wait(cls, path: Path, zone: str, interval_s: float, timeout_s: float = 30.0) -> "Registry":
+        """The registry, once the table is there. Raises TopologyError when it does not come."""
+        async with asyncio.timeout(timeout_s):
+            while not path.exists():  # noqa: ASYNC110 (a file has no event)
+                await asyncio.sleep(interval_s)
+        return cls(path, zone, interval_s)
+
+    async def watch(self, changed: Callable[[], None]) -> None:
+        """Look for a new table, for ever; call `changed` when endpoints differ from before."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if self.refresh():
+                changed()
+
+    def refresh(self) -> bool:
+        """Read the table again if its file is another one. True when endpoints differ from before."""
+        stamp = self._modified()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            endpoints = read(self._path, self._zone)
+        except TopologyError as error:
+            self._log.error("topology refused, the last good one stays", reason=str(error))
+            return False
+        if endpoints == self.endpoints:
+            return False
+        self.endpoints = endpoints
+        return True
+
+    def _modified(self) -> tuple[int, int]:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return (0, 0)
+        return (found.st_mtime_ns, found.st_ino)

@@ -1,0 +1,45 @@
+"""Who may ask the core gateway for what (RBAC), compiled from bindings and callers."""
+
+from typing import Any, Final
+
+from mesh.control.resources import paths
+from mesh.control.resources.routes import OAUTH_PREFIXES
+from mesh.control.resources.view import EDGE_GATEWAY, GATEWAYS, View
+
+_TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
+
+
+def filter_(view: View) -> dict[str, Any]:
+    """Deny all but: the edge gateway what has an HTTP binding, and a workload the methods that name it as a caller."""
+    policies = {EDGE_GATEWAY: _policy(str(view.spiffe_id("public", EDGE_GATEWAY)), _bindings(view))}
+    for caller in callers(view):
+        named = [_path({"exact": each.path}) for each in view.methods("private") if caller in each.callers]
+        policies[caller] = _policy(str(view.spiffe_id("private", caller)), named)
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {"@type": _TYPE, "rules": {"action": "ALLOW", "policies": policies}},
+    }
+
+
+def callers(view: View) -> list[str]:
+    """Private workloads that a method names, that are no gateway and no service with a way of its own (xds:///)."""
+    named = {caller for method in view.methods("private") for caller in method.callers}
+    return sorted(named - GATEWAYS - set(view.grpc_workloads()))
+
+
+def _bindings(view: View) -> list[dict[str, Any]]:
+    bound = [
+        {"and_rules": {"rules": [{"header": paths.method(rule.verb)}, _path(paths.matcher(rule.template))]}}
+        for method in view.methods("private")
+        for rule in method.http
+    ]
+    return bound + [_path({"prefix": prefix}) for prefix in OAUTH_PREFIXES]
+
+
+def _path(matcher: dict[str, Any]) -> dict[str, Any]:
+    return {"url_path": {"path": matcher}}
+
+
+def _policy(peer: str, permissions: list[dict[str, Any]]) -> dict[str, Any]:
+    principal = {"authenticated": {"principal_name": {"exact": peer}}}
+    return {"permissions": [{"or_rules": {"rules": permissions}}], "principals": [principal]}

@@ -1,0 +1,101 @@
+"""Clusters: who stands behind a name, with which certificate, and how much a failing one may cost."""
+
+from typing import Any, Final
+
+from mesh.control.resources import tls
+from mesh.control.resources.view import CORE_GATEWAY, View
+from mesh.spiffe import SpiffeId
+
+EDGE_HTTP: Final = "edge-http"
+OAUTH_HTTP: Final = "oauth-http"
+_ADS: Final = {"ads": {}, "resource_api_version": "V3"}
+_HTTP: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+# A certificate that expires stays on a live connection: connections are renewed well within a leaf's life.
+_CONNECTION_LIFE: Final = "900s"
+_IDLE: Final = "60s"
+
+
+def http(view: View, gateway: str, name: str, peer: SpiffeId, *, http2: bool, budget_percent: int) -> dict[str, Any]:
+    """A cluster that a gateway speaks HTTP to."""
+    options: dict[str, Any] = {"http_protocol_options": {}}
+    if http2:
+        # Many streams share one connection, so a frozen peer must be noticed on the connection itself.
+        keepalive = {"interval": "5s", "timeout": "2s"}
+        options = {"http2_protocol_options": {"max_concurrent_streams": 256, "connection_keepalive": keepalive}}
+    return {
+        "name": name,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _ADS, "service_name": name},
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "transport_socket": tls.envoy_upstream(view, gateway, peer, "h2" if http2 else "http/1.1"),
+        "typed_extension_protocol_options": {
+            _HTTP: {
+                "@type": f"type.googleapis.com/{_HTTP}",
+                "explicit_http_config": options,
+                "common_http_protocol_options": {
+                    "idle_timeout": _IDLE,
+                    "max_connection_duration": _CONNECTION_LIFE,
+                    "max_headers_count": 100,
+                },
+            }
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 512,
+                    "max_pending_requests": 1024,
+                    "max_requests": 1024,
+                    "retry_budget": {"budget_percent": {"value": budget_percent}, "min_retry_concurrency": 16},
+                }
+            ]
+        },
+        # Whom the control plane's probes have not found yet, the traffic itself finds.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 2,
+            "consecutive_gateway_failure": 5,
+            "enforcing_consecutive_gateway_failure": 100,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_success_rate": 0,
+            "enforcing_local_origin_success_rate": 0,
+            "interval": "0.5s",
+            "base_ejection_time": "2s",
+            "max_ejection_time": "10s",
+            "max_ejection_percent": 50,
+        },
+        # The control plane never names a workload's endpoints all unhealthy: below that, nobody needs to guess.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
+        "upstream_connection_options": {"tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 5}},
+    }
+
+
+def core_gateway(view: View, gateway: str) -> dict[str, Any]:
+    """The one way from the public zone into the private one."""
+    peer = view.spiffe_id("private", CORE_GATEWAY)
+    return http(view, gateway, CORE_GATEWAY, peer, http2=True, budget_percent=20)
+
+
+def grpc(view: View, workload: str) -> dict[str, Any]:
+    """A cluster of xds:/// clients: only what gRPC honours; what it would accept and ignore is left out."""
+    return {
+        "name": workload,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _ADS, "service_name": workload},
+        "lb_policy": "ROUND_ROBIN",
+        "transport_socket": tls.grpc_upstream(view.spiffe_id(view.zone, workload)),
+        "circuit_breakers": {"thresholds": [{"max_requests": 512}]},
+        # gRFC A50.
+        "outlier_detection": {
+            "interval": "1s",
+            "base_ejection_time": "2s",
+            "max_ejection_time": "10s",
+            "max_ejection_percent": 50,
+            "failure_percentage_threshold": 60,
+            "enforcing_failure_percentage": 100,
+            "failure_percentage_request_volume": 10,
+            "failure_percentage_minimum_hosts": 2,
+            "enforcing_success_rate": 0,
+        },
+    }

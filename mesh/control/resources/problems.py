@@ -1,0 +1,70 @@
+"""Answers that a gateway makes itself, and errors of gRPC services, as problem documents (RFC 9457)."""
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+CONTENT_TYPE: Final = "application/problem+json"
+_LUA: Final = Path(__file__).with_name("problem.lua")
+# Status, reason, detail. Every status that Envoy may answer with by itself.
+_PROBLEMS: Final = (
+    (400, "BAD_REQUEST", "The request is malformed."),
+    (401, "TOKEN_REQUIRED", "A valid access token is required."),
+    (403, "FORBIDDEN", "This may not be asked for here."),
+    (404, "NOT_FOUND", "There is nothing here."),
+    (405, "METHOD_NOT_ALLOWED", "The path exists, but not with this method."),
+    (408, "REQUEST_TIMEOUT", "The request did not arrive in time."),
+    (413, "BODY_TOO_LARGE", "The request's body is larger than this server takes."),
+    (415, "UNSUPPORTED_MEDIA_TYPE", "The request's content type is not served."),
+    (426, "UPGRADE_REQUIRED", "Another version of the protocol is required."),
+    (429, "TOO_MANY_REQUESTS", "Too many requests: slow down."),
+    (431, "HEADERS_TOO_LARGE", "The request's headers are larger than this server takes."),
+    (500, "INTERNAL", "The server failed on this request."),
+    (502, "BAD_ANSWER", "The server behind answered with something unusable."),
+    (503, "UNAVAILABLE", "Nobody can answer right now: try again."),
+    (504, "DEADLINE_EXCEEDED", "No answer came in time."),
+)
+_RETRY_LATER: Final = frozenset({429, 503})
+_RETRY_AFTER: Final = {"header": {"key": "retry-after", "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def local_replies() -> dict[str, Any]:
+    """What Envoy says of itself (its own text names upstreams and sockets) is replaced whole."""
+    mappers = []
+    for status, reason, detail in _PROBLEMS:
+        mapper: dict[str, Any] = {"filter": _status(status), "body_format_override": _format(status, reason, detail)}
+        if status in _RETRY_LATER:
+            mapper["headers_to_add"] = [_RETRY_AFTER]
+        mappers.append(mapper)
+    return {"mappers": mappers, "body_format": _format(None, "FAILED", "The request failed.")}
+
+
+def errors_of_services() -> dict[str, Any]:
+    """The filter that turns a transcoded google.rpc.Status into a problem document. Runs on failures only."""
+    return {
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+            "default_source_code": {"inline_string": _LUA.read_text()},
+        },
+    }
+
+
+def _status(status: int) -> dict[str, Any]:
+    value = {"default_value": status, "runtime_key": f"isthmus.problem.{status}"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
+
+
+def _format(status: int | None, reason: str, detail: str) -> dict[str, Any]:
+    return {
+        "json_format": {
+            "type": f"urn:isthmus:problem:{reason.lower().replace('_', '-')}",
+            "title": HTTPStatus(status).phrase if status else "Failed",
+            "status": status or "%RESPONSE_CODE%",
+            "detail": detail,
+            "reason": reason,
+            "request_id": "%REQ(X-REQUEST-ID)%",
+        },
+        "content_type": CONTENT_TYPE,
+        "json_format_options": {"sort_properties": False},
+    }

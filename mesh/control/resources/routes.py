@@ -1,0 +1,191 @@
+"""Routes compiled from the contract: where a method's calls go, how long they may take and when they are repeated."""
+
+from typing import Any, Final
+
+from mesh.contract import MethodPolicy
+from mesh.control.resources import paths
+from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
+from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
+
+EDGE: Final = "edge"
+CORE: Final = "core"
+JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
+JWT_REQUIREMENT: Final = "access-token"
+# Pages and keys of the authorization server.
+OAUTH_PREFIXES: Final = ("/oauth/", "/.well-known/")
+OAUTH_TIMEOUT_S: Final = 5
+# What the gateways themselves speak through; from outside it would be somebody pretending.
+_RESERVED: Final = ("tracestate", "baggage", "x-request-start", "x-original-url", "x-rewrite-url", "x-jwt-payload")
+_TRACEPARENT: Final = {"header": {"key": "traceparent", "value": "%DYNAMIC_METADATA(isthmus:traceparent)%"}}
+# How the answer of a gRPC server travels; over HTTP it says nothing that the status and the body do not.
+_GRPC_ANSWER: Final = ("grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-encoding")
+
+
+def edge(view: View) -> dict[str, Any]:
+    """What the public may ask for: methods with an HTTP binding, and the authorization server's pages."""
+    routes = []
+    for method in (*view.methods("public"), *view.methods("private")):
+        target = _to_edge(method) if method.zone == "public" else _to_core(method)
+        routes += [
+            {"match": {**paths.match(rule.template), "headers": [paths.method(rule.verb)]}, **target}
+            for rule in method.http
+        ]
+    # Exact paths first, so that no variable of another template takes them.
+    routes.sort(key=lambda route: "path" not in route["match"])
+    routes += [
+        {
+            "match": {"prefix": prefix},
+            "route": {
+                "cluster": CORE_GATEWAY,
+                "timeout": f"{OAUTH_TIMEOUT_S}s",
+                "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 1},
+            },
+        }
+        for prefix in OAUTH_PREFIXES
+    ]
+    host = _host(routes + _wrong_methods(view))
+    return {
+        **_configuration(EDGE, host),
+        "request_headers_to_remove": list(_RESERVED),
+        "request_headers_to_add": [{**_TRACEPARENT, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        "response_headers_to_remove": list(_GRPC_ANSWER),
+    }
+
+
+def core(view: View) -> dict[str, Any]:
+    """Where a transcoded or native gRPC call goes. Who may make it is the listener's matter."""
+    routes: list[dict[str, Any]] = [
+        {
+            "match": {"path": method.path},
+            "route": {
+                "cluster": method.workload,
+                "timeout": f"{method.deadline_s}s",
+                "max_stream_duration": {"grpc_timeout_header_max": f"{method.deadline_s}s"},
+                **_retried(
+                    method, "connect-failure,refused-stream,reset-before-request,unavailable,retriable-status-codes"
+                ),
+            },
+            # The service is told how long it has; a native caller may have said less.
+            "request_headers_to_add": [
+                {"header": {"key": "grpc-timeout", "value": f"{method.deadline_ms}m"}, "append_action": "ADD_IF_ABSENT"}
+            ],
+        }
+        for method in view.methods("private")
+    ]
+    routes += [
+        {"match": {"prefix": prefix}, "route": {"cluster": OAUTH_HTTP, "timeout": f"{OAUTH_TIMEOUT_S}s"}}
+        for prefix in OAUTH_PREFIXES
+    ]
+    return _configuration(CORE, _host(routes))
+
+
+def grpc(view: View, workload: str) -> dict[str, Any]:
+    """For xds:/// clients: the deadline as max_stream_duration, since gRPC ignores a route's timeout."""
+    routes: list[dict[str, Any]] = [
+        {
+            "match": {"path": method.path},
+            "route": {
+                "cluster": workload,
+                "max_stream_duration": {"max_stream_duration": f"{method.deadline_s}s"},
+                **_retried_by_grpc(method),
+            },
+        }
+        for service in view.contract.of_workload(workload)
+        for method in service.methods
+    ]
+    # Health and reflection, which no contract names.
+    routes.append({"match": {"prefix": ""}, "route": {"cluster": workload}})
+    return {"name": workload, "virtual_hosts": [{"name": workload, "domains": ["*"], "routes": routes}]}
+
+
+def _to_edge(method: MethodPolicy) -> dict[str, Any]:
+    retry = _retried(method, "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes")
+    return {"route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **retry}}
+
+
+def _to_core(method: MethodPolicy) -> dict[str, Any]:
+    # Repeating among the nodes is the core gateway's business: here only what never reached it is sent again.
+    retry = {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1}
+    target: dict[str, Any] = {
+        "route": {"cluster": CORE_GATEWAY, "timeout": f"{method.deadline_s}s", "retry_policy": retry}
+    }
+    if method.scopes:
+        requirement = {"@type": f"{_JWT}.PerRouteConfig", "requirement_name": JWT_REQUIREMENT}
+        target["typed_per_filter_config"] = {JWT_FILTER: requirement}
+    return target
+
+
+_JWT: Final = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3"
+
+
+def _retried(method: MethodPolicy, retry_on: str) -> dict[str, Any]:
+    """Only what may be repeated is, on another node, and a slow node's work is hedged rather than thrown away."""
+    if not method.idempotent or method.retry_attempts < 2:
+        return {}
+    return {
+        "retry_policy": {
+            "retry_on": retry_on,
+            "retriable_status_codes": [503],
+            "num_retries": method.retry_attempts - 1,
+            "per_try_timeout": f"{method.deadline_ms // method.retry_attempts / 1000}s",
+            "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
+            "retry_host_predicate": [
+                {
+                    "name": "envoy.retry_host_predicates.previous_hosts",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/"
+                        "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                    },
+                }
+            ],
+            "host_selection_retry_max_attempts": 5,
+        },
+        "hedge_policy": {"hedge_on_per_try_timeout": True},
+    }
+
+
+def _retried_by_grpc(method: MethodPolicy) -> dict[str, Any]:
+    if not method.idempotent or method.retry_attempts < 2:
+        return {}
+    return {
+        "retry_policy": {
+            "retry_on": "unavailable",
+            "num_retries": method.retry_attempts - 1,
+            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        }
+    }
+
+
+def _wrong_methods(view: View) -> list[dict[str, Any]]:
+    """405 with Allow, for paths that exist (RFC 9110, section 15.5.6)."""
+    verbs: dict[str, set[str]] = {}
+    for method in view.contract.methods.values():
+        for rule in method.http:
+            verbs.setdefault(rule.template, set()).add(rule.verb)
+    return [
+        {
+            "match": paths.match(template),
+            "direct_response": {"status": 405},
+            "response_headers_to_add": [
+                {
+                    "header": {"key": "allow", "value": ", ".join(sorted(allowed))},
+                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                }
+            ],
+        }
+        for template, allowed in sorted(verbs.items(), key=lambda item: (not paths.is_literal(item[0]), item[0]))
+    ]
+
+
+def _host(routes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": "all",
+        "domains": ["*"],
+        "routes": routes,
+        # What is kept of a body to send it again to another node.
+        "per_request_buffer_limit_bytes": BODY_BYTES_MAX,
+    }
+
+
+def _configuration(name: str, host: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "virtual_hosts": [host], "ignore_port_in_host_matching": True}

@@ -1,0 +1,41 @@
+"""What the builders of resources look at: the contract, the endpoints and the names of the zone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.contract import Contract, MethodPolicy
+from mesh.control.registry import Endpoint
+from mesh.spiffe import SpiffeId
+
+EDGE_GATEWAY = "edge-gateway"
+CORE_GATEWAY = "core-gateway"
+OAUTH = "oauth"
+GATEWAYS = frozenset({EDGE_GATEWAY, CORE_GATEWAY})
+# A request body that a gateway takes, in bytes; also what it keeps to send again to another node.
+BODY_BYTES_MAX = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    trust_domain: str
+    zone: str
+    contract: Contract
+    endpoints: tuple[Endpoint, ...]
+    issuer: str
+    audience: str
+    # Holds <gateway>/sds-identity.yaml and <gateway>/sds-bundle.yaml.
+    run: Path
+
+    def spiffe_id(self, zone: str, workload: str) -> SpiffeId:
+        return SpiffeId(zone, workload, self.trust_domain)
+
+    def of(self, workload: str, listen: str) -> tuple[Endpoint, ...]:
+        return tuple(each for each in self.endpoints if (each.workload, each.listen) == (workload, listen))
+
+    def methods(self, zone: str) -> tuple[MethodPolicy, ...]:
+        """Every method of the services of a zone, by path."""
+        return tuple(method for _, method in sorted(self.contract.methods.items()) if method.zone == zone)
+
+    def grpc_workloads(self) -> tuple[str, ...]:
+        """Workloads of this zone that the contract gives a service, by name."""
+        return tuple(sorted({each.workload for each in self.contract.services.values() if each.zone == self.zone}))

@@ -1,0 +1,35 @@
+"""What the control plane is told from outside."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from mesh.settings import ProcessSettings
+
+
+class ControlSettings(ProcessSettings):
+    """Intervals are chosen for a mesh that notices a frozen process within a second."""
+
+    # The table of processes; default: topology.json in the home.
+    topology: Path | None = None
+    # Where each gateway finds sds-identity.yaml and sds-bundle.yaml, as `<run>/<gateway>/`; default: run in the home.
+    run: Path | None = None
+
+    # Between two probes of an endpoint that answers.
+    probe_interval_s: float = Field(default=0.25, gt=0, le=10)
+    probe_timeout_s: float = Field(default=0.4, gt=0, le=10)
+    # Probes under way at one time.
+    probes_max: int = Field(default=32, ge=1, le=1024)
+    # Between two looks at the table of processes.
+    topology_interval_s: float = Field(default=0.25, gt=0, le=10)
+    # ADS streams of all data planes together, and of any one workload.
+    streams_max: int = Field(default=256, ge=1, le=4096)
+    streams_per_workload_max: int = Field(default=64, ge=1, le=1024)
+
+    @property
+    def topology_path(self) -> Path:
+        return self.topology or self.home / "topology.json"
+
+    @property
+    def run_path(self) -> Path:
+        return (self.run or self.home / "run").absolute()

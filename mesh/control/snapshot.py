@@ -1,0 +1,83 @@
+"""One immutable, versioned state of everything that a group of data planes is told."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+
+CLUSTER: Final = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+ENDPOINTS: Final = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER: Final = "type.googleapis.com/envoy.config.listener.v3.Listener"
+ROUTES: Final = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+# Make before break: what is referred to comes before what refers to it.
+ORDER: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+# All but ENDPOINTS, which change with every probe and are no configuration.
+CONFIGURATION: Final = (CLUSTER, LISTENER, ROUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One packed resource and the digest of its content."""
+
+    name: str
+    digest: str
+    packed: any_pb2.Any
+
+
+Resources = Mapping[str, Resource]
+
+
+def pack(messages: Mapping[str, Message]) -> Resources:
+    """Name to message, as resources; the same content always has the same digest."""
+    packed: dict[str, Resource] = {}
+    for name, message in sorted(messages.items()):
+        holder = any_pb2.Any()
+        holder.Pack(message, deterministic=True)
+        packed[name] = Resource(name, hashlib.sha256(holder.value).hexdigest()[:16], holder)
+    return MappingProxyType(packed)
+
+
+def version(resources: Iterable[Resource]) -> str:
+    """The version of a set of resources: a digest of their names and contents."""
+    listing = "\n".join(sorted(f"{each.name} {each.digest}" for each in resources))
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one group is told, by type and name."""
+
+    resources: Mapping[str, Resources]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, resources: Mapping[str, Resources]) -> "Snapshot":
+        complete = {kind: resources.get(kind, MappingProxyType({})) for kind in ORDER}
+        return cls(
+            MappingProxyType(complete),
+            MappingProxyType({kind: version(found.values()) for kind, found in complete.items()}),
+        )
+
+    def with_endpoints_of(self, other: "Snapshot") -> "Snapshot":
+        """This configuration with the endpoints of another snapshot."""
+        return Snapshot.of({**self.resources, ENDPOINTS: other.resources[ENDPOINTS]})
+
+    def same_configuration(self, other: "Snapshot") -> bool:
+        return all(self.versions[kind] == other.versions[kind] for kind in CONFIGURATION)
+
+    def select(self, kind: str, names: frozenset[str] | None) -> dict[str, Resource]:
+        """The resources of a type that a subscription asks for; None asks for all."""
+        found = self.resources[kind]
+        return dict(found) if names is None else {name: found[name] for name in names if name in found}
+
+
+def message_of(resource: Resource, kind: type[Any]) -> Any:
+    """The content of a resource, unpacked. Raises ValueError when it is of another type."""
+    message = kind()
+    if not resource.packed.Unpack(message):
+        raise ValueError(f"{resource.name} is no {kind.DESCRIPTOR.full_name}")
+    return message
