@@ -136,12 +136,12 @@ class Replay:
             if time.monotonic() > ends:
                 raise CallFailed(f"the catalogue is not live on every edge node after {LIVE_WITHIN_S:g} s")
             try:
-                decision = await public.ad(MARKER, {}, 0)
+                ad = await public.ad(MARKER, {}, 0)
                 page = await self._page(public, last.slug, last.locale)
             except CallFailed:
                 live = False
             else:
-                live = self.run in decision.creative.title and self.run.encode() in page
+                live = self.run in ad.creative.title and self.run.encode() in page
             in_a_row = in_a_row + 1 if live else 0
             if not live:
                 await asyncio.sleep(0.1)

@@ -25,12 +25,18 @@ class Creative(msgspec.Struct):
     title: str
 
 
-class Decision(msgspec.Struct):
-    """An ad: what the public sees of a DecideResponse."""
+class Ad(msgspec.Struct):
+    """What the public sees of a DecideResponse."""
 
     impression_id: str
     creative: Creative
     click_url: str
+
+
+class _Decision(msgspec.Struct):
+    impression_id: str
+    click_url: str
+    creative: Creative | None = None
 
 
 class Audience:
@@ -56,7 +62,7 @@ class Audience:
             for _ in range(at_once):
                 viewers.create_task(viewer())
 
-    async def ad(self, slot: str, features: Mapping[str, str], source_time_us: int) -> Decision:
+    async def ad(self, slot: str, features: Mapping[str, str], source_time_us: int) -> Ad:
         """
         Raises:
             CallFailed: no answer, or none that names an ad and where a click on it is taken.
@@ -66,26 +72,26 @@ class Audience:
         if answer.status != 200:
             raise answer.refused()
         try:
-            decision = msgspec.json.decode(answer.body, type=Decision)
+            decision = msgspec.json.decode(answer.body, type=_Decision)
         except msgspec.MsgspecError as error:
             raise CallFailed(f"the ad is not what the contract says: {error}") from error
-        if not decision.impression_id or not decision.creative.campaign_id:
+        if not decision.impression_id or decision.creative is None:
             raise CallFailed("no ad for the slot")
         if not decision.click_url.startswith(f"{self._client.url}/v1/clicks/"):
             raise CallFailed("the click URL leads elsewhere")
-        return decision
+        return Ad(decision.impression_id, decision.creative, decision.click_url)
 
-    async def click(self, decision: Decision, source_time_us: int) -> None:
+    async def click(self, ad: Ad, source_time_us: int) -> None:
         """Follow the ad's click URL as far as the redirect to its landing page.
 
         Raises:
             CallFailed: no answer, or one that leads elsewhere.
         """
-        answer = await self._client.send("GET", f"{decision.click_url}?source_time_us={source_time_us}")
+        answer = await self._client.send("GET", f"{ad.click_url}?source_time_us={source_time_us}")
         if answer.status != 302:
             raise answer.refused()
         landing = answer.headers.get("location", "")
-        if landing != self._landings.get(decision.creative.campaign_id, landing) or not landing.startswith("https://"):
+        if landing != self._landings.get(ad.creative.campaign_id, landing) or not landing.startswith("https://"):
             raise CallFailed("the click does not lead to its campaign's landing page")
 
     async def page(self, page: str, locale: str, source_time_us: int, whole: bool = False) -> bytes:
@@ -108,9 +114,9 @@ class Audience:
         return answer.body
 
     async def _see(self, row: ImpressionRow, reads: bool) -> None:
-        decision = await self._counted("ad", self.ad(row.slot, row.features, row.source_time_us))
-        if row.clicked and decision:
-            await self._counted("click", self.click(decision, row.source_time_us))
+        ad = await self._counted("ad", self.ad(row.slot, row.features, row.source_time_us))
+        if row.clicked and ad:
+            await self._counted("click", self.click(ad, row.source_time_us))
         if reads:
             locale = LOCALES[row.item % len(LOCALES)]
             await self._counted("page", self.page(slug(row), locale, row.source_time_us))
