@@ -1,0 +1,140 @@
+"""Two authorization servers as processes of their own, called as the zone's gateway calls them."""
+
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
+
+ISSUER = "https://localhost:18400"
+START_S_MAX = 30.0
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Deployment:
+    home: Path
+    url: str
+    http_ports: list[int] = field(default_factory=list)
+    grpc_ports: list[int] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def identity(self, process: str) -> Path:
+        return self.home / "run" / process / "identity" / "live"
+
+    def tls(self, process: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.home / "ca" / "private" / "root.pem"))
+        live = self.identity(process).resolve()
+        context.load_cert_chain(live / "svid.pem", live / "key.pem")
+        return context
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        form: Mapping[str, str] | str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        replica: int = 0,
+        peer: str = "core-gateway",
+    ) -> Reply:
+        """One request, as the gateway sends it on."""
+        body = urlencode(form) if isinstance(form, Mapping) else form
+        sent = dict(headers or {})
+        if form is not None:
+            sent.setdefault("Content-Type", "application/x-www-form-urlencoded")
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self.http_ports[replica], context=self.tls(peer), timeout=15
+        )
+        try:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    @property
+    def secret(self) -> str:
+        return (self.home / "run" / "oauth" / "clients" / "storefront.secret").read_text()
+
+    def token(self, scope: str = "", replica: int = 0) -> Reply:
+        form = {"grant_type": "client_credentials", "client_id": "storefront", "client_secret": self.secret}
+        return self.call("POST", "/oauth/token", form=form | ({"scope": scope} if scope else {}), replica=replica)
+
+    def channels(self, process: str) -> Channels:
+        return Channels(Identity(self.identity(process)), load())
+
+    def grpc_address(self, replica: int = 0) -> str:
+        return f"127.0.0.1:{self.grpc_ports[replica]}"
+
+
+OAUTH = SpiffeId(zone="private", workload="oauth")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(deployed: Deployment, node: str) -> None:
+    deployed.http_ports.append(free_port())
+    deployed.grpc_ports.append(free_port())
+    environment = os.environ | {
+        "ISTHMUS_HOME": str(deployed.home),
+        "ISTHMUS_ZONE": "private",
+        "ISTHMUS_WORKLOAD": "oauth",
+        "ISTHMUS_NODE": node,
+        "ISTHMUS_IDENTITY_DIR": str(deployed.identity(node)),
+        "ISTHMUS_DATABASE_URL": deployed.url,
+        "ISTHMUS_ISSUER": ISSUER,
+        "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{deployed.http_ports[-1]}",
+        "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{deployed.grpc_ports[-1]}",
+    }
+    with (deployed.home / f"{node}.log").open("wb") as log:
+        deployed.processes.append(
+            subprocess.Popen([sys.executable, "-m", "security.oauth"], env=environment, stdout=log, stderr=log)
+        )
+
+
+def wait_for(deployed: Deployment, replica: int) -> None:
+    deadline = time.monotonic() + START_S_MAX
+    while True:
+        try:
+            if deployed.call("GET", "/oauth/jwks.json", replica=replica).status == 200:
+                return
+        except OSError:
+            pass
+        process = deployed.processes[replica]
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail((deployed.home / f"oauth-{replica + 1}.log").read_text()[-3000:])
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            continue

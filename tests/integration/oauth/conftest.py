@@ -1,0 +1,69 @@
+"""Two authorization servers on one PostgreSQL, and the gateway's certificate to talk to them."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from authorization_servers import START_S_MAX, Deployment, start, wait_for
+
+from mesh.database.migrate import Owner, migrate
+from security.identity.agent import Agent
+from security.identity.authority import Authority
+from security.oauth import main as oauth_main
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Deployment]:
+    home = tmp_path_factory.mktemp("oauth")
+    rows = [("oauth-1", "oauth"), ("oauth-2", "oauth"), ("core-gateway", "core-gateway"), ("orders-1", "orders")]
+    (home / "topology.json").write_text(
+        json.dumps({"processes": [{"name": name, "zone": "private", "workload": work} for name, work in rows]})
+    )
+    Authority.open_or_create(home / "ca" / "public", "isthmus.internal", "public")
+    authority = Authority.open_or_create(home / "ca" / "private", "isthmus.internal", "private")
+    Agent(home, authority, timedelta(hours=1), other_root_wait_s=1.0).round()
+    migrate(postgres_url, [Owner.beside(oauth_main.__file__)])
+    deployed = Deployment(home, postgres_url)
+    try:
+        for number in (1, 2):
+            start(deployed, f"oauth-{number}")
+        for replica in (0, 1):
+            wait_for(deployed, replica)
+        yield deployed
+    finally:
+        for process in deployed.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in deployed.processes:
+            try:
+                assert process.wait(10) == 0
+            finally:
+                process.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import asyncio
+
+    from deploy.local import postgres
+    from deploy.local.settings import Home
+
+    home = Home(tmp_path_factory.mktemp("postgres"))
+    asyncio.run(postgres.prepare(home))
+    server = subprocess.Popen(postgres.command(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_S_MAX
+        while True:
+            try:
+                asyncio.run(postgres.ping(home))
+                break
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+        yield postgres.url(home, "postgres")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
