@@ -1,0 +1,45 @@
+"""Put the payments process together."""
+
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
+from isthmus.payments.v1 import payments_pb2_grpc
+
+from mesh.clock import SystemClock
+from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner, require_current
+from mesh.process import Process
+from mesh.server import ServerBuilder
+from private_core.payments.clients import OrdersClient, SandboxClient
+from private_core.payments.service import LedgerService, PaymentsService
+from private_core.payments.settings import PaymentsSettings
+from private_core.payments.store import PaymentStore
+from security.audit.interceptor import AuditInterceptor
+from security.audit.postgres import PostgresAuditSink
+from security.tokens.interceptor import TokenInterceptor
+from security.tokens.keys import PublishedKeys
+from security.tokens.verifier import TokenVerifier
+
+
+async def main(settings: PaymentsSettings, process: Process) -> None:
+    clock = SystemClock()
+    engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
+    await require_current(engine, Owner.beside(__file__))
+
+    store = PaymentStore(engine)
+    orders = OrdersClient(process.channels.open("orders"))
+    provider = SandboxClient(process.channels.open("sandbox-provider"), settings.provider_timeout_s)
+
+    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
+
+    async def jwks() -> list[str]:
+        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
+
+    keys = PublishedKeys(jwks, clock)
+    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    audit = AuditInterceptor(process.contract, sink, settings, clock)
+
+    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, PaymentsService(store, orders, provider, clock))
+    server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store))
+    await process.serve(server.build(), sink, keys)
+    await engine.dispose()

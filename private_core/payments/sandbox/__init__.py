@@ -1,0 +1,1 @@
+"""A payment provider for sandboxes, as a process of its own: it stands where a real one would."""

@@ -1,0 +1,189 @@
+"""The Payments and Ledger services: convert, ask the domain, the store and the provider, convert back."""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from isthmus.money.v1 import money_pb2
+from isthmus.payments.v1 import payments_pb2 as pb
+from isthmus.payments.v1 import payments_pb2_grpc
+
+from mesh.clock import Clock
+from mesh.errors import Internal, MeshError, NotFound
+from private_core.identifiers import new_id
+from private_core.money import MINOR_MAX, Money
+from private_core.payments import domain
+from private_core.payments.domain import Operation, Payment, Progress
+from private_core.payments.store import PaymentStore, Say
+from private_core.refusals import Refusal
+from private_core.storage.idempotency import Answer, Intent, intent_of
+from private_core.times import source_time
+from private_core.translation import current_caller, error_of, money_message, money_of, translated
+
+_STATES = {
+    domain.State.PENDING: pb.PAYMENT_STATE_PENDING,
+    domain.State.AUTHORIZED: pb.PAYMENT_STATE_AUTHORIZED,
+    domain.State.CAPTURED: pb.PAYMENT_STATE_CAPTURED,
+    domain.State.REFUNDED: pb.PAYMENT_STATE_REFUNDED,
+    domain.State.DECLINED: pb.PAYMENT_STATE_DECLINED,
+}
+
+_Ask = Callable[[str, str, Money], Awaitable[domain.ProviderAnswer]]
+
+
+class PaymentsService(payments_pb2_grpc.PaymentsServicer):
+    """Each operation is written down, then asked of the provider, then finished. A call that dies between two steps is
+    taken up by its repetition, which asks the provider under the same key."""
+
+    def __init__(self, store: PaymentStore, orders: domain.Orders, provider: domain.Provider, clock: Clock) -> None:
+        self._store = store
+        self._orders = orders
+        self._provider = provider
+        self._clock = clock
+
+    async def AuthorizePayment(self, request: pb.AuthorizePaymentRequest, context: Any) -> pb.AuthorizePaymentResponse:
+        intent = intent_of(request, request.idempotency_key)
+        begun = await self._store.begin_hold(intent, self._new_payment(request))
+        if isinstance(begun, Answer):
+            return pb.AuthorizePaymentResponse.FromString(begun.give())
+        order = await self._payable(begun)
+        if isinstance(order, MeshError):
+            refusal = Answer.of(order)
+            closed = await self._store.finish(intent, begun, Progress.DECLINED, lambda *_: refusal)
+            return pb.AuthorizePaymentResponse.FromString(closed.give())
+        # A hold that the provider declines is a payment too: it says so by its state.
+        first = await self._carry_out(
+            intent,
+            begun,
+            self._provider.hold,
+            lambda _, payment: Answer.of(pb.AuthorizePaymentResponse(payment=_message(payment))),
+            member_id=order.member_id,
+        )
+        return pb.AuthorizePaymentResponse.FromString(first.give())
+
+    async def CapturePayment(self, request: pb.CapturePaymentRequest, context: Any) -> pb.CapturePaymentResponse:
+        intent = intent_of(request, request.idempotency_key)
+        answer = await self._store.begin_capture(intent, request.payment_id, current_caller())
+        if isinstance(answer, Operation):
+            answer = await self._carry_out(
+                intent,
+                answer,
+                self._provider.take,
+                _unless_declined(
+                    domain.Kind.CAPTURE, lambda payment: pb.CapturePaymentResponse(payment=_message(payment))
+                ),
+            )
+        return pb.CapturePaymentResponse.FromString(answer.give())
+
+    async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Any) -> pb.RefundPaymentResponse:
+        intent = intent_of(request, request.idempotency_key)
+        with translated():
+            amount = money_of(request.amount)
+            domain.refundable(amount)
+        answer = await self._store.begin_refund(intent, request.payment_id, amount, current_caller())
+        if isinstance(answer, Operation):
+            answer = await self._carry_out(
+                intent,
+                answer,
+                self._provider.give_back,
+                _unless_declined(
+                    domain.Kind.REFUND, lambda payment: pb.RefundPaymentResponse(payment=_message(payment))
+                ),
+            )
+        return pb.RefundPaymentResponse.FromString(answer.give())
+
+    async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.GetPaymentResponse:
+        payment = await self._store.read(request.payment_id)
+        with translated():
+            return pb.GetPaymentResponse(payment=_message(domain.readable(payment, current_caller())))
+
+    async def ListPayments(self, request: pb.ListPaymentsRequest, context: Any) -> pb.ListPaymentsResponse:
+        # Only orders may ask, and has seen to it that the caller may know of this order.
+        payments = await self._store.of_order(request.order_id)
+        return pb.ListPaymentsResponse(payments=[_message(payment) for payment in payments])
+
+    def _new_payment(self, request: pb.AuthorizePaymentRequest) -> Payment:
+        now_us = self._clock.now_us()
+        with translated():
+            amount = money_of(request.amount)
+            return domain.pending(new_id(now_us), request.order_id, amount, source_time(request.source_time_us, now_us))
+
+    async def _payable(self, hold: Operation) -> domain.Order | MeshError:
+        """The order, if this hold may go on; else why not. Outages are raised: they decide nothing."""
+        try:
+            order = await self._orders.read(hold.payment.order_id)
+            domain.payable(order, hold.amount)
+        except NotFound as unknown:
+            return unknown
+        except Refusal as refusal:
+            return error_of(refusal)
+        return order
+
+    async def _carry_out(
+        self, intent: Intent, operation: Operation, ask: _Ask, say: Say, member_id: str = ""
+    ) -> Answer:
+        answer = await ask(operation.operation_id, operation.payment.payment_id, operation.amount)
+        progress = Progress.DONE if answer.approved else Progress.DECLINED
+        return await self._store.finish(
+            intent, operation, progress, say, provider_id=answer.provider_id, member_id=member_id
+        )
+
+
+class LedgerService(payments_pb2_grpc.LedgerServicer):
+    """The books, read only."""
+
+    def __init__(self, store: PaymentStore) -> None:
+        self._store = store
+
+    async def GetTrialBalance(self, request: pb.GetTrialBalanceRequest, context: Any) -> pb.GetTrialBalanceResponse:
+        balances = await self._store.balances()
+        sums: dict[str, int] = defaultdict(int)
+        for balance in balances:
+            sums[balance.currency] += balance.balance_minor
+        return pb.GetTrialBalanceResponse(
+            balances=[
+                pb.AccountBalance(account=one.account, balance=_signed(one.balance_minor, one.currency))
+                for one in balances
+            ],
+            sums=[_signed(minor, currency) for currency, minor in sorted(sums.items())],
+            postings=sum(balance.postings for balance in balances),
+        )
+
+    async def SummarizeCaptures(
+        self, request: pb.SummarizeCapturesRequest, context: Any
+    ) -> pb.SummarizeCapturesResponse:
+        with translated():
+            months = await self._store.captures()
+        return pb.SummarizeCapturesResponse(
+            months=[
+                pb.CaptureMonth(month=month.month, captures=month.captures, amount=money_message(month.amount))
+                for month in months
+            ]
+        )
+
+
+def _unless_declined(kind: domain.Kind, response: Callable[[Payment], Any]) -> Say:
+    def say(progress: Progress, payment: Payment) -> Answer:
+        if progress is Progress.DECLINED:
+            return Answer.of(error_of(domain.provider_declined(kind)))
+        return Answer.of(response(payment))
+
+    return say
+
+
+def _signed(minor: int, currency: str) -> money_pb2.Money:
+    if abs(minor) > MINOR_MAX:
+        raise Internal("BALANCE_OVERFLOW", "a balance does not fit into 64 bits")
+    return money_pb2.Money(minor=minor, currency=currency)
+
+
+def _message(payment: Payment) -> pb.Payment:
+    return pb.Payment(
+        payment_id=payment.payment_id,
+        order_id=payment.order_id,
+        state=_STATES[payment.state],
+        authorized=money_message(payment.authorized),
+        captured=money_message(payment.captured),
+        refunded=money_message(payment.refunded),
+        source_time_us=payment.source_time_us,
+    )

@@ -1,0 +1,218 @@
+"""Payments, operations and postings in PostgreSQL. No transaction is open while the provider is asked."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mesh.database.engine import execute, transact
+from mesh.errors import Aborted
+from private_core.callers import Caller
+from private_core.money import Money
+from private_core.payments import domain, statements
+from private_core.payments.domain import Balance, Kind, Month, Operation, Payment, Progress, State
+from private_core.refusals import Refusal
+from private_core.storage.idempotency import Answer, Idempotency, Intent
+from private_core.times import to_datetime, to_us
+from private_core.translation import error_of
+
+# A refund that ends while others of the same payment end too is written again from the newest amounts.
+_FINISHES_MAX: Final = 10
+
+# What to answer when an operation ended so, leaving the payment so.
+Say = Callable[[Progress, Payment], Answer]
+
+
+class PaymentStore:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._idempotency = Idempotency("payments")
+
+    async def begin_hold(self, intent: Intent, payment: Payment) -> Operation | Answer:
+        """Write down that the payment's amount will be held. Returns what to ask the provider, or the stored answer."""
+
+        async def otherwise(tx: AsyncConnection) -> Operation:
+            row = (await tx.execute(statements.HOLD_OF_ORDER, {"order_id": payment.order_id})).first()
+            return domain.joinable(_operation(row) if row else None, payment.authorized)
+
+        parameters = {
+            "payment_id": payment.payment_id,
+            "order_id": payment.order_id,
+            "currency": payment.authorized.currency,
+            "amount": payment.authorized.minor,
+            "source_time": to_datetime(payment.source_time_us),
+        }
+        return await self._begin(Kind.HOLD, intent, parameters, otherwise)
+
+    async def begin_capture(self, intent: Intent, payment_id: str, by: Caller) -> Operation | Answer:
+        """Write down that what was held will be taken. Joins a capture of the same payment that is open already."""
+
+        async def otherwise(tx: AsyncConnection) -> Operation:
+            payment = domain.readable(await self._payment(tx, payment_id), by)
+            row = (await tx.execute(statements.OPEN_CAPTURE, {"payment_id": payment_id})).first()
+            if row is None:
+                raise domain.not_capturable(payment)
+            return _operation(row)
+
+        return await self._begin(Kind.CAPTURE, intent, {"payment_id": payment_id, "owner": _owner(by)}, otherwise)
+
+    async def begin_refund(self, intent: Intent, payment_id: str, amount: Money, by: Caller) -> Operation | Answer:
+        """Set `amount` of what was captured apart, to be given back."""
+
+        async def otherwise(tx: AsyncConnection) -> Operation:
+            payment = domain.readable(await self._payment(tx, payment_id), by)
+            raise domain.not_refundable(payment, amount)
+
+        parameters = {
+            "payment_id": payment_id,
+            "owner": _owner(by),
+            "amount": amount.minor,
+            "currency": amount.currency,
+        }
+        return await self._begin(Kind.REFUND, intent, parameters, otherwise)
+
+    async def finish(
+        self,
+        intent: Intent,
+        operation: Operation,
+        progress: Progress,
+        say: Say,
+        *,
+        provider_id: str = "",
+        member_id: str = "",
+    ) -> Answer:
+        """End the operation: payment, postings and answer in one transaction. Returns the first answer to the intent.
+
+        An operation that another call ended in the meantime is not ended twice.
+        """
+        for _ in range(_FINISHES_MAX):
+            payment = domain.after(operation, progress)
+            answer = say(progress, payment)
+            legs = domain.POSTINGS[operation.kind]
+            parameters = {
+                "intent": intent.id,
+                "operation_id": operation.operation_id,
+                "payment_id": payment.payment_id,
+                "state_before": operation.payment.state.value,
+                "refunded_before": operation.payment.refunded.minor,
+                "progress": progress.value,
+                "provider_id": provider_id,
+                "kind": operation.kind.value,
+                "state": payment.state.value,
+                "captured": payment.captured.minor,
+                "refunded": payment.refunded.minor,
+                "released": operation.amount.minor if operation.kind is Kind.REFUND else 0,
+                "member_id": member_id or payment.member_id,
+                "currency": operation.amount.currency,
+                "accounts": [account.value for account, _ in legs],
+                "amounts": [sign * operation.amount.minor for _, sign in legs],
+            }
+            if await execute(self._engine, statements.FINISH, parameters | answer.parameters):
+                return answer
+            ended = await self._look_again(intent, operation, say)
+            if isinstance(ended, Answer):
+                return ended
+            operation = ended
+        raise Aborted(
+            "PAYMENT_BUSY", "others changed the same payment again and again", remedy="repeat with the same key"
+        )
+
+    async def read(self, payment_id: str) -> Payment | None:
+        rows = await execute(self._engine, statements.PAYMENT, {"payment_id": payment_id})
+        return _payment(rows[0]) if rows else None
+
+    async def of_order(self, order_id: str) -> list[Payment]:
+        """The newest 100 payments of an order, newest first."""
+        return [
+            _payment(row) for row in await execute(self._engine, statements.PAYMENTS_OF_ORDER, {"order_id": order_id})
+        ]
+
+    async def balances(self) -> list[Balance]:
+        rows = await execute(self._engine, statements.BALANCES)
+        return [Balance(row.account, row.currency, int(row.balance), row.postings) for row in rows]
+
+    async def captures(self) -> list[Month]:
+        rows = await execute(self._engine, statements.CAPTURES)
+        return [Month(row.month, row.captures, Money(int(row.amount), row.currency)) for row in rows]
+
+    async def _begin(
+        self,
+        kind: Kind,
+        intent: Intent,
+        parameters: dict[str, Any],
+        otherwise: Callable[[AsyncConnection], Any],
+    ) -> Operation | Answer:
+        parameters = parameters | {"operation_id": intent.name}
+        rows = await execute(self._engine, statements.BEGIN[kind], parameters | intent.parameters)
+        if rows:
+            return _operation(rows[0])
+
+        async def resume(tx: AsyncConnection) -> Operation | Answer:
+            earlier = await self._idempotency.earlier(tx, intent)
+            if earlier is not None:
+                return earlier
+            own = (await tx.execute(statements.OPERATION, {"operation_id": intent.name})).first()
+            row = own or (await tx.execute(statements.BEGIN_AGAIN[kind], parameters)).first()
+            if row is not None:
+                return _operation(row)
+            try:
+                operation: Operation = await otherwise(tx)
+            except Refusal as refusal:
+                answer = Answer.of(error_of(refusal))
+                await self._idempotency.settle(tx, intent, answer)
+                return answer
+            return operation
+
+        return await transact(self._engine, resume)
+
+    async def _look_again(self, intent: Intent, operation: Operation, say: Say) -> Operation | Answer:
+        """What became of an operation that could not be ended: the answer, or the operation as it is now if still open."""
+
+        async def look(tx: AsyncConnection) -> Operation | Answer:
+            earlier = await self._idempotency.earlier(tx, intent)
+            if earlier is not None:
+                return earlier
+            row = (await tx.execute(statements.OPERATION, {"operation_id": operation.operation_id})).one()
+            now = _operation(row)
+            if now.progress is Progress.OPEN:
+                return now
+            if now.progress is Progress.DONE and now.operation_id != intent.name:
+                answer = Answer.of(error_of(domain.lost_to_another(now.kind, now.payment)))
+            else:
+                answer = say(now.progress, now.payment)
+            await self._idempotency.settle(tx, intent, answer)
+            return answer
+
+        return await transact(self._engine, look)
+
+    async def _payment(self, tx: AsyncConnection, payment_id: str) -> Payment | None:
+        row = (await tx.execute(statements.PAYMENT, {"payment_id": payment_id})).first()
+        return _payment(row) if row else None
+
+
+def _owner(by: Caller) -> str:
+    return by.subject if by.is_member else ""
+
+
+def _operation(row: Row[Any]) -> Operation:
+    return Operation(
+        operation_id=row.operation_id,
+        kind=Kind(row.kind),
+        progress=Progress(row.progress),
+        amount=Money(row.amount, row.currency),
+        payment=_payment(row),
+    )
+
+
+def _payment(row: Row[Any]) -> Payment:
+    return Payment(
+        payment_id=row.payment_id,
+        order_id=row.order_id,
+        member_id=row.member_id,
+        state=State(row.state),
+        authorized=Money(row.authorized, row.currency),
+        captured=Money(row.captured, row.currency),
+        refunded=Money(row.refunded, row.currency),
+        source_time_us=to_us(row.source_time),
+    )
