@@ -5,8 +5,10 @@ from typing import Final
 import nh3
 
 _TAGS: Final = frozenset(
-    "a abbr b blockquote br caption cite code dd del dfn dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd "
-    "li mark ol p pre q s samp small span strong sub sup table tbody td tfoot th thead tr u ul var".split()  # noqa: SIM905 - a column of words is easier to read
+    """
+    a abbr b blockquote br caption cite code dd del dfn dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd li
+    mark ol p pre q s samp small span strong sub sup table tbody td tfoot th thead tr u ul var
+    """.split()  # noqa: SIM905 - words in lines are easier to read
 )
 _ATTRIBUTES: Final = {
     "*": {"lang", "dir", "title"},

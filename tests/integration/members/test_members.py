@@ -1,0 +1,284 @@
+"""Personal data is sealed before SQL, is a member's own alone, and every call to it is on record."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from isthmus.members.v1 import members_pb2 as pb
+from isthmus.members.v1 import members_pb2_grpc
+from isthmus.members.v1.members_pb2_grpc import MembersStub
+
+from mesh.clock import SystemClock
+from mesh.contract import load
+from mesh.contract.model import DataClass
+from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner
+from mesh.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from private_core.members import store as members_store
+from private_core.members.service import MembersService
+from private_core.members.store import MEMBER, MemberStore
+from private_core.storage.encrypted import Encrypted
+from security.audit import postgres as audit_postgres
+from security.audit.postgres import PostgresAuditSink
+from security.keys.blind_index import BlindIndex
+from security.keys.errors import KekUnknown
+from security.keys.keyring import Keyring, rotate
+from security.keys.vault import Vault
+from tests.integration.room import PrivateRoom, database, plain
+
+PHONE, NAME, ADDRESS = "+8613812340099", "Marisol Vandenbroucke", "7 Quillfeather Lane, Shenzhen"
+WRITE, READ = "members.write", "members.read"
+
+
+@pytest.fixture(scope="module")
+def url(postgres_url: str) -> Iterator[str]:
+    owners = [Owner.beside(members_store.__file__), Owner.beside(audit_postgres.__file__)]
+    with database(postgres_url, owners) as url:
+        yield url
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> PrivateRoom:
+    return PrivateRoom(tmp_path, "members")
+
+
+@pytest.fixture
+def keyring(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for the whole database."""
+    return tmp_path_factory.getbasetemp() / url.rpartition("/")[2].partition("?")[0] / "keyring.json"
+
+
+@asynccontextmanager
+async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
+    engine = async_engine(url)
+    ring = Keyring.open(keyring)
+    try:
+        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(ring.index_key("members.phone")))
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture
+async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator[MembersStub]:
+    """A stub with the core gateway's certificate; every test begins with no member."""
+    with psycopg.connect(plain(url)) as connection:
+        connection.execute("TRUNCATE members.member, members.data_key, members.idempotency")
+    sink = PostgresAuditSink(async_engine(url))
+    await sink.start()
+    async with store_of(url, keyring) as store:
+        bodies = BlindIndex(Keyring.open(keyring).index_key("members.idempotency"))
+        service = MembersService(store, bodies, "CN", SystemClock())
+        async with (
+            room.serving(members_pb2_grpc.add_MembersServicer_to_server, service, sink),
+            room.caller() as channel,
+        ):
+            yield MembersStub(channel)
+    await sink.stop(2.0)
+
+
+def registration(key: str = "key-00000001", **changes: str) -> pb.RegisterMemberRequest:
+    return pb.RegisterMemberRequest(
+        **{"idempotency_key": key, "phone": PHONE, "name": NAME, "address": ADDRESS} | changes  # type: ignore[arg-type]
+    )
+
+
+async def registered(members: MembersStub, room: PrivateRoom, key: str = "key-00000001", **changes: str) -> str:
+    answer = await members.RegisterMember(registration(key, **changes), metadata=room.bearer(WRITE))
+    return answer.member_id
+
+
+async def own_record(members: MembersStub, room: PrivateRoom, member_id: str) -> pb.Member:
+    request = pb.GetMemberRequest(member_id=member_id)
+    return (await members.GetMember(request, metadata=room.bearer(READ, subject=member_id))).member
+
+
+async def test_a_member_reads_their_own_record(members: MembersStub, room: PrivateRoom) -> None:
+    member_id = await registered(members, room, phone="138 1234 0099")
+    record = await own_record(members, room, member_id)
+    assert (record.phone, record.name, record.address) == (PHONE, NAME, ADDRESS)
+    assert record.registered_time_us > 0
+
+
+async def test_nobody_reads_anothers_record(members: MembersStub, room: PrivateRoom) -> None:
+    member_id = await registered(members, room)
+    request = pb.GetMemberRequest(member_id=member_id)
+    with pytest.raises(PermissionDenied, match="NOT_YOUR_RECORD"):
+        await members.GetMember(request, metadata=room.bearer(READ, subject="another-member"))
+    with pytest.raises(PermissionDenied, match="MEMBER_REQUIRED"):
+        await members.GetMember(request, metadata=room.bearer(READ))
+    with pytest.raises(PermissionDenied, match="SCOPE_MISSING"):
+        await members.GetMember(request, metadata=room.bearer(WRITE, subject=member_id))
+    with pytest.raises(Unauthenticated):
+        await members.GetMember(request)
+    with pytest.raises(NotFound, match="MEMBER_UNKNOWN"):
+        await own_record(members, room, "not-registered")
+
+
+async def test_a_phone_registers_once_and_the_refusal_names_nobody(members: MembersStub, room: PrivateRoom) -> None:
+    first = await registered(members, room)
+    with pytest.raises(AlreadyExists) as refused:
+        await registered(members, room, "key-00000002", phone="13812340099", name="Somebody Else")
+    assert refused.value.reason == "MEMBER_EXISTS"
+    said = refused.value.to_status().SerializeToString()
+    for secret in (first, PHONE, PHONE[3:], NAME):
+        assert secret.encode() not in said
+
+
+async def test_of_parallel_registrations_of_one_phone_one_holds(members: MembersStub, room: PrivateRoom) -> None:
+    calls = (registered(members, room, f"key-1000000{number}") for number in range(8))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(outcome, str) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, AlreadyExists) for outcome in outcomes) == 7
+
+
+async def test_a_repeated_registration_gives_the_first_answer(members: MembersStub, room: PrivateRoom) -> None:
+    first = await registered(members, room)
+    assert await registered(members, room) == first
+    with pytest.raises(AlreadyExists, match="IDEMPOTENCY_KEY_REUSED"):
+        await registered(members, room, phone="+8613812340100")
+
+
+@pytest.mark.parametrize("phone", ["12345", "not a number", "+86138123400999", "+999 123 456 789"])
+async def test_a_phone_that_is_none_is_refused_unsaid(members: MembersStub, room: PrivateRoom, phone: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await registered(members, room, phone=phone)
+    assert phone.encode() not in refused.value.to_status().SerializeToString()
+
+
+async def test_no_column_and_no_file_holds_plaintext(
+    members: MembersStub, room: PrivateRoom, url: str, keyring: Path
+) -> None:
+    member_id = await registered(members, room)
+    await own_record(members, room, member_id)
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        for table in ("member", "data_key", "idempotency"):
+            rows = connection.execute(f"SELECT * FROM members.{table}").fetchall()
+            assert rows
+            cells = b"\n".join(_bytes(cell) for row in rows for cell in row)
+            assert not _found(cells)
+        folder = connection.execute("SHOW data_directory").fetchone()
+        assert folder is not None
+        files = [path for path in Path(folder[0]).rglob("*") if path.is_file()]
+        assert any("pg_wal" in str(path) for path in files)
+        for path in files:
+            assert not _found(path.read_bytes()), path
+
+
+async def test_no_sensitive_column_is_left_unencrypted() -> None:
+    sensitive = {
+        name
+        for name, field in load().fields("isthmus.members.v1.Member").items()
+        if field.data_class >= DataClass.PERSONAL
+    }
+    encrypted = {column.name for column in MEMBER.columns if isinstance(column.type, Encrypted)}
+    assert sensitive == encrypted
+
+
+async def test_a_value_moved_to_another_row_or_column_does_not_open(
+    members: MembersStub, room: PrivateRoom, url: str
+) -> None:
+    mine = await registered(members, room)
+    theirs = await registered(members, room, "key-00000002", phone="+8613812340100", name="Another Person")
+    with psycopg.connect(plain(url)) as connection:
+        copy = "UPDATE members.member SET name = (SELECT name FROM members.member WHERE member_id = %s) WHERE member_id = %s"
+        connection.execute(copy, (theirs, mine))
+        connection.execute("UPDATE members.member SET address = name WHERE member_id = %s", (theirs,))
+    for member_id in (mine, theirs):
+        with pytest.raises(DataLoss, match="ENVELOPE_REJECTED"):
+            await own_record(members, room, member_id)
+
+
+async def test_a_swapped_data_key_does_not_unwrap(members: MembersStub, room: PrivateRoom, url: str) -> None:
+    mine = await registered(members, room)
+    theirs = await registered(members, room, "key-00000002", phone="+8613812340100")
+    with psycopg.connect(plain(url)) as connection:
+        connection.execute("DELETE FROM members.data_key WHERE subject = %s", (mine,))
+        connection.execute("UPDATE members.data_key SET subject = %s WHERE subject = %s", (mine, theirs))
+    with pytest.raises(DataLoss, match="ENVELOPE_REJECTED"):
+        await own_record(members, room, mine)
+
+
+async def test_without_their_data_key_a_member_cannot_be_read(
+    members: MembersStub, room: PrivateRoom, url: str
+) -> None:
+    member_id = await registered(members, room)
+    with psycopg.connect(plain(url)) as connection:
+        connection.execute("DELETE FROM members.data_key WHERE subject = %s", (member_id,))
+    with pytest.raises(NotFound):
+        await own_record(members, room, member_id)
+
+
+async def test_records_outlive_a_new_kek_and_a_foreign_keyring_stops_the_start(
+    members: MembersStub, room: PrivateRoom, url: str, keyring: Path, tmp_path: Path
+) -> None:
+    member_id = await registered(members, room)
+    rotate(keyring)
+    async with store_of(url, keyring) as store:
+        await store.require_keks(Keyring.open(keyring).holds)
+        member = await store.find(member_id)
+        assert member is not None
+        assert member.particulars.phone == PHONE
+        with pytest.raises(KekUnknown):
+            await store.require_keks(Keyring.open(tmp_path / "other" / "keyring.json").holds)
+
+
+async def test_orders_learns_whether_and_the_operator_how_many(members: MembersStub, room: PrivateRoom) -> None:
+    member_id = await registered(members, room)
+    async with room.caller("orders") as channel:
+        check = MembersStub(channel).CheckMember
+        for asked, answer in ((member_id, True), ("nobody", False)):
+            found = await check(pb.CheckMemberRequest(member_id=asked), metadata=room.bearer("orders.write"))
+            assert found.registered is answer
+    async with room.caller("operator") as channel:
+        assert (await MembersStub(channel).CountMembers(pb.CountMembersRequest())).members == 1
+
+
+async def test_every_call_is_on_record_allowed_and_denied(members: MembersStub, room: PrivateRoom, url: str) -> None:
+    member_id = await registered(members, room)
+    await own_record(members, room, member_id)
+    request = pb.GetMemberRequest(member_id=member_id)
+    with pytest.raises(PermissionDenied):
+        await members.GetMember(request, metadata=room.bearer(READ, subject="another-member"))
+    async with room.caller("orders") as channel:
+        with pytest.raises(PermissionDenied, match="CALLER_NOT_ALLOWED"):
+            await MembersStub(channel).GetMember(request, metadata=room.bearer(READ, subject=member_id))
+    with pytest.raises(Unauthenticated):
+        await members.GetMember(request, metadata=[("authorization", "Bearer bad")])
+    with psycopg.connect(plain(url)) as connection:
+        records = connection.execute(
+            "SELECT split_part(peer, '/', 5), token_subject, data_subject, decision, result, reason, length(trace_id)"
+            " FROM audit.record ORDER BY sequence DESC LIMIT 5"
+        ).fetchall()[::-1]
+        everything = json.dumps(connection.execute("SELECT row_to_json(r) FROM audit.record r").fetchall())
+    gateway = "core-gateway"
+    assert records == [
+        (gateway, "storefront", "", 1, "OK", "", 32),
+        (gateway, member_id, member_id, 1, "OK", "", 32),
+        (gateway, "another-member", member_id, 2, "PERMISSION_DENIED", "NOT_YOUR_RECORD", 32),
+        ("orders", "", member_id, 2, "PERMISSION_DENIED", "CALLER_NOT_ALLOWED", 32),
+        (gateway, "", member_id, 2, "UNAUTHENTICATED", "TOKEN_MALFORMED", 32),
+    ]
+    assert not _found(everything.encode())
+
+
+def test_particulars_show_in_no_repr() -> None:
+    from private_core.members.domain import Member, Particulars
+
+    shown = repr(Member("m-1", Particulars.of(PHONE, NAME, ADDRESS), 1))
+    assert not _found(shown.encode())
+
+
+def _bytes(cell: Any) -> bytes:
+    return bytes(cell) if isinstance(cell, bytes | memoryview) else str(cell).encode()
+
+
+def _found(data: bytes) -> list[str]:
+    """Which of the marked values are in `data`, as text or as SQL shows bytes."""
+    marks = (PHONE[3:], NAME, NAME.split()[1], ADDRESS, "Quillfeather")
+    return [mark for mark in marks if mark.encode() in data or mark.encode().hex().encode() in data]

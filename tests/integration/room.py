@@ -1,0 +1,143 @@
+"""A private room under test: its own database, a server of the mesh with real certificates, and tokens that verify."""
+
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+import psycopg
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mesh.channel import Channels
+from mesh.clock import SystemClock
+from mesh.contract import load
+from mesh.database.migrate import Owner, migrate
+from mesh.server import ServerBuilder
+from mesh.settings import ProcessSettings
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
+from security.audit.interceptor import AuditInterceptor
+from security.audit.port import AuditSink
+from security.identity import wallet
+from security.identity.authority import Authority
+from security.tokens.interceptor import TokenInterceptor
+from security.tokens.verifier import TokenVerifier
+
+ISSUER = "https://localhost:1"
+CLIENT = "storefront"
+
+
+@contextmanager
+def database(postgres_url: str, owners: Sequence[Owner]) -> Iterator[str]:
+    """A new database with the schemas of `owners`, dropped at the end."""
+    name = f"room_{secrets.token_hex(4)}"
+    admin = plain(postgres_url)
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = renamed(postgres_url, name)
+    try:
+        migrate(url, owners)
+        yield url
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def renamed(url: str, database: str) -> str:
+    """The same server, another database."""
+    path, _, query = url.partition("?")
+    return f"{path.rsplit('/', 1)[0]}/{database}?{query}"
+
+
+def plain(url: str) -> str:
+    """SQLAlchemy's URL as psycopg reads it."""
+    return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+class Issuer:
+    """Stands in for oauth: signs tokens, and knows the key to check them with."""
+
+    def __init__(self) -> None:
+        self._private = ec.generate_private_key(ec.SECP256R1())
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        return self._private.public_key() if kid == "1" else None
+
+    def token(self, *scopes: str, subject: str = CLIENT) -> str:
+        now = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "aud": "isthmus-core",
+            "sub": subject,
+            "client_id": CLIENT,
+            "scope": " ".join(scopes),
+            "iat": now,
+            "exp": now + 300,
+            "jti": secrets.token_hex(8),
+        }
+        return jwt.encode(claims, self._private, "ES256", {"typ": "at+jwt", "kid": "1"})
+
+
+class PrivateRoom:
+    """The server of one workload, and whoever may want to call it."""
+
+    def __init__(self, home: Path, workload: str) -> None:
+        self.home = home
+        self.authority = Authority.open_or_create(home / "ca" / "private", "isthmus.internal", "private")
+        self.issuer = Issuer()
+        self.contract = load()
+        self.settings = ProcessSettings(
+            home=home,
+            zone="private",
+            workload=workload,
+            node=f"{workload}-1",
+            identity_dir=self._issue(workload),
+            grpc_address=f"127.0.0.1:{_free_port()}",
+            issuer=ISSUER,
+        )
+        self.identity = Identity(self.settings.identity_dir)
+
+    @asynccontextmanager
+    async def serving(
+        self, adder: Callable[[Any, Any], None], servicer: object, sink: AuditSink
+    ) -> AsyncIterator[None]:
+        verifier = TokenVerifier(self.issuer, ISSUER, self.settings.audience, SystemClock())
+        tokens = TokenInterceptor(verifier, self.contract)
+        audit = AuditInterceptor(self.contract, sink, self.settings)
+        server = ServerBuilder(self, interceptors=(tokens,), audit=audit).add(adder, servicer).build()
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(1.0)
+
+    @asynccontextmanager
+    async def caller(self, workload: str = "core-gateway") -> AsyncIterator[Any]:
+        """A channel to the room with the certificate of `workload`."""
+        channels = Channels(Identity(self._issue(workload)), self.contract)
+        assert self.settings.grpc_address is not None
+        try:
+            yield channels.direct(self.settings.grpc_address, SpiffeId("private", self.settings.workload))
+        finally:
+            await channels.close(0)
+
+    def bearer(self, *scopes: str, subject: str = CLIENT) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self.issuer.token(*scopes, subject=subject)}")]
+
+    def _issue(self, workload: str) -> Path:
+        directory = self.home / "run" / workload / "identity"
+        root = (self.home / "ca" / "private" / "root.pem").read_bytes()
+        wallet.write(directory, wallet.Wallet(self.authority.issue(workload, timedelta(hours=1)), root))
+        return directory / "live"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
