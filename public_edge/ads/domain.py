@@ -64,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """The alias table of one slot and targeting: column i holds `members[i]` with probability `keep[i]`, else `other[i]`."""
+    """The alias table of one slot and targeting: column i gives `members[i]` with chance `keep[i]`, else `other[i]`."""
 
     total_weight: int
     members: tuple[Candidate, ...]
@@ -128,7 +128,7 @@ class Index:
 
 
 class FrequencyCaps:
-    """How often each viewer has seen each capped campaign today (UTC). Bounded: the least recently seen are forgotten."""
+    """How often each viewer has seen each capped campaign today (UTC). Bounded: the oldest entries are forgotten."""
 
     def __init__(self, entries_max: int = VIEWERS_MAX) -> None:
         self._entries_max = entries_max
@@ -165,6 +165,10 @@ class Chooser:
         # Campaigns whose share of the budget has been given out here, for whoever rebuilds the index.
         self.exhausted: deque[Candidate] = deque(maxlen=EXHAUSTED_MAX)
 
+    def landing_url(self, campaign_id: str, creative_id: str) -> str | None:
+        """Where a click on this creative leads; None when it is no longer in the snapshot."""
+        return self.index.landing_url(campaign_id, creative_id)
+
     def choose(self, slot: str, features: Mapping[str, str], viewer: str, seed: int, now_us: int) -> Creative | None:
         """The creative to show, counted against budget and cap; None when no campaign may be shown.
 
@@ -175,11 +179,8 @@ class Chooser:
             return None
         draws = numbers(seed)
         for _ in range(DRAWS_MAX):
-            unit = _unit(next(draws))
-            if len(groups) == 1:
-                candidate = groups[0].draw(unit)
-            else:
-                candidate = _draw_among(groups, unit, _unit(next(draws)))
+            group = groups[0] if len(groups) == 1 else _by_weight(groups, _unit(next(draws)))
+            candidate = group.draw(_unit(next(draws)))
             if self._eligible(candidate, viewer, now_us):
                 return self._take(candidate, viewer, next(draws), now_us)
         for candidate in _scan(groups, next(draws)):
@@ -211,13 +212,13 @@ def _unit(number: int) -> float:
     return (number >> 11) * 2.0**-53
 
 
-def _draw_among(groups: Sequence[Group], unit: float, within: float) -> Candidate:
+def _by_weight(groups: Sequence[Group], unit: float) -> Group:
     at = unit * sum([group.total_weight for group in groups])
     for group in groups:
         at -= group.total_weight
         if at < 0:
-            return group.draw(within)
-    return groups[-1].draw(within)
+            return group
+    return groups[-1]
 
 
 def _scan(groups: Sequence[Group], number: int) -> Iterator[Candidate]:

@@ -24,7 +24,7 @@ class DecideBody(msgspec.Struct, forbid_unknown_fields=True):
     features: Annotated[
         dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=128)]],
         Meta(max_length=16),
-    ] = {}  # noqa: RUF012 - msgspec copies an empty default for each instance
+    ] = {}
     viewer: Annotated[str, Meta(max_length=128)] = ""
     source_time_us: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 

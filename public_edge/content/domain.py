@@ -26,9 +26,9 @@ class Item:
         return f"{self.slug}/{self.locale}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Page:
-    """An item as it is served. `etag` is strong (RFC 9110, section 8.8.3): the same text has the same, all else another."""
+    """An item as it is served. `etag` is strong (RFC 9110, section 8.8.3): another text has another."""
 
     item: Item
     etag: str

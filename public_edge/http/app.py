@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from granian.rsgi import ProtocolClosed, Scope
+from granian._granian import RSGIProtocolClosed
+from granian.rsgi import Scope
 
 from mesh import problem, telemetry
 from mesh.errors import Internal, MeshError, NotFound
@@ -69,7 +70,7 @@ class EdgeApp:
                 status = await handler(scope, proto, origin)
         except MeshError as error:
             status = _refuse(proto, error, scope.method)
-        except ProtocolClosed:
+        except RSGIProtocolClosed:
             # Whoever asked has gone.
             status = 499
         except Exception:

@@ -1,0 +1,106 @@
+"""The HTTPS front in this process and on its event loop: granian's embedded server, RSGI, mutual TLS 1.3.
+
+A rotated certificate needs a new worker, because granian reads it when a worker starts. Both workers accept from one
+listening socket; the old one then stops accepting, finishes what it has, and asks its connections to close.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP1Settings, HTTP2Settings
+from granian.net import SocketSpec
+from granian.server.embed import Server
+
+from public_edge.http.app import EdgeApp
+
+HEADER_BYTES_MAX = 32 << 10
+STREAMS_MAX = 256
+OVERLAP_S = 0.05
+_LOG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"_granian": {"level": "WARNING"}, "granian.access": {"level": "WARNING"}},
+}
+
+
+class _Listener(Server):
+    """Granian's embedded server with one socket for all its workers."""
+
+    def _init_shared_socket(self) -> None:
+        # With a socket of its own for each worker (SO_REUSEPORT), one that ends would reset the connections that wait
+        # in its queue.
+        self._shd = SocketSpec(self.bind_addr, self.bind_port, self.backlog).build()
+
+    async def replace_worker(self, spawn_target: Any, target: Any) -> None:
+        await self._respawn_workers([0], spawn_target, lambda: target, OVERLAP_S)
+
+
+class HttpServer:
+    """identity: the folder as it rotates, with svid.pem, key.pem and `ca_name`, whose holders alone may connect."""
+
+    def __init__(self, app: EdgeApp, address: str, identity: Path, ca_name: str = "gateway-ca.pem") -> None:
+        self._app = app
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._identity = identity
+        self._ca_name = ca_name
+        self._server: _Listener | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._renewing = asyncio.Lock()
+        self._renewals: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        live = self._identity.resolve()
+        self._server = _Listener(
+            self._app,
+            self._host,
+            self._port,
+            interface=Interfaces.RSGI,
+            http=HTTPModes.auto,
+            websockets=False,
+            backlog=1024,
+            http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=HEADER_BYTES_MAX),
+            http2_settings=HTTP2Settings(max_concurrent_streams=STREAMS_MAX, max_headers_size=HEADER_BYTES_MAX),
+            log_dictconfig=_LOG,
+            ssl_cert=live / "svid.pem",
+            ssl_key=live / "key.pem",
+            ssl_protocol_min=SSLProtocols.tls13,
+            ssl_ca=live / self._ca_name,
+            ssl_client_verify=True,
+        )
+        self._server.workers_kill_timeout = 5
+        logging.getLogger("_granian").setLevel(logging.WARNING)
+        self._task = asyncio.create_task(self._server.serve(), name="http")
+        await asyncio.sleep(0)
+        if self._task.done():
+            await self._task
+
+    def renew(self) -> None:
+        """Serve with the newest certificate from now on."""
+        task = asyncio.get_running_loop().create_task(self._renew(), name="http-renew")
+        self._renewals.add(task)
+        task.add_done_callback(self._renewals.discard)
+
+    async def _renew(self) -> None:
+        async with self._renewing:
+            server = self._server
+            if server is None or not server.wrks:
+                return
+            live = self._identity.resolve()
+            server.build_ssl_context(
+                live / "svid.pem", live / "key.pem", None, SSLProtocols.tls13, live / self._ca_name, [], True
+            )
+            await server.replace_worker(server._spawn_rsgi_worker, self._app)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop accepting, finish what is under way."""
+        if self._server is None or self._task is None:
+            return
+        self._server.stop()
+        try:
+            await asyncio.wait_for(asyncio.shield(self._task), grace_s)
+        except TimeoutError:
+            self._task.cancel()

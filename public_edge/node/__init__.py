@@ -1,0 +1,1 @@
+"""One edge node: ads, clicks and content in one process."""
