@@ -11,8 +11,7 @@ from private_core.payments.domain import Kind
 
 _LIVE: Final = "('pending', 'authorized', 'captured')"
 
-# What the statement that begins an operation hangs on: a new idempotency record, or, where there is an open one already,
-# nothing.
+# What the statement that begins an operation hangs on: a new idempotency record; nothing, where there is an open one.
 _NEW_INTENT: Final = """
     gate AS (
         INSERT INTO payments.idempotency (intent, body) VALUES (:intent, :body) ON CONFLICT DO NOTHING RETURNING intent
@@ -58,8 +57,8 @@ _BEGIN: Final = {Kind.HOLD: _HOLD, Kind.CAPTURE: _CAPTURE, Kind.REFUND: _REFUND}
 BEGIN: Final[dict[Kind, TextClause]] = {kind: text(sql.format(gate=_NEW_INTENT)) for kind, sql in _BEGIN.items()}
 BEGIN_AGAIN: Final[dict[Kind, TextClause]] = {kind: text(sql.format(gate=_OPEN_INTENT)) for kind, sql in _BEGIN.items()}
 
-# The end of an operation: its progress, the payment, the postings and the stored answer. Only while the payment is still
-# as the answer was made from; no row otherwise.
+# The end of an operation: its progress, the payment, the postings and the stored answer. Only while the payment still
+# is what the answer was made from; no row otherwise.
 FINISH: Final = text(
     """
     WITH locked AS (
@@ -92,7 +91,7 @@ FINISH: Final = text(
 
 _OPERATION: Final = """
     SELECT * FROM payments.payment AS payment JOIN payments.operation AS operation USING (payment_id)
-    WHERE {where} FOR UPDATE OF payment
+    WHERE {where}
     """
 OPERATION: Final = text(_OPERATION.format(where="operation_id = :operation_id"))
 HOLD_OF_ORDER: Final = text(_OPERATION.format(where=f"order_id = :order_id AND kind = 'hold' AND state IN {_LIVE}"))

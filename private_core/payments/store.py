@@ -19,6 +19,7 @@ from private_core.translation import error_of
 
 # A refund that ends while others of the same payment end too is written again from the newest amounts.
 _FINISHES_MAX: Final = 10
+_REPEAT: Final = "repeat the call with the same idempotency key"
 
 # What to answer when an operation ended so, leaving the payment so.
 Say = Callable[[Progress, Payment], Answer]
@@ -49,11 +50,14 @@ class PaymentStore:
         """Write down that what was held will be taken. Joins a capture of the same payment that is open already."""
 
         async def otherwise(tx: AsyncConnection) -> Operation:
-            payment = domain.readable(await self._payment(tx, payment_id), by)
             row = (await tx.execute(statements.OPEN_CAPTURE, {"payment_id": payment_id})).first()
-            if row is None:
-                raise domain.not_capturable(payment)
-            return _operation(row)
+            payment = domain.readable(await self._payment(tx, payment_id), by)
+            if row is not None:
+                return _operation(row)
+            if payment.state is State.AUTHORIZED:
+                # Another capture was in the way a moment ago and was declined since.
+                raise Aborted("PAYMENT_BUSY", "the payment is being changed by others", remedy=_REPEAT)
+            raise domain.not_capturable(payment)
 
         return await self._begin(Kind.CAPTURE, intent, {"payment_id": payment_id, "owner": _owner(by)}, otherwise)
 
@@ -114,9 +118,7 @@ class PaymentStore:
             if isinstance(ended, Answer):
                 return ended
             operation = ended
-        raise Aborted(
-            "PAYMENT_BUSY", "others changed the same payment again and again", remedy="repeat with the same key"
-        )
+        raise Aborted("PAYMENT_BUSY", "others changed the same payment again and again", remedy=_REPEAT)
 
     async def read(self, payment_id: str) -> Payment | None:
         rows = await execute(self._engine, statements.PAYMENT, {"payment_id": payment_id})
@@ -167,7 +169,7 @@ class PaymentStore:
         return await transact(self._engine, resume)
 
     async def _look_again(self, intent: Intent, operation: Operation, say: Say) -> Operation | Answer:
-        """What became of an operation that could not be ended: the answer, or the operation as it is now if still open."""
+        """What became of an operation that could not be ended: the answer, or the operation as it is if still open."""
 
         async def look(tx: AsyncConnection) -> Operation | Answer:
             earlier = await self._idempotency.earlier(tx, intent)
