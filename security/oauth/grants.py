@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from authlib.oauth2 import AuthorizationServer, OAuth2Request
+from authlib.oauth2 import AuthorizationServer, OAuth2Error, OAuth2Request
 from authlib.oauth2.rfc6749 import (
     AuthorizationCodeMixin,
     ClientMixin,
+    InvalidClientError,
     InvalidRequestError,
     InvalidScopeError,
     OAuth2Payload,
@@ -174,6 +175,13 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 
     def create_oauth2_request(self, request: Request) -> Request:
         return request
+
+    def handle_error_response(self, request: Request, error: OAuth2Error) -> Answer:
+        if isinstance(error, InvalidClientError):
+            # One answer for an unknown client, a wrong secret and a wrong method: nobody learns which clients exist.
+            error = InvalidClientError(status_code=401, description="The client cannot be authenticated.")
+        answer: Answer = super().handle_error_response(request, error)
+        return answer
 
     def handle_response(self, status: int, body: Any, headers: Any) -> Answer:
         return Answer(status, body, list(headers or ()))

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from authorization_servers import START_S_MAX, Deployment, start, wait_for
 
 from mesh.database.migrate import Owner, migrate
 from security.identity.agent import Agent
 from security.identity.authority import Authority
 from security.oauth import main as oauth_main
+from tests.integration.oauth.authorization_servers import START_S_MAX, Deployment, start, wait_for
 
 
 @pytest.fixture(scope="session")

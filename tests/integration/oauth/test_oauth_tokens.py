@@ -5,12 +5,12 @@ import json
 from typing import Any
 
 import pytest
-from authorization_servers import ISSUER, OAUTH, Deployment
 
 from mesh.clock import SystemClock
 from mesh.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unauthenticated
 from security.tokens.keys import parse_jwk
 from security.tokens.verifier import TokenVerifier
+from tests.integration.oauth.authorization_servers import ISSUER, OAUTH, Deployment
 
 
 class Published:
@@ -79,7 +79,7 @@ GRANT = "grant_type=client_credentials"
         (GRANT, 401, "invalid_client"),
         (f"{GRANT}&client_id=storefront", 401, "invalid_client"),
         (f"{GRANT}&client_id=storefront&client_secret=wrong", 401, "invalid_client"),
-        (f"{GRANT}&client_id=nobody&client_secret=x", 400, "invalid_client"),
+        (f"{GRANT}&client_id=nobody&client_secret=x", 401, "invalid_client"),
         (f"{GRANT}&client_id=%00&client_secret=x", 400, "invalid_request"),
         (f"{GRANT}&client_id=shop-web&client_secret=x", 401, "invalid_client"),
         (f"{GRANT}&client_id=shop-web", 401, "invalid_client"),
