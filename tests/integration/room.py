@@ -1,22 +1,21 @@
-"""A private room under test: its own database, a server of the mesh with real certificates, and tokens that verify."""
+"""A private room under test: a server of the mesh with real certificates, and tokens that verify."""
 
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jwt
-import psycopg
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.channel import Channels
 from mesh.clock import SystemClock
 from mesh.contract import load
-from mesh.database.migrate import Owner, migrate
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
 from mesh.spiffe import SpiffeId
@@ -30,28 +29,6 @@ from security.tokens.verifier import TokenVerifier
 
 ISSUER = "https://localhost:1"
 CLIENT = "storefront"
-
-
-@contextmanager
-def database(postgres_url: str, owners: Sequence[Owner]) -> Iterator[str]:
-    """A new database with the schemas of `owners`, dropped at the end."""
-    name = f"room_{secrets.token_hex(4)}"
-    admin = plain(postgres_url)
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    url = renamed(postgres_url, name)
-    try:
-        migrate(url, owners)
-        yield url
-    finally:
-        with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def renamed(url: str, database: str) -> str:
-    """The same server, another database."""
-    path, _, query = url.partition("?")
-    return f"{path.rsplit('/', 1)[0]}/{database}?{query}"
 
 
 def plain(url: str) -> str:
@@ -117,7 +94,7 @@ class PrivateRoom:
             await server.stop(1.0)
 
     @asynccontextmanager
-    async def caller(self, workload: str = "core-gateway") -> AsyncIterator[Any]:
+    async def caller(self, workload: str = "core-gateway") -> AsyncIterator[grpc.aio.Channel]:
         """A channel to the room with the certificate of `workload`."""
         channels = Channels(Identity(self._issue(workload)), self.contract)
         assert self.settings.grpc_address is not None
@@ -126,8 +103,8 @@ class PrivateRoom:
         finally:
             await channels.close(0)
 
-    def bearer(self, *scopes: str, subject: str = CLIENT) -> list[tuple[str, str]]:
-        return [("authorization", f"Bearer {self.issuer.token(*scopes, subject=subject)}")]
+    def bearer(self, *scopes: str, subject: str = CLIENT) -> tuple[tuple[str, str | bytes], ...]:
+        return (("authorization", f"Bearer {self.issuer.token(*scopes, subject=subject)}"),)
 
     def _issue(self, workload: str) -> Path:
         directory = self.home / "run" / workload / "identity"
