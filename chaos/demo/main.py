@@ -29,7 +29,7 @@ EXIT_BAD_INPUT = 2
 EXIT_NOT_PLAYED = 3
 
 
-def demo(impressions: Sequence[Path], transactions: Path | None, limit: int | None, json: bool) -> int:
+def demo(impressions: Sequence[Path] | None, transactions: Path | None, limit: int | None, json: bool) -> int:
     """Returns the exit status: 0 only when every check held. Without files, plays the data sets that set-up brings.
 
     With `json` the summary is printed on standard output and all else on standard error.

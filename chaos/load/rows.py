@@ -17,12 +17,14 @@ class Rows:
     purchases: tuple[Purchase, ...]
 
 
-def read_rows(impressions: Sequence[Path], transactions: Path | None, cache: Path, limit: int | None = None) -> Rows:
+def read_rows(
+    impressions: Sequence[Path] | None, transactions: Path | None, cache: Path, limit: int | None = None
+) -> Rows:
     """Read the files given, or the data sets under `cache`; of each file at most the first `limit` rows.
 
     Raises:
         BadInput: a file breaks a rule of its format.
     """
-    files = tuple(impressions) or tuple(cache / "datasets" / path for path in IMPRESSIONS)
+    files = tuple(impressions or ()) or tuple(cache / "datasets" / path for path in IMPRESSIONS)
     purchases = transactions or cache / "datasets" / TRANSACTIONS
     return Rows(read_impressions(files, limit), read_transactions(purchases, limit))

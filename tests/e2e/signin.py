@@ -1,0 +1,78 @@
+"""A member's browser: authorization code with PKCE (RFC 7636), through the sign-in page, to a token."""
+
+import json
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from html import unescape
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from chaos.load.client import Answer, PublicClient
+from deploy.local.mesh import LocalMesh
+from tests.e2e.public import bearer
+
+CLIENT = "shop-web"
+CALLBACK = "http://127.0.0.1/callback"
+PASSWORD = "correct horse battery staple"
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+async def create_account(mesh: LocalMesh, client: PublicClient, member_id: str, login: str) -> None:
+    body = {"member_id": member_id, "login": login, "password": PASSWORD}
+    headers = await bearer(mesh, client, "accounts.write")
+    answer = await client.send("POST", "/v1/accounts", json.dumps(body).encode(), headers)
+    assert answer.status == 200, answer.body
+
+
+async def sign_in(client: PublicClient, login: str, scope: str) -> str:
+    """Returns the access token."""
+    verifier, code = await authorize(client, login, PASSWORD, scope)
+    answer = await redeem(client, code, verifier)
+    assert answer.status == 200, answer.body
+    return str(json.loads(answer.body)["access_token"])
+
+
+async def authorize(client: PublicClient, login: str, password: str, scope: str) -> tuple[str, str]:
+    """Sign in and allow; returns the PKCE verifier and the code."""
+    verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(12)
+    challenge = urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    asked = {
+        "response_type": "code",
+        "client_id": CLIENT,
+        "redirect_uri": CALLBACK,
+        "scope": scope,
+        "state": state,
+        "code_challenge": challenge,
+        "code_challenge_method": "S256",
+    }
+    page = await client.send("GET", f"/oauth/authorize?{urlencode(asked)}")
+    assert page.status == 200, page.body
+    cookie = page.headers["set-cookie"].partition(";")[0]
+    html = page.body.decode()
+    form = {"csrf": _attribute(html, r'name="csrf" value="([^"]*)"'), "login": login, "password": password}
+    action = _attribute(html, r'action="([^"]*)"')
+    headers = FORM | {"cookie": cookie}
+    done = await client.send("POST", action, urlencode(form | {"decision": "allow"}).encode(), headers)
+    assert done.status == 303, (done.status, done.body)
+    target = urlsplit(done.headers["location"])
+    answer = parse_qs(target.query)
+    assert (f"{target.scheme}://{target.netloc}{target.path}", answer["state"]) == (CALLBACK, [state])
+    return verifier, answer["code"][0]
+
+
+async def redeem(client: PublicClient, code: str, verifier: str) -> Answer:
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": CLIENT,
+        "code": code,
+        "redirect_uri": CALLBACK,
+        "code_verifier": verifier,
+    }
+    return await client.send("POST", "/oauth/token", urlencode(form).encode(), FORM)
+
+
+def _attribute(html: str, pattern: str) -> str:
+    found = re.search(pattern, html)
+    assert found, html
+    return unescape(found[1])

@@ -1,0 +1,157 @@
+"""What the public notices when parts of the mesh die, freeze, go away or change their certificates: nothing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from signal import SIGKILL
+
+import pytest
+
+from chaos.checkers.books import Books, Traffic, read_until
+from chaos.demo.replay import operator_channel
+from chaos.load.outcomes import CallFailed, Outcomes
+from deploy.local.mesh import LocalMesh
+from security.identity import wallet
+from security.identity.authority import Authority
+from security.identity.bundle import BEHIND_GATEWAY, bundle
+from tests.e2e.public import JSON, bearer, problem, public_client
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SLOT = "failover"
+ASKING = b'{"slot":"failover"}'
+VIEWERS = 8
+BACK_WITHIN_S = 60.0
+
+
+@asynccontextmanager
+async def public_traffic(mesh: LocalMesh) -> AsyncIterator[Outcomes]:
+    """Ads, clicks' worth of traffic that nothing of what happens meanwhile may disturb; each request is sent once."""
+    outcomes, over = Outcomes(), asyncio.Event()
+
+    async def viewer() -> None:
+        while not over.is_set():
+            started = time.monotonic()
+            try:
+                answer = await client.send("POST", "/v1/ads:decide", ASKING, JSON)
+                if answer.status != 200:
+                    raise answer.refused()
+            except CallFailed as failure:
+                outcomes.bad("ad", failure)
+            else:
+                outcomes.ok("ad", time.monotonic() - started)
+
+    async with public_client(mesh) as client, asyncio.TaskGroup() as viewers:
+        for _ in range(VIEWERS):
+            viewers.create_task(viewer())
+        try:
+            yield outcomes
+        finally:
+            over.set()
+
+
+async def seen(outcomes: Outcomes, more: int) -> None:
+    """Wait until so many more requests have been answered."""
+    wanted, ends = outcomes.total("ad") + more, time.monotonic() + BACK_WITHIN_S
+    while outcomes.total("ad") < wanted:
+        assert time.monotonic() < ends, "traffic stands still"
+        await asyncio.sleep(0.05)
+
+
+async def back(mesh: LocalMesh, name: str, old_pid: int) -> None:
+    ends = time.monotonic() + BACK_WITHIN_S
+    while not mesh.process(name).ready.is_set() or mesh.process(name).pid in (None, old_pid):
+        assert time.monotonic() < ends, f"{name} did not come back"
+        await asyncio.sleep(0.1)
+
+
+async def landed(mesh: LocalMesh, wanted: Callable[[Books], bool]) -> Books:
+    async with operator_channel(mesh) as channel:
+        return await read_until(channel, wanted, deadline_s=BACK_WITHIN_S)
+
+
+async def impressions(mesh: LocalMesh, at_least: int = 0) -> int:
+    """Landed impressions of the slot, once there are so many or the deadline is over."""
+    books = await landed(mesh, lambda books: books.slots.get(SLOT, Traffic()).impressions >= at_least)
+    return books.slots.get(SLOT, Traffic()).impressions
+
+
+async def test_nobody_notices_that_an_edge_node_is_killed(mesh: LocalMesh) -> None:
+    before = await impressions(mesh)
+    async with public_traffic(mesh) as outcomes:
+        await seen(outcomes, 100)
+        pid = mesh.kill("edge-1", SIGKILL)
+        await seen(outcomes, 300)
+        await back(mesh, "edge-1", pid)
+        await seen(outcomes, 300)
+    assert outcomes.not_ok("ad") == 0, outcomes.reasons()
+    sent = outcomes.total("ad")
+    assert await impressions(mesh, before + sent) == before + sent
+
+
+async def test_nobody_notices_that_kafka_is_away_and_all_arrives_when_it_is_back(mesh: LocalMesh) -> None:
+    before = await impressions(mesh)
+    async with public_traffic(mesh) as outcomes:
+        await mesh.suspend("kafka")
+        try:
+            await seen(outcomes, 500)
+        finally:
+            await mesh.resume("kafka")
+        await mesh.wait_ready("kafka", BACK_WITHIN_S)
+        await seen(outcomes, 100)
+    assert outcomes.not_ok("ad") == 0, outcomes.reasons()
+    sent = outcomes.total("ad")
+    assert await impressions(mesh, before + sent) == before + sent
+
+
+async def test_no_call_fails_while_every_certificate_is_replaced(mesh: LocalMesh) -> None:
+    async with public_client(mesh) as client, public_traffic(mesh) as outcomes:
+        headers = await bearer(mesh, client, "orders.read")
+
+        async def sensitive() -> None:
+            """An order that is not there: the answer comes from the database, through both gateways."""
+            problem(await client.send("GET", "/v1/orders/no-such-order", headers=headers), 404)
+
+        for _ in range(2):
+            await asyncio.to_thread(replace_leaves, mesh)
+            ends = time.monotonic() + 5
+            while time.monotonic() < ends:
+                await sensitive()
+    assert outcomes.not_ok("ad") == 0, outcomes.reasons()
+
+
+def replace_leaves(mesh: LocalMesh) -> None:
+    """What the zones' agents do at half of a leaf's life, now and for all processes at once."""
+    authorities = {
+        zone: Authority.open_or_create(mesh.home.root / "ca" / zone, mesh.settings.trust_domain, zone)
+        for zone in ("public", "private")
+    }
+    for row in mesh.rows:
+        directory = mesh.home.run(row.name) / "identity"
+        if not directory.exists():
+            continue
+        zone, workload = row.process.zone, row.process.workload
+        roots = bundle(mesh.home.root, workload, zone)
+        assert roots is not None
+        gateway = authorities[zone].gateway_pem if workload in BEHIND_GATEWAY else None
+        wallet.write(directory, wallet.Wallet(authorities[zone].issue(workload, timedelta(hours=12)), roots, gateway))
+
+
+async def test_a_killed_replica_of_orders_costs_no_call(mesh: LocalMesh) -> None:
+    async with public_client(mesh) as client:
+        headers = await bearer(mesh, client, "orders.read")
+
+        async def ask() -> None:
+            problem(await client.send("GET", "/v1/orders/no-such-order", headers=headers), 404)
+
+        await many(ask, 20)
+        pid = mesh.kill("orders-1", SIGKILL)
+        await many(ask, 60)
+        await back(mesh, "orders-1", pid)
+        await many(ask, 20)
+
+
+async def many(call: Callable[[], Awaitable[None]], times: int) -> None:
+    for _ in range(times):
+        await call()
