@@ -1,0 +1,48 @@
+"""A record has one canonical form and one leaf hash."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from security.audit.record import TEXT_CHARACTERS_MAX, AuditRecord, Decision, clean
+
+RECORD = AuditRecord(
+    record_id="0" * 32,
+    time_us=1_700_000_000_000_000,
+    peer="spiffe://isthmus.internal/private/core-gateway",
+    token_subject="member-1",
+    token_client="storefront",
+    method="/isthmus.members.v1.Members/GetMember",
+    data_subject="member-1",
+    decision=Decision.ALLOWED,
+    result="OK",
+    reason="",
+    trace_id="f" * 32,
+    workload="members",
+    node="members-1",
+)
+
+
+def test_the_canonical_form_is_rfc_8785() -> None:
+    written = RECORD.canonical()
+    # Names in order, no space; the numbers and characters here have one form in JSON anyway.
+    assert written == json.dumps(json.loads(written), sort_keys=True, separators=(",", ":")).encode()
+    assert json.loads(written) == dataclasses.asdict(RECORD) | {"decision": "ALLOWED"}
+
+
+def test_the_leaf_hash_is_rfc_6962() -> None:
+    assert RECORD.leaf_hash() == hashlib.sha256(b"\x00" + RECORD.canonical()).digest()
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(AuditRecord)])
+def test_every_field_is_in_the_leaf(field: str) -> None:
+    others: dict[str, Any] = {"decision": Decision.DENIED, "time_us": 1}
+    assert dataclasses.replace(RECORD, **{field: others.get(field, "other")}).leaf_hash() != RECORD.leaf_hash()
+
+
+def test_text_from_outside_is_bounded_and_storable() -> None:
+    assert len(clean("x" * 10_000)) == TEXT_CHARACTERS_MAX
+    assert "\x00" not in clean("a\x00b")
