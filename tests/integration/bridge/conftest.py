@@ -1,4 +1,4 @@
-"""Servers shared by the tests of the bridge; each test has its own database."""
+"""Fixtures of the bridge: the shared servers, and a database for each test."""
 
 import signal
 import uuid
@@ -9,66 +9,48 @@ import psycopg
 import pytest
 from confluent_kafka import KafkaException
 
-from deploy.local import postgres, topics
+from deploy.local import postgres
+from deploy.local.mesh import LocalMesh
 from deploy.local.migrate import create_database
-from deploy.local.settings import Home
-from deploy.local.topology import Listen, Process
-from mesh import contract
 from mesh.database.migrate import migrate
-from security.identity.authority import Authority
 from sync_bridge.kafka import libpq_url
-from tests.integration.bridge.cluster import ROOMS, Cluster, Room, free_ports, until
-from tests.integration.bridge.events import empty
+from tests.integration.bridge import events
+from tests.integration.bridge.cluster import ZONES, Cluster, Room, until
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    home = Home(tmp_path_factory.mktemp("bridge"))
-    (home.root / "logs").mkdir()
-    kafka_port, raft_port = free_ports(2)
-    listens = (Listen("kafka", "127.0.0.1", kafka_port, "kafka"), Listen("raft", "127.0.0.1", raft_port, "kafka"))
-    authorities = {
-        zone: Authority.open_or_create(home.root / "ca" / zone, "isthmus.internal", zone)
-        for zone in ("public", "private")
-    }
-    built = Cluster(home, authorities, Process("kafka", "public", "kafka", "kafka", None, listens))
-    for workload in ROOMS:
-        built.issue(workload)
-    try:
-        built.start_postgres()
-        create_database(postgres.url(home, "template_isthmus"))
-        migrate(postgres.url(home, "template_isthmus"))
-        yield built
-    finally:
-        for name in list(built.running):
-            built.kill(name, signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
-
-
-@pytest.fixture(scope="session")
-def kafka(cluster: Cluster) -> Cluster:
-    """The cluster with its broker running and the contract's topics made."""
-    cluster.start_kafka()
-    topics.ensure(cluster.admin(), contract.load().events.values())
-    until(lambda: _led(cluster), "every partition has a leader")
-    return cluster
+def cluster(kafka) -> Cluster:  # type: ignore[no-untyped-def]  # of the conftest above, which is no package
+    identities = {workload: kafka.identity(zone, workload) for workload, zone in ZONES.items()}
+    built = Cluster(kafka.bootstrap, identities, kafka.identity("public", "kafka"))
+    until(lambda: _led(built), "every partition has a leader")
+    return built
 
 
 def _led(cluster: Cluster) -> bool:
     try:
-        empty(cluster.admin())
+        events.empty(cluster.admin())
     except KafkaException:
         return False
     return True
 
 
+@pytest.fixture(scope="session")
+def template(postgres_server: LocalMesh) -> str:
+    """Name of a database with every schema of the mesh and no rows."""
+    url = postgres.url(postgres_server.home, "template_bridge")
+    create_database(url)
+    migrate(url)
+    return "template_bridge"
+
+
 @pytest.fixture
-def database_url(cluster: Cluster) -> Iterator[str]:
-    """A database of the test's own, with every schema of the mesh. SQLAlchemy's form."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    server = libpq_url(postgres.url(cluster.home, "postgres"))
+def database_url(postgres_server: LocalMesh, template: str) -> Iterator[str]:
+    """A database of the test's own. SQLAlchemy's form."""
+    name = f"bridge_{uuid.uuid4().hex[:12]}"
+    server = libpq_url(postgres.url(postgres_server.home, "postgres"))
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_isthmus")
-    yield postgres.url(cluster.home, name)
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.url(postgres_server.home, name)
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -86,7 +68,7 @@ def start_room(cluster: Cluster, database_url: str, tmp_path: Path) -> Iterator[
 
     def start(workload: str, node: str = "", **settings: object) -> Room:
         node = node or workload
-        environment = cluster.environment(workload, database_url, node)
+        environment = cluster.environment(workload, database_url, node, tmp_path)
         environment |= {f"ISTHMUS_{name.upper()}": str(value) for name, value in settings.items()}
         module = f"sync_bridge.{workload.removeprefix('bridge-')}"
         started.append(Room(module, environment, tmp_path / f"{node}.log"))

@@ -12,8 +12,8 @@ from tests.integration.bridge.cluster import Cluster, Room, until
 
 
 @pytest.fixture(autouse=True)
-def _clean(kafka: Cluster) -> None:
-    events.empty(kafka.admin())
+def _clean(cluster: Cluster) -> None:
+    events.empty(cluster.admin())
 
 
 def count(database: psycopg.Connection, query: str) -> int:
@@ -27,10 +27,10 @@ def landed(database: psycopg.Connection, table: str) -> int:
 
 
 def test_an_event_lands_as_it_was_sent(
-    kafka: Cluster, database: psycopg.Connection, start_room: Callable[..., Room]
+    cluster: Cluster, database: psycopg.Connection, start_room: Callable[..., Room]
 ) -> None:
     sent = events.impression(7)
-    events.send(kafka.producer(), [sent, events.click(7)])
+    events.send(cluster.producer(), [sent, events.click(7)])
     start_room("bridge-inbound")
     until(lambda: landed(database, "impression") + landed(database, "click") == 2, "both events land")
     row = database.execute(
@@ -43,9 +43,9 @@ def test_an_event_lands_as_it_was_sent(
 
 
 def test_repeats_of_an_event_are_one_row(
-    kafka: Cluster, database: psycopg.Connection, start_room: Callable[..., Room]
+    cluster: Cluster, database: psycopg.Connection, start_room: Callable[..., Room]
 ) -> None:
-    producer = kafka.producer()
+    producer = cluster.producer()
     start_room("bridge-inbound")
     for _ in range(3):
         events.send(producer, map(events.click, range(500)))
@@ -58,9 +58,9 @@ def test_repeats_of_an_event_are_one_row(
 
 
 def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(
-    kafka: Cluster, database: psycopg.Connection, start_room: Callable[..., Room]
+    cluster: Cluster, database: psycopg.Connection, start_room: Callable[..., Room]
 ) -> None:
-    producer = kafka.producer()
+    producer = cluster.producer()
     dice = random.Random(20)
     total = 0
     for round_ in range(6):
