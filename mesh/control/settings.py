@@ -17,7 +17,7 @@ class ControlSettings(ProcessSettings):
 
     # Between two probes of an endpoint that answers.
     probe_interval_s: float = Field(default=0.25, gt=0, le=10)
-    probe_timeout_s: float = Field(default=0.4, gt=0, le=10)
+    probe_timeout_s: float = Field(default=0.5, gt=0, le=10)
     # Probes under way at one time.
     probes_max: int = Field(default=32, ge=1, le=1024)
     # Between two looks at the table of processes.

@@ -4,6 +4,9 @@ import base64
 from importlib import resources
 from typing import Any, Final
 
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
 from mesh.control.registry import Endpoint
 from mesh.control.resources import access, problems, tls
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
@@ -87,8 +90,9 @@ def _manager(name: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
         "access_log": [_failures()],
         "server_name": "isthmus",
         "use_remote_address": True,
-        # Nobody is trusted for an address of a private range: here even 127.0.0.1 is the public.
-        "internal_address_config": {"unix_sockets": False},
+        # Nobody is trusted for an address of a private range: here even 127.0.0.1 is the public. An empty list would
+        # mean all private ranges; this one address is of documentation (RFC 5737), nobody's.
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "192.0.2.0", "prefix_len": 32}]},
         "generate_request_id": True,
         "normalize_path": True,
         "merge_slashes": True,
@@ -125,7 +129,7 @@ def _reserved_headers() -> dict[str, Any]:
 def _trace_context() -> dict[str, Any]:
     """The public may name its trace and may not have it sampled: the flag is cleared (the route puts it back so)."""
     cleared = {
-        "pattern": {"regex": "^00-([0-9a-f]{32}-[0-9a-f]{16})-[0-9a-f]{2}$"},
+        "pattern": {"regex": "^00-(.*)-[0-9a-f]+$"},
         "substitution": "00-\\1-00",
     }
     rule = {
@@ -167,11 +171,10 @@ def _access_token(view: View) -> dict[str, Any]:
 def _transcoder(view: View) -> dict[str, Any]:
     """JSON to gRPC, for exactly the bindings of the contract."""
     bound = sorted({method.service for method in view.methods("private") if method.http})
-    descriptors = resources.files("mesh").joinpath("generated/contract.binpb").read_bytes()
     return _filter(
         "grpc_json_transcoder",
         "grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        proto_descriptor_bin=base64.b64encode(descriptors).decode(),
+        proto_descriptor_bin=base64.b64encode(_descriptors()).decode(),
         services=bound,
         auto_mapping=False,
         convert_grpc_status=True,
@@ -182,6 +185,19 @@ def _transcoder(view: View) -> dict[str, Any]:
         print_options={"preserve_proto_field_names": True, "always_print_primitive_fields": True},
         max_request_body_size=BODY_BYTES_MAX,
     )
+
+
+def _descriptors() -> bytes:
+    """The contract's files, and those of google.rpc.Status and its details, without which an error has no JSON."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        resources.files("mesh").joinpath("generated/contract.binpb").read_bytes()
+    )
+    known = {file.name for file in files.file}
+    wanted = [any_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR]
+    for file in wanted:
+        if file.name not in known:
+            file.CopyToProto(files.file.add())
+    return files.SerializeToString()
 
 
 def _failures() -> dict[str, Any]:

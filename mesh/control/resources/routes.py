@@ -16,6 +16,8 @@ OAUTH_PREFIXES: Final = ("/oauth/", "/.well-known/")
 OAUTH_TIMEOUT_S: Final = 5
 # What the gateways themselves speak through; from outside it would be somebody pretending.
 _RESERVED: Final = ("tracestate", "baggage", "x-request-start", "x-original-url", "x-rewrite-url", "x-jwt-payload")
+# A node that was never reached, that died over the request, or that says that it cannot answer.
+_LOST: Final = "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes"
 _TRACEPARENT: Final = {"header": {"key": "traceparent", "value": "%DYNAMIC_METADATA(isthmus:traceparent)%"}}
 # How the answer of a gRPC server travels; over HTTP it says nothing that the status and the body do not.
 _GRPC_ANSWER: Final = ("grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-encoding")
@@ -61,9 +63,7 @@ def core(view: View) -> dict[str, Any]:
                 "cluster": method.workload,
                 "timeout": f"{method.deadline_s}s",
                 "max_stream_duration": {"grpc_timeout_header_max": f"{method.deadline_s}s"},
-                **_retried(
-                    method, "connect-failure,refused-stream,reset-before-request,unavailable,retriable-status-codes"
-                ),
+                **_retried(method, f"{_LOST},unavailable"),
             },
             # The service is told how long it has; a native caller may have said less.
             "request_headers_to_add": [
@@ -99,8 +99,7 @@ def grpc(view: View, workload: str) -> dict[str, Any]:
 
 
 def _to_edge(method: MethodPolicy) -> dict[str, Any]:
-    retry = _retried(method, "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes")
-    return {"route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **retry}}
+    return {"route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **_retried(method, _LOST)}}
 
 
 def _to_core(method: MethodPolicy) -> dict[str, Any]:
@@ -183,7 +182,7 @@ def _host(routes: list[dict[str, Any]]) -> dict[str, Any]:
         "domains": ["*"],
         "routes": routes,
         # What is kept of a body to send it again to another node.
-        "per_request_buffer_limit_bytes": BODY_BYTES_MAX,
+        "request_body_buffer_limit": BODY_BYTES_MAX,
     }
 
 

@@ -1,0 +1,209 @@
+"""The edge gateway as the public meets it: a real Envoy, fed by a real control plane, two nodes behind it."""
+
+import asyncio
+import json
+import signal
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.integration.control.world import World, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+NODES = ("edge-1", "edge-2", "edge-3")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    world = World(tmp_path_factory.mktemp("edge"))
+    world.add("control-public", "control-public", "public", "ads")
+    for node in NODES:
+        world.add(node, "edge", "public", "http", "grpc")
+    world.add("edge-gateway", "edge-gateway", "public", "https", "metrics")
+    world.publish()
+    try:
+        await world.control("public")
+        for node in NODES:
+            await world.start(node)
+        for node in NODES:
+            await world.serving(node, "grpc")
+        await world.start("edge-gateway")
+        await world.serving("edge-gateway", "https")
+        yield world
+    finally:
+        await world.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def public(world: World) -> AsyncIterator[aiohttp.ClientSession]:
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    port = world.address("edge-gateway", "https").split(":")[1]
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(f"https://localhost:{port}", connector=connector) as session:
+
+        async def all_healthy() -> bool:
+            return len({(await decide(session))["node"] for _ in range(20)}) == len(NODES)
+
+        await eventually(all_healthy, f"all nodes answer; {world.tail('edge-gateway')}; {world.tail('control-public')}")
+        yield session
+
+
+async def decide(session: aiohttp.ClientSession, **options: Any) -> dict[str, Any]:
+    async with session.post("/v1/ads:decide", json={"slot": "position-1"}, **options) as answer:
+        found: dict[str, Any] = await answer.json(content_type=None)
+        return {**found, "status": answer.status}
+
+
+async def problem(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    assert answer.content_type == "application/problem+json", await answer.text()
+    document: dict[str, Any] = await answer.json(content_type="application/problem+json")
+    assert document["status"] == answer.status
+    assert document["type"].startswith("urn:isthmus:problem:")
+    return document
+
+
+async def test_killing_a_node_fails_no_idempotent_request(world: World, public: aiohttp.ClientSession) -> None:
+    statuses: Counter[int] = Counter()
+    running = True
+
+    async def drive() -> None:
+        while running:
+            statuses[(await decide(public))["status"]] += 1
+
+    drivers = [asyncio.create_task(drive()) for _ in range(8)]
+    await asyncio.sleep(0.5)
+    await world.kill("edge-1")
+    await asyncio.sleep(1.5)
+    running = False
+    await asyncio.gather(*drivers)
+    await world.start("edge-1")
+    assert set(statuses) == {200}
+    assert statuses.total() > 100
+
+
+async def test_freezing_a_node_fails_no_idempotent_request_and_moves_traffic(
+    world: World, public: aiohttp.ClientSession
+) -> None:
+    world.signal("edge-2", signal.SIGSTOP)
+    try:
+        answers = await asyncio.gather(*(decide(public) for _ in range(30)))
+        assert {answer["status"] for answer in answers} == {200}
+        await asyncio.sleep(1.5)
+        started = asyncio.get_running_loop().time()
+        for _ in range(30):
+            assert (await decide(public))["node"] != "edge-2"
+        assert asyncio.get_running_loop().time() - started < 2
+    finally:
+        world.signal("edge-2", signal.SIGCONT)
+
+
+async def test_names_reserved_for_the_mesh_do_not_come_in(public: aiohttp.ClientSession) -> None:
+    forged = {
+        "x-request-id": "11111111-1111-1111-1111-111111111111",
+        "x-isthmus-peer": "operator",
+        "x-forwarded-client-cert": "URI=spiffe://isthmus.internal/private/operator",
+        "x-envoy-retry-on": "5xx",
+        "x-envoy-upstream-rq-timeout-ms": "1",
+        "grpc-timeout": "1n",
+        "baggage": "a=b",
+        "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+    }
+    seen = (await decide(public, headers=forged))["headers"]
+    assert seen["x-request-id"] != forged["x-request-id"]
+    assert not {
+        "x-isthmus-peer",
+        "x-envoy-retry-on",
+        "x-envoy-upstream-rq-timeout-ms",
+        "grpc-timeout",
+        "baggage",
+    } & set(seen)
+    assert "operator" not in seen.get("x-forwarded-client-cert", "")
+    assert seen["traceparent"] == f"00-{'a' * 32}-{'b' * 16}-00"
+
+
+async def test_a_request_without_a_trace_gets_none_from_the_gateway(public: aiohttp.ClientSession) -> None:
+    assert "traceparent" not in (await decide(public))["headers"]
+
+
+async def test_unknown_paths_are_problems(public: aiohttp.ClientSession) -> None:
+    for path in ("/", "/v1/nothing", "/isthmus.ads.v1.Ads/Decide", "/stats", "/v1/content/a/b"):
+        async with public.get(path) as answer:
+            assert (await problem(answer))["reason"] == "NOT_FOUND"
+            assert answer.status == 404
+
+
+async def test_wrong_methods_name_the_right_ones(public: aiohttp.ClientSession) -> None:
+    async with public.get("/v1/ads:decide") as answer:
+        assert (await problem(answer))["status"] == 405
+        assert answer.headers["allow"] == "POST"
+
+
+async def test_large_bodies_are_refused(public: aiohttp.ClientSession) -> None:
+    async with public.post("/v1/ads:decide", data=b"x" * (65 << 10)) as answer:
+        assert (await problem(answer))["status"] == 413
+
+
+async def test_large_headers_are_refused(public: aiohttp.ClientSession) -> None:
+    async with public.get("/v1/content/a", headers={"x-large": "x" * 20000}) as answer:
+        assert (await problem(answer))["status"] == 431
+
+
+async def test_escaped_slashes_are_refused(public: aiohttp.ClientSession, world: World) -> None:
+    port = world.address("edge-gateway", "https")
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port.split(":")[1]), ssl=context)
+    writer.write(b"GET /v1/content/a%2fb HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["reason"] == "BAD_REQUEST"
+
+
+async def test_private_methods_require_a_token(public: aiohttp.ClientSession) -> None:
+    for headers in ({}, {"authorization": "Bearer nonsense"}, {"authorization": "Basic YTpi"}):
+        async with public.get("/v1/orders/a", headers=headers) as answer:
+            assert (await problem(answer))["status"] == 401
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_no_private_gateway_is_a_plain_503(public: aiohttp.ClientSession) -> None:
+    async with public.get("/oauth/jwks.json") as answer:
+        document = await problem(answer)
+        assert document["reason"] == "UNAVAILABLE"
+        assert answer.headers["retry-after"] == "1"
+        assert "upstream" not in json.dumps(document)
+
+
+async def test_tls_1_2_is_refused(world: World) -> None:
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    port = int(world.address("edge-gateway", "https").split(":")[1])
+    with pytest.raises(ssl.SSLError):
+        await asyncio.open_connection("127.0.0.1", port, ssl=context)
+
+
+async def test_http_2_is_offered(world: World) -> None:
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    port = int(world.address("edge-gateway", "https").split(":")[1])
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+    writer.close()
+
+
+async def test_a_gateway_outlives_its_control_plane(
+    world: World, public: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    await world.kill("control-public")
+    assert {(await decide(public))["status"] for _ in range(20)} == {200}
+    await world.kill("edge-3")
+    assert {(await decide(public))["status"] for _ in range(20)} == {200}
+    await world.start("edge-3")
+    await world.control("public")
+    await world.serving("control-public", "ads")

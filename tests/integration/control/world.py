@@ -1,0 +1,128 @@
+"""A small mesh under test: real control planes, real gateways, stand-ins behind them, each a process."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from deploy.local import envoy
+from deploy.local.settings import REPOSITORY, Home
+from deploy.local.topology import Listen, Process, Topology, write
+from deploy.local.xds_bootstrap import write_xds_bootstrap
+from mesh.environment import GRPC
+from tests.integration.conftest import TRUST_DOMAIN, Identities, free_port_base
+
+UPSTREAM = "tests.integration.control.upstream"
+DEADLINE_S = 60.0
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str, within_s: float = DEADLINE_S) -> float:
+    """Seconds until `holds`; fails when it does not within the deadline."""
+    started = time.monotonic()
+    while not await holds():
+        assert time.monotonic() - started < within_s, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - started
+
+
+class World:
+    """Processes by name. `topology` lists those that the control planes may know."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root)
+        self.identities = Identities(root)
+        self.processes: dict[str, Process] = {}
+        self.running: dict[str, asyncio.subprocess.Process] = {}
+        self._port = free_port_base()
+
+    def add(self, name: str, workload: str, zone: str, *listens: str) -> Process:
+        """A row of the topology with ports of its own."""
+        protocols = {"grpc": "grpc", "ads": "grpc", "http": "https", "https": "https", "metrics": "https"}
+        ports = []
+        for listen in listens:
+            ports.append(Listen(listen, "127.0.0.1", self._port, protocols[listen]))
+            self._port += 1
+        process = Process(name, zone, workload, name, None, tuple(ports))
+        self.processes[name] = process
+        self.identities.issue(zone, workload, name)
+        return process
+
+    def publish(self, *without: str) -> None:
+        """Write the topology, less some processes."""
+        shown = (process for name, process in self.processes.items() if name not in without)
+        write(self.home.topology, Topology(TRUST_DOMAIN, tuple(shown)))
+
+    def address(self, name: str, listen: str) -> str:
+        return str(self.processes[name].listen(listen))
+
+    def environment(self, name: str) -> dict[str, str]:
+        process = self.processes[name]
+        control = self.address(f"control-{process.zone}", "ads")
+        write_xds_bootstrap(self.home, process, control)
+        addresses = {
+            f"ISTHMUS_{'GRPC' if listen.name == 'ads' else listen.name.upper()}_ADDRESS": str(listen)
+            for listen in process.listens
+        }
+        return {
+            **os.environ,
+            **GRPC,
+            "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'mesh' / 'generated'}",
+            "ISTHMUS_HOME": str(self.home.root),
+            "ISTHMUS_ZONE": process.zone,
+            "ISTHMUS_WORKLOAD": process.workload,
+            "ISTHMUS_NODE": name,
+            "ISTHMUS_IDENTITY_DIR": str(self.home.identity(name)),
+            "ISTHMUS_ISSUER": "https://issuer.test",
+            "GRPC_XDS_BOOTSTRAP": str(self.home.run(name) / "xds-bootstrap.json"),
+            **addresses,
+        }
+
+    async def start(self, name: str, module: str = UPSTREAM) -> None:
+        process = self.processes[name]
+        if process.workload.endswith("-gateway"):
+            control = self.address(f"control-{process.zone}", "ads")
+            envoy.prepare(self.home, process, control, TRUST_DOMAIN)
+            command: tuple[str, ...] = envoy.command(self.home, name)
+        else:
+            command = (sys.executable, "-m", module)
+        log = (self.home.run(name) / "log").open("ab")
+        self.running[name] = await asyncio.create_subprocess_exec(
+            *command, env=self.environment(name), cwd=REPOSITORY, stdout=log, stderr=log
+        )
+        log.close()
+
+    async def control(self, zone: str) -> None:
+        await self.start(f"control-{zone}", "mesh.control")
+
+    def signal(self, name: str, number: int) -> None:
+        self.running[name].send_signal(number)
+
+    async def kill(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.kill()
+        await process.wait()
+
+    async def stop(self) -> None:
+        for name in list(self.running):
+            await self.kill(name)
+
+    async def serving(self, name: str, listen: str) -> None:
+        """Wait until the port takes connections."""
+        found: Any = self.processes[name].listen(listen)
+
+        async def connects() -> bool:
+            try:
+                _, writer = await asyncio.open_connection(found.address, found.port)
+            except OSError:
+                return False
+            writer.close()
+            return True
+
+        await eventually(connects, f"{name} listens on {found}; {self.tail(name)}")
+
+    def tail(self, name: str) -> str:
+        path = self.home.run(name) / "log"
+        return path.read_text()[-2000:] if path.exists() else ""
