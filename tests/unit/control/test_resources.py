@@ -1,0 +1,165 @@
+"""What is compiled from the contract for gateways and clients."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mesh.contract import load
+from mesh.control.compile import GRPC, assignment, configuration, configured, with_endpoints
+from mesh.control.health import State
+from mesh.control.resources import access, paths, problems
+from mesh.control.resources.routes import JWT_FILTER
+from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, View
+from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
+from mesh.problem import HTTP_STATUS
+
+Views = Callable[[str], View]
+
+
+def routes_of(view: View, group: str, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = configuration(view, group)[ROUTES][name]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def route_for(routes: list[dict[str, Any]], verb: str, path: str) -> dict[str, Any]:
+    """The first route that takes a request, as Envoy chooses it."""
+    for route in routes:
+        match = route["match"]
+        verbs = [header["string_match"]["exact"] for header in match.get("headers", [])]
+        if verbs and verb not in verbs:
+            continue
+        if (
+            match.get("path") == path
+            or ("safe_regex" in match and re.fullmatch(match["safe_regex"]["regex"], path))
+            or path.startswith(match.get("prefix", "\0"))
+        ):
+            return route
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "matches"),
+    [
+        ("/v1/ads:decide", "/v1/ads:decide", True),
+        ("/v1/orders/{order_id}:cancel", "/v1/orders/a-1:cancel", True),
+        ("/v1/orders/{order_id}:cancel", "/v1/orders/a-1", False),
+        ("/v1/orders/{order_id}", "/v1/orders/a/b", False),
+        ("/v1/orders/{order_id}", "/v1/orders/", False),
+        ("/v1/content-items/{item.slug}/{item.locale}", "/v1/content-items/a/de", True),
+    ],
+)
+def test_a_variable_is_one_segment(template: str, path: str, matches: bool) -> None:
+    assert bool(re.fullmatch(paths.pattern(template), path)) is matches
+
+
+@pytest.mark.parametrize("template", ["/v1/{name=**}", "/v1/*", "/v1/{a=b/*}"])
+def test_templates_that_cannot_be_routed_are_refused(template: str) -> None:
+    with pytest.raises(paths.TemplateError):
+        paths.pattern(template)
+
+
+def test_every_binding_of_the_contract_has_a_route_with_its_deadline(view: Views) -> None:
+    routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
+    for method in load().methods.values():
+        for rule in method.http:
+            path = re.sub(r"\{[^}]+\}", "x", rule.template)
+            target = route_for(routes, rule.verb, path)["route"]
+            assert target["timeout"] == f"{method.deadline_s}s"
+            assert target["cluster"] == ("edge-http" if method.zone == "public" else "core-gateway")
+
+
+def test_a_token_is_required_exactly_where_the_contract_names_scopes(view: Views) -> None:
+    routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
+    for method in load().methods.values():
+        for rule in method.http:
+            route = route_for(routes, rule.verb, re.sub(r"\{[^}]+\}", "x", rule.template))
+            assert (JWT_FILTER in route.get("typed_per_filter_config", {})) is bool(method.scopes)
+
+
+def test_only_idempotent_methods_are_repeated_and_never_on_the_same_node(view: Views) -> None:
+    for zone, group, name in (("public", EDGE_GATEWAY, "edge"), ("private", CORE_GATEWAY, "core")):
+        routes = routes_of(view(zone), group, name)
+        for method in load().methods.values():
+            if method.zone != zone:
+                continue
+            found = [("GET", method.path)] if zone == "private" else [(r.verb, r.template) for r in method.http]
+            for verb, template in found:
+                route = route_for(routes, verb, re.sub(r"\{[^}]+\}", "x", template))["route"]
+                assert ("retry_policy" in route) is (method.idempotent and method.retry_attempts > 1)
+                if "retry_policy" in route:
+                    assert route["retry_policy"]["num_retries"] == method.retry_attempts - 1
+                    assert "previous_hosts" in route["retry_policy"]["retry_host_predicate"][0]["name"]
+
+
+def test_wrong_methods_and_unknown_paths(view: Views) -> None:
+    routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
+    wrong = route_for(routes, "DELETE", "/v1/orders")
+    assert wrong["direct_response"]["status"] == 405
+    assert wrong["response_headers_to_add"][0]["header"]["value"] == "POST"
+    assert route_for(routes, "GET", "/v1/nothing") == {}
+    assert route_for(routes, "POST", "/isthmus.orders.v1.Orders/PlaceOrder") == {}
+
+
+def test_the_edge_gateway_may_reach_nothing_without_a_binding(view: Views) -> None:
+    rules = access.filter_(view("private"))["typed_config"]["rules"]
+    permissions = rules["policies"][EDGE_GATEWAY]["permissions"][0]["or_rules"]["rules"]
+    text = str(permissions)
+    assert rules["action"] == "ALLOW"
+    assert "/isthmus." not in text
+    bound = {rule.template for each in load().methods.values() if each.zone == "private" for rule in each.http}
+    assert all(str(paths.matcher(template)) in text for template in bound)
+
+
+def test_other_callers_may_reach_exactly_the_methods_that_name_them(view: Views) -> None:
+    policies = access.filter_(view("private"))["typed_config"]["rules"]["policies"]
+    assert policies.keys() == {EDGE_GATEWAY, "operator"}
+    allowed = {
+        each["url_path"]["path"]["exact"] for each in policies["operator"]["permissions"][0]["or_rules"]["rules"]
+    }
+    named = {each.path for each in load().methods.values() if "operator" in each.callers and each.zone == "private"}
+    assert allowed == named
+
+
+def test_no_snapshot_of_the_public_zone_holds_a_private_endpoint_but_the_gate(view: Views) -> None:
+    public = view("public")
+    for group in (EDGE_GATEWAY, GRPC):
+        snapshot = with_endpoints(public, configured(public, group), lambda _: State.HEALTHY)
+        for name in snapshot.resources[ENDPOINTS]:
+            zones = {each.region for each in _localities(public, name)}
+            assert zones <= ({"private"} if name == CORE_GATEWAY else {"public"})
+
+
+def _localities(view: View, name: str) -> list[Any]:
+    return [each.locality for each in assignment(view, name, lambda _: State.HEALTHY).endpoints]
+
+
+def test_grpc_clients_are_told_nothing_that_they_would_ignore_or_refuse(view: Views) -> None:
+    text = str(configuration(view("private"), GRPC))
+    for ignored in ("'timeout'", "consecutive_5xx", "retry_budget", "health_checks", "prefix_rewrite", "jwt_authn"):
+        assert ignored not in text
+    for refused in ("LEAST_REQUEST", "RANDOM", "STRICT_DNS"):
+        assert refused not in text
+
+
+def test_every_cluster_names_its_peer_exactly(view: Views) -> None:
+    for zone, groups in (("public", (EDGE_GATEWAY, GRPC)), ("private", (CORE_GATEWAY, GRPC))):
+        for group in groups:
+            for cluster in configuration(view(zone), group)[CLUSTER].values():
+                assert re.search(r"'exact': 'spiffe://isthmus\.internal/(public|private)/[a-z-]+'", str(cluster))
+
+
+def test_every_listener_is_tls_1_3(view: Views) -> None:
+    for zone, group in (("public", EDGE_GATEWAY), ("private", CORE_GATEWAY)):
+        for listener in configuration(view(zone), group)[LISTENER].values():
+            for chain in listener["filter_chains"]:
+                parameters = chain["transport_socket"]["typed_config"]["common_tls_context"]["tls_params"]
+                assert set(parameters.values()) == {"TLSv1_3"}
+
+
+def test_every_status_a_service_can_answer_is_mapped_in_the_gateway_as_in_the_mesh() -> None:
+    source = problems.errors_of_services()["typed_config"]["default_source_code"]["inline_string"]
+    mapped = {int(code): int(status) for code, status in re.findall(r"\[(\d+)\] = (\d+)", source)}
+    for code, status in HTTP_STATUS.items():
+        assert mapped[code.value[0]] == status
