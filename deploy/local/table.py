@@ -59,6 +59,7 @@ class Room:
 ROOMS = (
     Room("public", "control-public", "mesh.control", 1, ("ads", "metrics"), ()),
     Room("private", "control-private", "mesh.control", 1, ("ads", "metrics"), ()),
+    Room("private", "audit", "security.audit", 1, ("grpc", "metrics"), ("migrate",)),
     Room("private", "oauth", "security.oauth", 2, ("grpc", "http", "metrics"), ("migrate",)),
     Room("private", "members", "private_core.members", 2, ("grpc", "metrics"), ("migrate",)),
     Room("private", "orders", "private_core.orders", 2, ("grpc", "metrics"), ("migrate",)),
@@ -66,8 +67,8 @@ ROOMS = (
     Room("private", "payments", "private_core.payments", 2, ("grpc", "metrics"), ("migrate",)),
     Room("private", "catalog", "private_core.catalog", 2, ("grpc", "metrics"), ("migrate",)),
     Room("private", "warehouse", "private_core.warehouse", 1, ("grpc", "metrics"), ("migrate",)),
-    Room("private", "bridge-inbound", "sync_bridge.inbound", 1, ("metrics",), ("migrate", "topics")),
-    Room("private", "bridge-outbound", "sync_bridge.outbound", 1, ("metrics",), ("migrate", "topics")),
+    Room("private", "bridge-inbound", "sync_bridge.inbound", 1, ("grpc", "metrics"), ("migrate", "topics")),
+    Room("private", "bridge-outbound", "sync_bridge.outbound", 1, ("grpc", "metrics"), ("migrate", "topics")),
     Room("public", "edge", "public_edge.node", 0, ("http", "grpc", "metrics"), ("topics",)),
 )
 PROTOCOLS = {"ads": "grpc", "grpc": "grpc", "http": "https", "metrics": "https", "kafka": "kafka", "raft": "kafka"}

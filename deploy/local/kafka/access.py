@@ -16,6 +16,8 @@ WRITERS_READERS = {
     "outward": (("bridge-outbound.private",), ("edge.public",)),
 }
 GROUP_PREFIX = "isthmus."
+# Of the bridge's relays: whoever takes the id over fences the relay before.
+TRANSACTIONAL_IDS = {"isthmus.outbound": "bridge-outbound.private"}
 
 
 def bindings(topics: Iterable[tuple[str, str]]) -> list[AclBinding]:
@@ -28,7 +30,11 @@ def bindings(topics: Iterable[tuple[str, str]]) -> list[AclBinding]:
         found += [_topic(topic, principal, AclOperation.READ) for principal in readers]
         readers_of_all |= dict.fromkeys(readers)
     # librdkafka wants a group id even where a consumer keeps its offsets itself.
-    return found + [_group(principal) for principal in readers_of_all]
+    found += [_group(principal) for principal in readers_of_all]
+    return found + [
+        _allow(ResourceType.TRANSACTIONAL_ID, name, ResourcePatternType.LITERAL, principal, AclOperation.WRITE)
+        for name, principal in TRANSACTIONAL_IDS.items()
+    ]
 
 
 def _topic(topic: str, principal: str, operation: AclOperation) -> AclBinding:

@@ -1,0 +1,59 @@
+"""What the reports say, and the one rule of arithmetic in them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counts of one slot, one campaign, or of all."""
+
+    key: str
+    impressions: int
+    # Every click that landed.
+    gross_clicks: int
+    # The first click of each impression.
+    clicks: int
+    # The first click of each impression, crawlers left out.
+    net_clicks: int
+    crawler_clicks: int
+
+    @property
+    def replayed_clicks(self) -> int:
+        """Clicks on an impression that had been clicked before. The edge's own flag knows one node, this knows all."""
+        return self.gross_clicks - self.clicks
+
+    @property
+    def click_through_rate(self) -> float | None:
+        """Net clicks over impressions; None where there are no impressions, which is not the same as a rate of zero."""
+        return self.net_clicks / self.impressions if self.impressions else None
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficReport:
+    total: Traffic
+    slots: tuple[Traffic, ...]
+    # The key "" stands for impressions where no campaign could be shown.
+    campaigns: tuple[Traffic, ...]
+    content_views: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """From the edge's acceptance of a click to its row, in milliseconds. All zero when there were no clicks."""
+
+    clicks: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What became of one partition's records."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    landed: int
+    duplicates: int
+    dead_letters: int
