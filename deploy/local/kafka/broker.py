@@ -170,7 +170,9 @@ def reload_certificate(home: Home, bootstrap: str) -> None:
         for key, value in (("type", "PEM"), ("location", str(path)))
     ]
     resource = ConfigResource(ResourceType.BROKER, str(NODE_ID), incremental_configs=entries)
-    for answer in admin(identity, bootstrap).incremental_alter_configs([resource], request_timeout=10).values():
+    # The client must outlive its answers.
+    client = admin(identity, bootstrap)
+    for answer in client.incremental_alter_configs([resource], request_timeout=10).values():
         answer.result(timeout=15)
 
 
