@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from granian._granian import ListenerSpec
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server
@@ -26,6 +27,17 @@ STREAMS_MAX = 256
 BACKLOG = 1024
 # How many requests are worked on at a time; more wait in the kernel's queue.
 CONCURRENT_MAX = 512
+
+
+class _OneSocketServer(Server):
+    """granian's embedded server with one listening socket for the worker that goes and the worker that comes.
+
+    granian would give each a socket of its own, and the kernel would reset the connections that wait in the queue of
+    the one that is closed.
+    """
+
+    def _init_shared_socket(self) -> None:
+        self._shd = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()  # type: ignore[assignment]
 
 
 class GatewayFront:
@@ -47,7 +59,7 @@ class GatewayFront:
         self._stopping = stopping
         self._task: asyncio.Task[None] | None = None
         directory = identity.leaf.directory
-        self._server = Server(
+        self._server = _OneSocketServer(
             app,
             address=host,
             port=int(port),

@@ -1,4 +1,5 @@
-from security.oauth.main import run
+from mesh import process
+from security.oauth.main import main
+from security.oauth.settings import OAuthSettings
 
-if __name__ == "__main__":
-    run()
+process.start(main, OAuthSettings)

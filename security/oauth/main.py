@@ -1,15 +1,16 @@
 """The authorization server: HTTP for the zone's gateway, gRPC for the zone's services."""
 
 import asyncio
-import os
 
 from isthmus.oauth.v1 import oauth_pb2_grpc
 
-from mesh import process
 from mesh.clock import SystemClock
-from mesh.database.engine import engine
+from mesh.database.engine import async_engine, engine
+from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
+from security.audit.interceptor import AuditInterceptor
+from security.audit.postgres import PostgresAuditSink
 from security.identity.front import GatewayFront
 from security.keys.keyring import Keyring
 from security.oauth.domain import KeyRules
@@ -27,14 +28,12 @@ from security.tokens.interceptor import TokenInterceptor
 from security.tokens.verifier import TokenVerifier
 
 
-def run() -> None:
-    os.umask(0o077)
-    process.start(_main, OAuthSettings)
-
-
-async def _main(settings: OAuthSettings, process: Process) -> None:
+async def main(settings: OAuthSettings, process: Process) -> None:
     clock = SystemClock()
     database = engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
+    records = async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1)
+    await require_current(records, Owner.beside(__file__))
+    sink = PostgresAuditSink(records)
     store = Store(database)
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
@@ -50,17 +49,17 @@ async def _main(settings: OAuthSettings, process: Process) -> None:
         scopes_of(process.contract),
     )
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock)
-    server = (
-        ServerBuilder(process, interceptors=[TokenInterceptor(verifier, process.contract)])
-        .add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys))
-        .add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts))
-        .build()
-    )
+    tokens = TokenInterceptor(verifier, process.contract)
+    audit = AuditInterceptor(process.contract, sink, settings, clock)
+    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys))
+    server.add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts))
     if settings.http_address is None:
         raise SystemExit("no address to serve on: set ISTHMUS_HTTP_ADDRESS")
     front = GatewayFront(endpoints.app(), settings.http_address, process.identity, process.stopping)
     try:
-        await process.serve(server, keys, front)
+        await process.serve(server.build(), sink, keys, front)
     finally:
         endpoints.close()
         database.dispose()
+        await records.dispose()

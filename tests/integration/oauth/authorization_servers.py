@@ -22,7 +22,7 @@ from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 
 ISSUER = "https://localhost:18400"
-START_S_MAX = 30.0
+START_S_MAX = 90.0
 
 
 @dataclass

@@ -2,21 +2,20 @@
 
 import json
 import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from mesh.database.migrate import Owner, migrate
+from security import audit
 from security.identity.agent import Agent
 from security.identity.authority import Authority
 from security.oauth import main as oauth_main
-from tests.integration.oauth.authorization_servers import START_S_MAX, Deployment, start, wait_for
+from tests.integration.oauth.authorization_servers import Deployment, start, wait_for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Deployment]:
     home = tmp_path_factory.mktemp("oauth")
     rows = [("oauth-1", "oauth"), ("oauth-2", "oauth"), ("core-gateway", "core-gateway"), ("orders-1", "orders")]
@@ -26,7 +25,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> I
     Authority.open_or_create(home / "ca" / "public", "isthmus.internal", "public")
     authority = Authority.open_or_create(home / "ca" / "private", "isthmus.internal", "private")
     Agent(home, authority, timedelta(hours=1), other_root_wait_s=1.0).round()
-    migrate(postgres_url, [Owner.beside(oauth_main.__file__)])
+    migrate(postgres_url, [Owner.beside(oauth_main.__file__), Owner.beside(audit.__file__)])
     deployed = Deployment(home, postgres_url)
     try:
         for number in (1, 2):
@@ -42,28 +41,3 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> I
                 assert process.wait(10) == 0
             finally:
                 process.kill()
-
-
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import asyncio
-
-    from deploy.local import postgres
-    from deploy.local.settings import Home
-
-    home = Home(tmp_path_factory.mktemp("postgres"))
-    asyncio.run(postgres.prepare(home))
-    server = subprocess.Popen(postgres.command(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_S_MAX
-        while True:
-            try:
-                asyncio.run(postgres.ping(home))
-                break
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-        yield postgres.url(home, "postgres")
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(20)

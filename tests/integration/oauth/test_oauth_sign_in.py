@@ -55,28 +55,28 @@ class Browser:
     def open(self) -> Reply:
         return self.deployment.call("GET", f"/oauth/authorize?{urlencode(self.request)}", replica=self.replica)
 
-    def send(self, page: Reply, replica: int | None = None, **fields: str) -> Reply:
+    def send(self, page: Reply, /, *, to: int | None = None, fields: dict[str, str] | None = None) -> Reply:
         text = page.body.decode()
         action = re.search(r'action="([^"]+)"', text)
         csrf = re.search(r'name="csrf" value="([^"]+)"', text)
         assert action
         assert csrf
-        form = {"csrf": csrf[1], "login": LOGIN, "password": PASSWORD, "decision": "allow"} | fields
+        form = {"csrf": csrf[1], "login": LOGIN, "password": PASSWORD, "decision": "allow"} | (fields or {})
         return self.deployment.call(
             "POST",
             unescape(action[1]),
             form=form,
             headers={"Cookie": page.headers["set-cookie"].split(";")[0]},
-            replica=self.replica if replica is None else replica,
+            replica=self.replica if to is None else to,
         )
 
     def sign_in(self, **fields: str) -> Reply:
-        return self.send(self.open(), **fields)
+        return self.send(self.open(), fields=fields)
 
     def code(self) -> str:
         return returned(self.sign_in())["code"]
 
-    def redeem(self, code: str, replica: int = 0, **changes: str) -> Reply:
+    def redeem(self, code: str, replica: int = 0, changes: dict[str, str] | None = None) -> Reply:
         form = {
             "grant_type": "authorization_code",
             "client_id": "shop-web",
@@ -84,7 +84,7 @@ class Browser:
             "redirect_uri": CALLBACK,
             "code_verifier": self.verifier,
         }
-        sent = {name: value for name, value in (form | changes).items() if value}
+        sent = {name: value for name, value in (form | (changes or {})).items() if value}
         return self.deployment.call("POST", "/oauth/token", form=sent, replica=replica)
 
 
@@ -98,7 +98,7 @@ def returned(reply: Reply) -> dict[str, str]:
 async def test_a_member_signs_in_and_the_app_gets_a_token_for_them(deployment: Deployment, member: str) -> None:
     browser = Browser(deployment)
     # The page of one replica, the form to the other, the code back to the first: they share everything they need.
-    back = returned(browser.send(browser.open(), replica=1))
+    back = returned(browser.send(browser.open(), to=1))
     assert (back["state"], back["iss"]) == ("s&t=1", ISSUER)
     reply = browser.redeem(back["code"])
     assert reply.status == 200, reply.body
@@ -145,7 +145,7 @@ async def test_after_five_wrong_passwords_even_the_right_one_waits(deployment: D
     browser = Browser(deployment)
     page = browser.open()
     for _ in range(7):
-        assert browser.send(page, password="wrong").status == 403
+        assert browser.send(page, fields={"password": "wrong"}).status == 403
     assert browser.send(page).status == 403
     with psycopg.connect(deployment.url.replace("postgresql+psycopg", "postgresql")) as connection:
         connection.execute("UPDATE oauth.accounts SET locked_until = now() - interval '1 s', failures = 0")
@@ -163,12 +163,12 @@ def test_a_form_that_was_not_made_here_is_refused(deployment: Deployment) -> Non
     browser = Browser(deployment)
     page = browser.open()
     for csrf in ("", "x", "1.x", "9" * 30 + ".x"):
-        assert browser.send(page, csrf=csrf).status == 403
+        assert browser.send(page, fields={"csrf": csrf}).status == 403
     # The token of one request does not fit another.
     other = Browser(deployment)
     stolen = re.search(r'name="csrf" value="([^"]+)"', other.open().body.decode())
     assert stolen
-    assert browser.send(page, csrf=stolen[1]).status == 403
+    assert browser.send(page, fields={"csrf": stolen[1]}).status == 403
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ async def test_a_code_without_its_proof_is_refused_and_lost(
 ) -> None:
     browser = Browser(deployment)
     code = browser.code()
-    assert browser.redeem(code, **changes).json["error"] == error
+    assert browser.redeem(code, changes=changes).json["error"] == error
     assert browser.redeem(code).json["error"] == "invalid_grant"
 
 

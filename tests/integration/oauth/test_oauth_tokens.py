@@ -34,7 +34,11 @@ async def test_a_token_of_one_replica_verifies_with_the_keys_of_the_other(deploy
     assert reply.json["scope"] == "orders.read"
     keys = Published(deployment.call("GET", "/oauth/jwks.json", replica=1).json["keys"])
     claims = await TokenVerifier(keys, ISSUER, "isthmus-core", SystemClock()).verify(reply.json["access_token"])
-    assert (claims.subject, claims.client_id, claims.scopes) == ("storefront", "storefront", {"orders.read"})
+    assert (claims.subject, claims.client_id, claims.scopes) == (
+        "storefront",
+        "storefront",
+        frozenset({"orders.read"}),
+    )
     assert not claims.is_member
 
 
