@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from psycopg import AsyncConnection as Driver
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.migrate import Owner, require_current
 from mesh.logs import logger
@@ -23,21 +23,19 @@ WRITE_S_MAX: Final = 2.0
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 # All columns of a batch as arrays: one statement, one plan, one round trip.
-_INSERT: Final = text(
-    """
+_INSERT: Final = """
     INSERT INTO audit.record (
         record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason,
         trace_id, workload, node, leaf_hash
     )
     SELECT * FROM unnest(
-        CAST(:record_id AS uuid[]), CAST(:time_us AS bigint[]), CAST(:peer AS text[]), CAST(:token_subject AS text[]),
-        CAST(:token_client AS text[]), CAST(:method AS text[]), CAST(:data_subject AS text[]),
-        CAST(:decision AS smallint[]), CAST(:result AS text[]), CAST(:reason AS text[]), CAST(:trace_id AS text[]),
-        CAST(:workload AS text[]), CAST(:node AS text[]), CAST(:leaf_hash AS bytea[])
+        %(record_id)s::uuid[], %(time_us)s::bigint[], %(peer)s::text[], %(token_subject)s::text[],
+        %(token_client)s::text[], %(method)s::text[], %(data_subject)s::text[],
+        %(decision)s::smallint[], %(result)s::text[], %(reason)s::text[], %(trace_id)s::text[],
+        %(workload)s::text[], %(node)s::text[], %(leaf_hash)s::bytea[]
     )
     ON CONFLICT (record_id) DO NOTHING
     """
-)
 _COLUMNS: Final = tuple(name for name in AuditRecord.__slots__ if name != "decision")
 
 
@@ -64,6 +62,7 @@ class PostgresAuditSink:
         self._urgent = asyncio.Event()
         self._failures = 0
         self._stopping = False
+        self._connection: AsyncConnection | None = None
         self._writer: asyncio.Task[None] | None = None
         self._log = logger("audit")
 
@@ -85,6 +84,8 @@ class PostgresAuditSink:
                 self._writer.cancel()
         if self._pending:
             self._log.error("audit records lost at stop", records=len(self._pending))
+        if self._connection is not None:
+            await self._connection.close()
         await self._engine.dispose()
 
     def require_open(self) -> None:
@@ -122,10 +123,9 @@ class PostgresAuditSink:
 
     async def _write_batch(self, batch: list[_Pending]) -> None:
         try:
-            async with asyncio.timeout(self._write_s_max), self._engine.connect() as connection:
-                # One statement is a transaction by itself: no BEGIN, no COMMIT to wait for.
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.execute(_INSERT, _arrays([pending.record for pending in batch]))
+            async with asyncio.timeout(self._write_s_max):
+                driver = await self._driver()
+                await driver.execute(_INSERT, _arrays([pending.record for pending in batch]))
         except Exception as error:
             # Whoever waits is refused now. The records stay: what they tell has happened, and is written in time.
             self._log.error("audit write failed", error=type(error).__name__, records=len(batch))
@@ -137,12 +137,32 @@ class PostgresAuditSink:
             self._urgent.set()
             backoff_s = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
             self._failures += 1
+            await self._hang_up()
             await asyncio.sleep(backoff_s)
             return
         self._failures = 0
         for pending in batch:
             if pending.durable is not None and not pending.durable.done():
                 pending.durable.set_result(None)
+
+    async def _driver(self) -> Driver[Any]:
+        """The driver's own connection, held as long as it works: this is on the path of every call."""
+        if self._connection is None:
+            connection = await self._engine.connect()
+            # One statement is a transaction by itself: no BEGIN, no COMMIT to wait for.
+            self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        driver = (await self._connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, Driver)
+        return driver
+
+    async def _hang_up(self) -> None:
+        """Drop a connection that may be broken."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Whatever is wrong with it is known, and must not end the writer.
+            with contextlib.suppress(Exception):
+                await connection.invalidate()
+                await connection.close()
 
 
 def _arrays(records: list[AuditRecord]) -> dict[str, list[object]]:
