@@ -30,5 +30,9 @@ class WrongState(Refusal):
     """It may be right at another time."""
 
 
+class Busy(Refusal):
+    """Somebody else is at it. The same call may succeed in a moment, so this is no answer to keep."""
+
+
 class Duplicate(Refusal):
     """There is one already."""

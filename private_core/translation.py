@@ -7,7 +7,15 @@ from typing import Final
 from isthmus.money.v1 import money_pb2
 
 from mesh.call import current_call
-from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, PermissionDenied
+from mesh.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+)
 from private_core import refusals
 from private_core.callers import Caller
 from private_core.money import Money
@@ -18,6 +26,7 @@ _KINDS: Final[dict[type[refusals.Refusal], type[MeshError]]] = {
     refusals.Forbidden: PermissionDenied,
     refusals.WrongState: FailedPrecondition,
     refusals.Duplicate: AlreadyExists,
+    refusals.Busy: Aborted,
 }
 
 

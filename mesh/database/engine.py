@@ -48,13 +48,14 @@ def engine(
 async def execute(
     engine: AsyncEngine, statement: TextClause, parameters: Mapping[str, Any] | None = None
 ) -> Sequence[Row[Any]]:
-    """Run one statement in a transaction of its own, in one round trip, and return its rows."""
+    """Run one statement in a transaction of its own, in one round trip, and return its rows, if it has any."""
 
     async def once() -> Sequence[Row[Any]]:
         async with engine.connect() as connection:
             # PostgreSQL makes a lone statement a transaction by itself: no BEGIN, no COMMIT to wait for.
             await connection.execution_options(isolation_level="AUTOCOMMIT")
-            return (await connection.execute(statement, parameters)).all()
+            result = await connection.execute(statement, parameters)
+            return result.all() if result.returns_rows else ()
 
     return await _repeated(once)
 

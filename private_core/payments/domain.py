@@ -6,7 +6,7 @@ from typing import Protocol
 
 from private_core.callers import Caller
 from private_core.money import Money
-from private_core.refusals import Absent, Duplicate, Malformed, Refusal, WrongState
+from private_core.refusals import Absent, Busy, Duplicate, Malformed, Refusal, WrongState
 
 
 class State(StrEnum):
@@ -174,11 +174,17 @@ def after(operation: Operation, progress: Progress) -> Payment:
             return payment
 
 
-def joinable(open_hold: Operation | None, amount: Money) -> Operation:
-    """The hold that is open for the order already: it is finished instead of starting another, if it is the same."""
-    if open_hold is None or open_hold.progress is not Progress.OPEN or open_hold.amount != amount:
-        raise Duplicate("ORDER_HAS_PAYMENT", "the order has a live payment", "use that one, or refund it whole first")
-    return open_hold
+def busy() -> Busy:
+    return Busy("PAYMENT_BUSY", "another call is at the same payment", "repeat the call with the same key")
+
+
+def taken_over(operation: Operation, amount: Money, *, abandoned: bool) -> Operation:
+    """An open operation of another call, to be finished instead of starting a second one: once that call is gone."""
+    if operation.amount != amount:
+        raise lost_to_another(operation.kind, operation.payment)
+    if not abandoned:
+        raise busy()
+    return operation
 
 
 def readable(payment: Payment | None, by: Caller) -> Payment:
@@ -188,7 +194,11 @@ def readable(payment: Payment | None, by: Caller) -> Payment:
     return payment
 
 
-def not_capturable(payment: Payment) -> WrongState:
+def not_capturable(payment: Payment) -> Refusal:
+    """Why the payment cannot be captured now."""
+    if payment.state is State.AUTHORIZED:
+        # It can. Another capture was in the way and was declined a moment ago.
+        return busy()
     return WrongState(
         "PAYMENT_NOT_AUTHORIZED",
         f"the payment is {payment.state}, not authorized",

@@ -89,8 +89,10 @@ FINISH: Final = text(
     """
 )
 
+# Abandoned: older than the longest deadline of a call, so whoever began it is gone.
 _OPERATION: Final = """
-    SELECT * FROM payments.payment AS payment JOIN payments.operation AS operation USING (payment_id)
+    SELECT *, operation.created_time < now() - interval '10 s' AS abandoned
+    FROM payments.payment AS payment JOIN payments.operation AS operation USING (payment_id)
     WHERE {where}
     """
 OPERATION: Final = text(_OPERATION.format(where="operation_id = :operation_id"))

@@ -7,19 +7,17 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import execute, transact
-from mesh.errors import Aborted
 from private_core.callers import Caller
 from private_core.money import Money
 from private_core.payments import domain, statements
 from private_core.payments.domain import Balance, Kind, Month, Operation, Payment, Progress, State
-from private_core.refusals import Refusal
+from private_core.refusals import Busy, Refusal
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from private_core.times import to_datetime, to_us
 from private_core.translation import error_of
 
 # A refund that ends while others of the same payment end too is written again from the newest amounts.
 _FINISHES_MAX: Final = 10
-_REPEAT: Final = "repeat the call with the same idempotency key"
 
 # What to answer when an operation ended so, leaving the payment so.
 Say = Callable[[Progress, Payment], Answer]
@@ -35,7 +33,12 @@ class PaymentStore:
 
         async def otherwise(tx: AsyncConnection) -> Operation:
             row = (await tx.execute(statements.HOLD_OF_ORDER, {"order_id": payment.order_id})).first()
-            return domain.joinable(_operation(row) if row else None, payment.authorized)
+            if row is None:
+                raise domain.busy()
+            hold = _operation(row)
+            if hold.progress is not Progress.OPEN:
+                raise domain.lost_to_another(Kind.HOLD, hold.payment)
+            return domain.taken_over(hold, payment.authorized, abandoned=row.abandoned)
 
         parameters = {
             "payment_id": payment.payment_id,
@@ -47,17 +50,14 @@ class PaymentStore:
         return await self._begin(Kind.HOLD, intent, parameters, otherwise)
 
     async def begin_capture(self, intent: Intent, payment_id: str, by: Caller) -> Operation | Answer:
-        """Write down that what was held will be taken. Joins a capture of the same payment that is open already."""
+        """Write down that what was held will be taken. Takes over a capture whose caller is gone."""
 
         async def otherwise(tx: AsyncConnection) -> Operation:
             row = (await tx.execute(statements.OPEN_CAPTURE, {"payment_id": payment_id})).first()
             payment = domain.readable(await self._payment(tx, payment_id), by)
-            if row is not None:
-                return _operation(row)
-            if payment.state is State.AUTHORIZED:
-                # Another capture was in the way a moment ago and was declined since.
-                raise Aborted("PAYMENT_BUSY", "the payment is being changed by others", remedy=_REPEAT)
-            raise domain.not_capturable(payment)
+            if row is None:
+                raise domain.not_capturable(payment)
+            return domain.taken_over(_operation(row), payment.authorized, abandoned=row.abandoned)
 
         return await self._begin(Kind.CAPTURE, intent, {"payment_id": payment_id, "owner": _owner(by)}, otherwise)
 
@@ -118,7 +118,7 @@ class PaymentStore:
             if isinstance(ended, Answer):
                 return ended
             operation = ended
-        raise Aborted("PAYMENT_BUSY", "others changed the same payment again and again", remedy=_REPEAT)
+        raise error_of(domain.busy())
 
     async def read(self, payment_id: str) -> Payment | None:
         rows = await execute(self._engine, statements.PAYMENT, {"payment_id": payment_id})
@@ -160,6 +160,8 @@ class PaymentStore:
                 return _operation(row)
             try:
                 operation: Operation = await otherwise(tx)
+            except Busy as busy:
+                raise error_of(busy) from busy
             except Refusal as refusal:
                 answer = Answer.of(error_of(refusal))
                 await self._idempotency.settle(tx, intent, answer)

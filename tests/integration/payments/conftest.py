@@ -1,0 +1,152 @@
+"""The payments room on a real database, with an orders room and a provider that the test controls."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from isthmus.money.v1 import money_pb2
+from isthmus.payments.v1 import payments_pb2 as pb
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mesh.call import Call, Claims, begin
+from mesh.clock import SystemClock
+from mesh.contract import load
+from mesh.database.engine import async_engine, execute
+from mesh.database.migrate import migrate, owners
+from mesh.errors import MeshError, NotFound, Unavailable
+from mesh.spiffe import SpiffeId
+from private_core.money import Money
+from private_core.payments.domain import Order, ProviderAnswer
+from private_core.payments.service import LedgerService, PaymentsService
+from private_core.payments.store import PaymentStore
+
+CLIENT = "storefront"
+
+
+class FakeOrders:
+    """Answers with the orders it was given."""
+
+    def __init__(self) -> None:
+        self.orders: dict[str, Order] = {}
+        self.failure: MeshError | None = None
+
+    async def read(self, order_id: str) -> Order:
+        if self.failure is not None:
+            raise self.failure
+        if order_id not in self.orders:
+            raise NotFound("ORDER_UNKNOWN", "there is no such order")
+        return self.orders[order_id]
+
+
+class FakeProvider:
+    """Does what it is asked once per key, and can fall silent before or after it did."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, tuple[str, str, Money]] = {}
+        self.asked = 0
+        self.silent_before = 0
+        self.silent_after = 0
+        self.declines = False
+
+    async def hold(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return await self._do(key, ("hold", reference, amount))
+
+    async def take(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return await self._do(key, ("take", reference, amount))
+
+    async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return await self._do(key, ("give_back", reference, amount))
+
+    def did(self, what: str) -> list[Money]:
+        return [amount for kind, _, amount in self.done.values() if kind == what]
+
+    async def _do(self, key: str, what: tuple[str, str, Money]) -> ProviderAnswer:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.silent_before:
+            self.silent_before -= 1
+            raise Unavailable("PROVIDER_SILENT", "no answer")
+        if self.declines:
+            return ProviderAnswer(False, f"p-{key}")
+        assert self.done.setdefault(key, what) == what
+        if self.silent_after:
+            self.silent_after -= 1
+            raise Unavailable("PROVIDER_SILENT", "no answer")
+        return ProviderAnswer(True, f"p-{key}")
+
+
+@dataclass
+class Room:
+    """Calls the services as the server would, as whichever subject."""
+
+    engine: AsyncEngine
+    store: PaymentStore
+    orders: FakeOrders
+    provider: FakeProvider
+    service: PaymentsService = field(init=False)
+    ledger: LedgerService = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.service = PaymentsService(self.store, self.orders, self.provider, SystemClock())
+        self.ledger = LedgerService(self.store)
+
+    def order(self, order_id: str, minor: int = 2933, member: str = "member-1", currency: str = "USD") -> None:
+        self.orders.orders[order_id] = Order(order_id, member, Money(minor, currency), placed=True)
+
+    async def call(self, method: str, request: Any, subject: str = CLIENT) -> Any:
+        policy = load().methods[f"/isthmus.payments.v1.Payments/{method}"]
+        claims = Claims(subject, CLIENT, policy.scopes, int(time.time()) + 60, "token")
+        peer = SpiffeId("private", "core-gateway")
+        begin(Call(policy, peer, time.monotonic() + 10, claims=claims))
+        return await getattr(self.service, method)(request, None)
+
+    async def authorize(
+        self, order_id: str, key: str, minor: int = 2933, currency: str = "USD", subject: str = CLIENT
+    ) -> pb.Payment:
+        amount = money_pb2.Money(minor=minor, currency=currency)
+        request = pb.AuthorizePaymentRequest(
+            idempotency_key=key, order_id=order_id, amount=amount, source_time_us=852076800_000000
+        )
+        return (await self.call("AuthorizePayment", request, subject)).payment
+
+    async def capture(self, payment_id: str, key: str, subject: str = CLIENT) -> pb.Payment:
+        request = pb.CapturePaymentRequest(idempotency_key=key, payment_id=payment_id)
+        return (await self.call("CapturePayment", request, subject)).payment
+
+    async def refund(self, payment_id: str, key: str, minor: int, currency: str = "USD") -> pb.Payment:
+        amount = money_pb2.Money(minor=minor, currency=currency)
+        request = pb.RefundPaymentRequest(idempotency_key=key, payment_id=payment_id, amount=amount)
+        return (await self.call("RefundPayment", request)).payment
+
+    async def get(self, payment_id: str, subject: str = CLIENT) -> pb.Payment:
+        return (await self.call("GetPayment", pb.GetPaymentRequest(payment_id=payment_id), subject)).payment
+
+    async def sql(self, statement: str, **parameters: Any) -> list[Any]:
+        return list(await execute(self.engine, text(statement), parameters))
+
+    async def balances(self) -> dict[str, int]:
+        answer = await self.ledger.GetTrialBalance(pb.GetTrialBalanceRequest(), None)
+        assert all(one.minor == 0 for one in answer.sums)
+        return {one.account: one.balance.minor for one in answer.balances}
+
+
+@pytest.fixture(scope="module")
+def payments_url(postgres_url: str) -> str:
+    migrate(postgres_url, [owner for owner in owners() if owner.schema == "payments"])
+    return postgres_url
+
+
+@pytest.fixture
+async def room(payments_url: str) -> AsyncIterator[Room]:
+    engine = async_engine(payments_url, "test")
+    truncated = ("posting", "transfer", "operation", "payment", "idempotency")
+    async with engine.begin() as connection:
+        # The books refuse to be emptied; a test may ask for it as their owner.
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        await connection.execute(text(f"TRUNCATE {', '.join(f'payments.{table}' for table in truncated)}"))
+    yield Room(engine, PaymentStore(engine), FakeOrders(), FakeProvider())
+    await engine.dispose()

@@ -1,0 +1,86 @@
+"""The database itself keeps the books: SQL cannot post what does not balance, nor change what was posted."""
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+HALF = "INSERT INTO payments.posting (transfer_id, account, currency, amount) VALUES ('{0}', '{1}', '{2}', {3})"
+
+
+@pytest.fixture
+async def transfer(room):
+    """The id of a hold's transfer."""
+    room.order("order-1")
+    await room.authorize("order-1", "key-hold-1")
+    ((transfer_id,),) = await room.sql("SELECT transfer_id FROM payments.transfer")
+    return transfer_id
+
+
+async def commit(room, *statements):
+    async with room.engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def test_a_posting_that_unbalances_its_transfer_cannot_commit(room, transfer):
+    with pytest.raises(DBAPIError, match="does not sum to zero"):
+        await commit(room, HALF.format(transfer, "merchant:revenue", "USD", -1))
+
+
+async def test_currencies_balance_each_for_itself(room, transfer):
+    with pytest.raises(DBAPIError, match="does not sum to zero"):
+        await commit(
+            room,
+            HALF.format(transfer, "merchant:revenue", "USD", -1),
+            HALF.format(transfer, "provider:receivable", "EUR", 1),
+        )
+
+
+async def test_a_transfer_without_postings_cannot_commit(room, transfer):
+    await room.sql(
+        "INSERT INTO payments.operation (operation_id, payment_id, kind, amount)"
+        " SELECT 'op-x', payment_id, 'capture', 1 FROM payments.payment"
+    )
+    with pytest.raises(DBAPIError, match="has no postings"):
+        await commit(room, "INSERT INTO payments.transfer VALUES ('op-x', 'capture', now())")
+
+
+async def test_an_unknown_account_cannot_be_posted_to(room, transfer):
+    with pytest.raises(DBAPIError, match="foreign key"):
+        await commit(
+            room,
+            HALF.format(transfer, "pocket:mine", "USD", 1),
+            HALF.format(transfer, "merchant:revenue", "USD", -1),
+        )
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        "UPDATE payments.posting SET amount = amount + 1",
+        "UPDATE payments.posting SET amount = amount + 1 WHERE false",
+        "DELETE FROM payments.posting",
+        "TRUNCATE payments.posting",
+        "UPDATE payments.transfer SET source_time = now()",
+        "DELETE FROM payments.transfer",
+        "TRUNCATE payments.transfer CASCADE",
+    ],
+)
+async def test_the_books_are_only_ever_added_to(room, transfer, tamper):
+    before = await room.balances()
+    with pytest.raises(DBAPIError, match="only ever added to"):
+        await commit(room, tamper)
+    assert await room.balances() == before
+
+
+async def test_a_payment_cannot_be_refunded_beyond_its_capture_even_in_sql(room, transfer):
+    with pytest.raises(DBAPIError, match="check constraint"):
+        await commit(room, "UPDATE payments.payment SET refunded = 1")
+
+
+async def test_a_row_forced_past_the_triggers_shows_in_the_trial_balance(room, transfer):
+    await commit(
+        room, "SET LOCAL session_replication_role = replica", "UPDATE payments.posting SET amount = 1 WHERE amount > 0"
+    )
+    answer = await room.ledger.GetTrialBalance(None, None)
+    assert [one.minor for one in answer.sums] == [1 - 2933]

@@ -1,0 +1,157 @@
+"""A payment from the hold to the refund, and what is refused on the way."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from isthmus.payments.v1 import payments_pb2 as pb
+
+from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
+from private_core.money import Money
+
+
+async def test_a_captured_payment_leaves_receivable_and_revenue_and_no_hold(room):
+    room.order("order-1")
+    held = await room.authorize("order-1", "key-hold-1")
+    assert held.state == pb.PAYMENT_STATE_AUTHORIZED
+    assert await room.balances() == {"holds:at-provider": 2933, "holds:of-members": -2933}
+    taken = await room.capture(held.payment_id, "key-take-1")
+    assert (taken.state, taken.captured.minor) == (pb.PAYMENT_STATE_CAPTURED, 2933)
+    assert await room.balances() == {
+        "holds:at-provider": 0,
+        "holds:of-members": 0,
+        "merchant:revenue": -2933,
+        "provider:receivable": 2933,
+    }
+    assert await room.get(held.payment_id) == taken
+
+
+async def test_a_purchase_of_nothing_is_a_payment(room):
+    room.order("order-0", minor=0)
+    held = await room.authorize("order-0", "key-hold-0", minor=0)
+    assert (await room.capture(held.payment_id, "key-take-0")).state == pb.PAYMENT_STATE_CAPTURED
+
+
+async def test_the_largest_amount_fits(room):
+    room.order("order-max", minor=2**63 - 1)
+    held = await room.authorize("order-max", "key-hold-max", minor=2**63 - 1)
+    assert (await room.capture(held.payment_id, "key-take-max")).captured.minor == 2**63 - 1
+
+
+async def test_captures_are_counted_per_month_of_their_source_time(room):
+    for number in range(3):
+        room.order(f"order-{number}")
+        held = await room.authorize(f"order-{number}", f"key-hold-{number}")
+        if number:
+            await room.capture(held.payment_id, f"key-take-{number}")
+    (month,) = (await room.ledger.SummarizeCaptures(pb.SummarizeCapturesRequest(), None)).months
+    assert (month.month, month.captures, month.amount.minor) == ("1997-01", 2, 5866)
+
+
+@pytest.mark.parametrize(
+    ("order_id", "minor", "currency", "error", "reason"),
+    [
+        ("order-none", 2933, "USD", NotFound, "ORDER_UNKNOWN"),
+        ("order-1", 2932, "USD", FailedPrecondition, "AMOUNT_MISMATCH"),
+        ("order-1", 2933, "EUR", FailedPrecondition, "AMOUNT_MISMATCH"),
+        ("order-1", -1, "USD", InvalidArgument, "AMOUNT_NEGATIVE"),
+        ("order-1", 2933, "ZZZ", InvalidArgument, "CURRENCY_UNKNOWN"),
+        ("order-cancelled", 2933, "USD", FailedPrecondition, "ORDER_NOT_PLACED"),
+    ],
+)
+async def test_what_cannot_be_paid_never_reaches_the_provider(room, order_id, minor, currency, error, reason):
+    room.order("order-1")
+    room.order("order-cancelled")
+    orders = room.orders.orders
+    orders["order-cancelled"] = replace(orders["order-cancelled"], placed=False)
+    for _ in range(2):
+        with pytest.raises(error) as refused:
+            await room.authorize(order_id, "key-hold-bad", minor, currency)
+        assert refused.value.reason == reason
+    assert room.provider.asked == 0
+    assert await room.balances() == {}
+
+
+async def test_a_refused_hold_leaves_the_order_free_for_another(room):
+    room.order("order-1")
+    with pytest.raises(FailedPrecondition):
+        await room.authorize("order-1", "key-hold-1", minor=1)
+    assert (await room.authorize("order-1", "key-hold-2")).state == pb.PAYMENT_STATE_AUTHORIZED
+
+
+async def test_an_order_has_one_live_payment(room):
+    room.order("order-1")
+    await room.authorize("order-1", "key-hold-1")
+    with pytest.raises(AlreadyExists) as refused:
+        await room.authorize("order-1", "key-hold-2")
+    assert refused.value.reason == "ORDER_HAS_PAYMENT"
+    assert room.provider.did("hold") == [Money(2933, "USD")]
+
+
+async def test_a_declined_hold_is_a_payment_that_says_so_and_posts_nothing(room):
+    room.order("order-1")
+    room.provider.declines = True
+    declined = await room.authorize("order-1", "key-hold-1")
+    assert declined.state == pb.PAYMENT_STATE_DECLINED
+    assert await room.balances() == {}
+    with pytest.raises(FailedPrecondition) as refused:
+        await room.capture(declined.payment_id, "key-take-1")
+    assert refused.value.reason == "PAYMENT_NOT_AUTHORIZED"
+
+
+async def test_refunds_in_parts_never_exceed_what_was_captured(room):
+    room.order("order-1")
+    held = await room.authorize("order-1", "key-hold-1")
+    with pytest.raises(FailedPrecondition) as refused:
+        await room.refund(held.payment_id, "key-back-0", 1)
+    assert refused.value.reason == "PAYMENT_NOT_CAPTURED"
+    await room.capture(held.payment_id, "key-take-1")
+    assert (await room.refund(held.payment_id, "key-back-1", 2000)).refunded.minor == 2000
+    for minor, reason in ((934, "REFUND_OVER_CAPTURE"), (0, "REFUND_EMPTY"), (2**63 - 1, "REFUND_OVER_CAPTURE")):
+        with pytest.raises(MeshError) as wrong:
+            await room.refund(held.payment_id, f"key-back-{minor}", minor)
+        assert wrong.value.reason == reason
+    whole = await room.refund(held.payment_id, "key-back-2", 933)
+    assert (whole.state, whole.refunded.minor) == (pb.PAYMENT_STATE_REFUNDED, 2933)
+    assert (await room.balances())["merchant:refunds"] == 2933
+    with pytest.raises(FailedPrecondition):
+        await room.refund(held.payment_id, "key-back-3", 1)
+
+
+async def test_parallel_refunds_give_back_no_more_than_was_captured(room):
+    room.order("order-1", minor=1000)
+    held = await room.authorize("order-1", "key-hold-1", minor=1000)
+    await room.capture(held.payment_id, "key-take-1")
+    results = await asyncio.gather(
+        *(room.refund(held.payment_id, f"key-back-{number}", 100) for number in range(30)), return_exceptions=True
+    )
+    assert sum(isinstance(one, pb.Payment) for one in results) == 10
+    assert {one.reason for one in results if isinstance(one, MeshError)} == {"REFUND_OVER_CAPTURE"}
+    assert sum(amount.minor for amount in room.provider.did("give_back")) == 1000
+    assert (await room.get(held.payment_id)).state == pb.PAYMENT_STATE_REFUNDED
+    assert (await room.balances())["merchant:refunds"] == 1000
+
+
+async def test_a_member_sees_and_takes_only_payments_of_their_own_orders(room):
+    room.order("order-1", member="member-1")
+    held = await room.authorize("order-1", "key-hold-1", subject="member-1")
+    assert (await room.get(held.payment_id, "member-1")).payment_id == held.payment_id
+    for attempt in (
+        room.get(held.payment_id, "member-2"),
+        room.capture(held.payment_id, "key-take-2", "member-2"),
+        room.get("no-such-payment", "member-2"),
+    ):
+        with pytest.raises(NotFound) as refused:
+            await attempt
+        assert refused.value.reason == "PAYMENT_UNKNOWN"
+
+
+async def test_orders_away_decides_nothing_and_the_same_call_goes_on_later(room):
+    room.order("order-1")
+    room.orders.failure = Unavailable("RPC_FAILED", "away")
+    with pytest.raises(Unavailable):
+        await room.authorize("order-1", "key-hold-1")
+    (pending,) = (await room.service.ListPayments(pb.ListPaymentsRequest(order_id="order-1"), None)).payments
+    assert pending.state == pb.PAYMENT_STATE_PENDING
+    room.orders.failure = None
+    assert (await room.authorize("order-1", "key-hold-1")).payment_id == pending.payment_id
