@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from deploy.cli import check, config, demo, run, status
+from deploy.cli import audit, check, config, demo, run, status
 from mesh.environment import GRPC
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
+app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
 
 
