@@ -7,8 +7,17 @@ from security.identity.files import read_file
 ZONES = ("public", "private")
 
 # Each of these talks to the other zone or is talked to by it, and checks the exact name of its peer besides the root.
-# `operator` is the hand that runs both zones of one installation.
-MEETING_POINTS = frozenset({"edge-gateway", "kafka", "core-gateway", "bridge-inbound", "bridge-outbound", "operator"})
+# The private operator is the hand that runs both zones of one installation.
+MEETING_POINTS = frozenset(
+    {
+        ("public", "edge-gateway"),
+        ("public", "kafka"),
+        ("private", "core-gateway"),
+        ("private", "bridge-inbound"),
+        ("private", "bridge-outbound"),
+        ("private", "operator"),
+    }
+)
 
 # Their HTTP servers can check a chain but not a name: they trust the gateway's issuer instead of the root.
 BEHIND_GATEWAY = frozenset({"edge", "oauth"})
@@ -18,7 +27,7 @@ def trusted_zones(workload: str, zone: str) -> tuple[str, ...]:
     """The zones whose roots `workload` of `zone` trusts, its own first."""
     if zone not in ZONES:
         raise ValueError(f"no such zone: {zone}")
-    if workload in MEETING_POINTS:
+    if (zone, workload) in MEETING_POINTS:
         return (zone, *(other for other in ZONES if other != zone))
     return (zone,)
 

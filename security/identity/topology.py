@@ -21,15 +21,16 @@ class Holder:
     workload: str
 
 
-OPERATOR = Holder("operator", "operator")
+# Whoever runs the installation has an identity in each zone: services know the operator of their own zone only.
+OPERATORS = {"public": Holder("operator-public", "operator"), "private": Holder("operator", "operator")}
 
 
 def holders(home: Path, zone: str) -> frozenset[Holder]:
-    """Every process of `zone` in ISTHMUS_HOME/topology.json, and the operator in the private zone.
+    """Every process of `zone` in ISTHMUS_HOME/topology.json, and the zone's operator.
 
     No file yet means no process yet. A malformed table is an error: no leaf is issued from a guess.
     """
-    operator = frozenset({OPERATOR} if zone == "private" else ())
+    operator = frozenset({OPERATORS[zone]})
     try:
         table = json.loads(read_file(home / "topology.json"))
         rows = [row for row in table["processes"] if row["zone"] == zone]

@@ -81,7 +81,7 @@ def test_files_with_keys_are_closed_to_everyone_else(home: Path) -> None:
 def test_a_good_leaf_is_left_alone_even_by_a_new_agent(home: Path) -> None:
     authority_of(home, "private")
     agent = agent_of(home, "public")
-    assert agent.round() == 2
+    assert agent.round() == 3
     assert agent.round() == 0
     assert agent_of(home, "public").round() == 0
 
@@ -91,14 +91,14 @@ def test_a_leaf_is_replaced_at_half_of_its_life(home: Path) -> None:
     agent_of(home, "public", timedelta(hours=4)).round()
     before = live(home, "edge-1").resolve()
     # With leaves of twelve hours, one with four left is past its half.
-    assert agent_of(home, "public").round() == 2
+    assert agent_of(home, "public").round() == 3
     assert live(home, "edge-1").resolve() != before
 
 
 def test_a_leaf_that_outlives_what_is_now_allowed_is_replaced(home: Path) -> None:
     authority_of(home, "private")
     agent_of(home, "public").round()
-    assert agent_of(home, "public", timedelta(minutes=1)).round() == 2
+    assert agent_of(home, "public", timedelta(minutes=1)).round() == 3
 
 
 def test_only_the_last_two_versions_are_kept(home: Path) -> None:
@@ -141,7 +141,7 @@ def test_everyone_gets_a_new_leaf_when_the_root_is_replaced(home: Path) -> None:
     agent.round()
     for name in ("root.pem", "root.key"):
         (home / "ca" / "public" / name).unlink()
-    assert agent.round() == 2
+    assert agent.round() == 3
     assert (live(home, "edge-1") / "bundle.pem").read_bytes() == (home / "ca" / "public" / "root.pem").read_bytes()
 
 
@@ -158,7 +158,7 @@ def test_where_the_zones_meet_both_roots_are_trusted_and_nowhere_else(home: Path
 
 def test_a_bundle_waits_for_the_other_zone_but_nobody_waits_with_it(home: Path) -> None:
     agent = agent_of(home, "public")
-    assert agent.round() == 1
+    assert agent.round() == 2
     assert not live(home, "kafka").exists()
     authority_of(home, "private")
     assert agent.round() == 1
@@ -218,4 +218,4 @@ def test_a_malformed_process_table_is_refused(tmp_path: Path, text: str) -> None
 
 def test_without_a_process_table_only_the_operator_is_served(tmp_path: Path) -> None:
     assert holders(tmp_path, "private") == {Holder("operator", "operator")}
-    assert holders(tmp_path, "public") == frozenset()
+    assert holders(tmp_path, "public") == {Holder("operator-public", "operator")}
