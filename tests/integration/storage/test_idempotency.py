@@ -1,0 +1,94 @@
+"""Idempotency records: the later of two calls waits for the earlier, and says what that said."""
+
+import asyncio
+import hashlib
+
+import pytest
+from isthmus.orders.v1 import orders_pb2
+from sqlalchemy import text
+
+from mesh.database.engine import async_engine, execute, transact
+from mesh.errors import AlreadyExists, FailedPrecondition
+from private_core.storage.idempotency import CREATE_TABLE, Answer, Idempotency, Intent
+
+ANSWER = Answer.of(orders_pb2.GetOrderResponse(order=orders_pb2.Order(order_id="order-1")))
+
+
+def intent(key="key", body="body"):
+    return Intent(hashlib.sha256(key.encode()).digest(), hashlib.sha256(body.encode()).digest())
+
+
+@pytest.fixture
+async def engine(postgres_url):
+    engine = async_engine(postgres_url, "test")
+    await execute(engine, text("CREATE SCHEMA IF NOT EXISTS room"))
+    await execute(engine, text("DROP TABLE IF EXISTS room.idempotency"))
+    await execute(engine, text(CREATE_TABLE.format(schema="room")))
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def records():
+    return Idempotency("room")
+
+
+async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answer(engine, records):
+    claimed, may_end = asyncio.Event(), asyncio.Event()
+
+    async def earlier(connection):
+        assert await records.claim(connection, intent()) is None
+        claimed.set()
+        await may_end.wait()
+        await records.settle(connection, intent(), ANSWER)
+
+    async def later(connection):
+        return await records.claim(connection, intent())
+
+    first = asyncio.create_task(transact(engine, earlier))
+    await claimed.wait()
+    second = asyncio.create_task(transact(engine, later))
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with asyncio.timeout(5):
+        while not (await execute(engine, waiting))[0][0]:  # noqa: ASYNC110 (the event is in the database)
+            await asyncio.sleep(0.01)
+    may_end.set()
+    await first
+    assert (await second).give() == ANSWER.answer
+
+
+async def test_a_call_whose_transaction_failed_leaves_no_record(engine, records):
+    async def fails(connection):
+        await records.claim(connection, intent(), ANSWER)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await transact(engine, fails)
+    assert await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER)) is None
+
+
+async def test_a_refusal_comes_back_as_it_was(engine, records):
+    refusal = FailedPrecondition("WRONG_STATE", "not now", remedy="later", metadata={"state": "held"})
+    await transact(engine, lambda tx: records.claim(tx, intent(), Answer.of(refusal)))
+    stored = await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER))
+    with pytest.raises(FailedPrecondition) as again:
+        stored.give()
+    assert (again.value.reason, again.value.message, again.value.remedy) == ("WRONG_STATE", "not now", "later")
+    assert again.value.metadata == {"state": "held"}
+
+
+async def test_another_body_is_refused_whether_answered_or_open(engine, records):
+    await transact(engine, lambda tx: records.claim(tx, intent("open")))
+    await transact(engine, lambda tx: records.claim(tx, intent("answered"), ANSWER))
+    for key in ("open", "answered"):
+        with pytest.raises(AlreadyExists) as refused:
+            await transact(engine, lambda tx, key=key: records.claim(tx, intent(key, "other")))
+        assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
+
+
+async def test_an_open_record_is_taken_up_and_answered_once(engine, records):
+    await transact(engine, lambda tx: records.claim(tx, intent()))
+    assert await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER)) is None
+    assert (await transact(engine, lambda tx: records.claim(tx, intent()))).give() == ANSWER.answer
+    await transact(engine, lambda tx: records.settle(tx, intent(), Answer(answer=b"other")))
+    assert (await transact(engine, lambda tx: records.claim(tx, intent()))).give() == ANSWER.answer
