@@ -108,7 +108,8 @@ class SnapshotConsumer:
         consumer = Consumer(
             self._access.options()
             | {
-                "group.id": f"snapshot-{self._access.client_id}",
+                # Nothing is kept under it, but librdkafka wants one, and the broker lets us use this prefix alone.
+                "group.id": f"isthmus.snapshot-{self._access.client_id}",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
