@@ -32,7 +32,8 @@ class Row:
     # Runs before every start: writes configuration, makes directories.
     prepare: Callable[[], Awaitable[None]] | None = None
     ready: Probe | None = None
-    ready_within_s: float = 60.0
+    # On two cores everything starts at once, and each process alone would take a few seconds.
+    ready_within_s: float = 180.0
     # Runs to its end once, instead of staying.
     one_shot: bool = False
     stop_signal: Signals = SIGTERM
@@ -63,7 +64,7 @@ ROOMS = (
     Room("private", "oauth", "security.oauth", 2, ("grpc", "http", "metrics"), ("migrate",)),
     Room("private", "members", "private_core.members", 2, ("grpc", "metrics"), ("migrate",)),
     Room("private", "orders", "private_core.orders", 2, ("grpc", "metrics"), ("migrate",)),
-    Room("private", "sandbox-provider", "private_core.payments.sandbox", 1, ("grpc", "metrics"), ()),
+    Room("private", "sandbox-provider", "private_core.payments.sandbox", 1, ("grpc", "metrics"), ("migrate",)),
     Room("private", "payments", "private_core.payments", 2, ("grpc", "metrics"), ("migrate",)),
     Room("private", "catalog", "private_core.catalog", 2, ("grpc", "metrics"), ("migrate",)),
     Room("private", "warehouse", "private_core.warehouse", 1, ("grpc", "metrics"), ("migrate",)),
@@ -144,6 +145,8 @@ class _Builder:
         # Only those that use the database or Kafka learn where it is.
         if "migrate" in after:
             environment["ISTHMUS_DATABASE_URL"] = self.database_url
+        if workload == "edge":
+            environment["ISTHMUS_EDGE_NODES"] = str(self.settings.edge_nodes)
         if "topics" in after:
             environment["ISTHMUS_KAFKA_BOOTSTRAP"] = self.kafka_bootstrap
 
