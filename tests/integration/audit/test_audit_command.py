@@ -1,0 +1,58 @@
+"""The rooms start from the launcher's table as they are, and the command shows what they recorded."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from isthmus.members.v1 import members_pb2 as pb
+from isthmus.members.v1.members_pb2_grpc import MembersStub
+
+from deploy.local.mesh import LocalMesh
+from deploy.local.topology import read
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.errors import PermissionDenied
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
+from tests.integration.conftest import free_port_base
+
+DEADLINE_S = 10.0
+
+
+def isthmus(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "isthmus"), *arguments]
+    environment = os.environ | {"ISTHMUS_HOME": str(home)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None:
+    async with LocalMesh(tmp_path, free_port_base(), only=("members", "catalog", "audit")) as mesh:
+        listen = read(mesh.home.topology).process("members-1").listen("grpc")
+        channels = Channels(Identity(mesh.operator_identity), load())
+        members = MembersStub(channels.direct(str(listen), SpiffeId("private", "members")))
+        assert (await members.CountMembers(pb.CountMembersRequest())).members == 0
+        with pytest.raises(PermissionDenied, match="CALLER_NOT_ALLOWED"):
+            await members.GetMember(pb.GetMemberRequest(member_id="member-1"))
+        await channels.close()
+
+        shown: list[dict[str, Any]] = []
+        async with asyncio.timeout(DEADLINE_S):
+            while len(shown) < 2:
+                done = await asyncio.to_thread(isthmus, tmp_path, "audit", "list", "--json", "--limit", "2")
+                assert done.returncode == 0, done.stderr
+                shown = json.loads(done.stdout)
+        assert {(one["method"].rsplit("/", 1)[1], one["decision"], one["result"]) for one in shown} == {
+            ("CountMembers", "allowed", "OK"),
+            ("GetMember", "denied", "PERMISSION_DENIED"),
+        }
+        table = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail", "--denied")
+        assert "CALLER_NOT_ALLOWED" in table.stdout
+        assert "member-1" in table.stdout
+    stopped = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail")
+    assert stopped.returncode == 1
+    assert "Traceback" not in stopped.stderr
