@@ -1,0 +1,203 @@
+"""How fast one edge node answers real ad decisions: choice, signature, event written to the spool.
+
+All servers speak mutual TLS 1.3 with the mesh's own certificates, take the same POST and run at the same time; rounds
+are interleaved and the ratio is the median of the rounds' ratios, so that a neighbour on the machine disturbs both
+sides. Kafka is away: the spool takes everything, as it must.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from chaos.bench.report import Result
+from chaos.bench.tools import BenchError, free_ports, requests_per_second, require_load_tool, running
+
+CONNECTIONS = 32
+SECONDS = 3.0
+ROUNDS = 5
+CAMPAIGNS = (10, 1_000, 100_000)
+_FEATURES = {f"user_feature_{number}": f"{number}abcdef" for number in range(4)}
+_NO_TLS_1_2 = "ECDHE-RSA-AES256-GCM-SHA384"
+
+
+def run(home: Path) -> list[Result]:
+    """Measure under `home`/bench/edge. Raises BenchError."""
+    require_load_tool()
+    bench = home / "bench" / "edge"
+    shutil.rmtree(bench, ignore_errors=True)
+    bench.mkdir(parents=True)
+    try:
+        return _measure(bench)
+    finally:
+        for leftover in ("spool", "run", "ca"):
+            shutil.rmtree(bench / leftover, ignore_errors=True)
+
+
+def _measure(bench: Path) -> list[Result]:
+    _issue_identities(bench)
+    live = bench / "run" / "edge-1" / "identity" / "live"
+    client = bench / "run" / "edge-gateway" / "identity" / "live"
+    pem, body = bench / "run" / "client.pem", bench / "body.json"
+    pem.touch(mode=0o600)
+    pem.write_bytes((client / "svid.pem").read_bytes() + (client / "key.pem").read_bytes())
+    body.write_text(json.dumps({"slot": "position-1", "features": _FEATURES, "viewer": "v"}))
+    with contextlib.ExitStack() as servers:
+        urls = {
+            "hello": servers.enter_context(_hello(bench, live)),
+            "fastapi": servers.enter_context(_fastapi(bench, live)),
+        }
+        for campaigns in CAMPAIGNS:
+            urls[f"edge {campaigns}"] = servers.enter_context(_edge(bench, campaigns))
+        for url in urls.values():
+            requests_per_second(url, connections=CONNECTIONS, seconds=1, pem=pem, body=body)
+        rounds = [
+            {
+                name: requests_per_second(url, connections=CONNECTIONS, seconds=SECONDS, pem=pem, body=body)
+                for name, url in urls.items()
+            }
+            for _ in range(ROUNDS)
+        ]
+    few, some, many = (f"edge {campaigns}" for campaigns in CAMPAIGNS)
+    return [
+        _result("ad decisions, 1,000 campaigns", some, "granian RSGI hello, one worker", "hello", rounds, 0.6),
+        _result("ad decisions, 1,000 campaigns", some, "FastAPI on uvicorn, a constant", "fastapi", rounds, 3.0),
+        _result("ad decisions, 1,000 campaigns", some, "ad decisions, 10 campaigns", few, rounds, 0.9),
+        _result("ad decisions, 100,000 campaigns", many, "ad decisions, 10 campaigns", few, rounds, 0.9),
+    ]
+
+
+def _result(
+    name: str, side: str, baseline: str, baseline_side: str, rounds: list[dict[str, float]], target: float
+) -> Result:
+    return Result(
+        name=name,
+        value=statistics.median(entry[side] for entry in rounds),
+        unit="req/s",
+        baseline=baseline,
+        baseline_value=statistics.median(entry[baseline_side] for entry in rounds),
+        ratio=round(statistics.median(entry[side] / entry[baseline_side] for entry in rounds), 3),
+        target=target,
+    )
+
+
+@contextlib.contextmanager
+def _hello(bench: Path, live: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    command = [
+        *(sys.executable, "-m", "granian", "--interface", "rsgi", "--workers", "1", "--no-log", "--no-ws"),
+        *("--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop"),
+        *("--ssl-certificate", str(live / "svid.pem"), "--ssl-keyfile", str(live / "key.pem")),
+        *("--ssl-ca", str(live / "gateway-ca.pem"), "--ssl-client-verify"),
+        "chaos.bench.baselines:hello",
+    ]
+    with running(command, port, bench / "hello.log", os.environ):
+        yield f"https://127.0.0.1:{port}/v1/ads:decide"
+
+
+@contextlib.contextmanager
+def _fastapi(bench: Path, live: Path) -> Iterator[str]:
+    (port,) = free_ports(1)
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "--workers", "1", "--loop", "uvloop", "--http", "auto"),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--no-access-log"),
+        *("--ssl-certfile", str(live / "svid.pem"), "--ssl-keyfile", str(live / "key.pem")),
+        *("--ssl-ca-certs", str(live / "gateway-ca.pem"), "--ssl-cert-reqs", "2"),
+        "chaos.bench.baselines:constant",
+    ]
+    with running(command, port, bench / "fastapi.log", os.environ):
+        yield f"https://127.0.0.1:{port}/v1/ads:decide"
+
+
+@contextlib.contextmanager
+def _edge(bench: Path, campaigns: int) -> Iterator[str]:
+    node = f"edge-{campaigns}"
+    http, grpc, kafka_that_is_away = free_ports(3)
+    _write_snapshot(bench / "run" / node / "snapshot.bin", campaigns)
+    environment = os.environ | {
+        "ISTHMUS_HOME": str(bench),
+        "ISTHMUS_ZONE": "public",
+        "ISTHMUS_WORKLOAD": "edge",
+        "ISTHMUS_NODE": node,
+        "ISTHMUS_IDENTITY_DIR": str(bench / "run" / "edge-1" / "identity" / "live"),
+        "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{http}",
+        "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{grpc}",
+        "ISTHMUS_KAFKA_BOOTSTRAP": f"127.0.0.1:{kafka_that_is_away}",
+        "ISTHMUS_TRACE_RATIO": "0",
+        "GRPC_SSL_CIPHER_SUITES": _NO_TLS_1_2,
+    }
+    with running([sys.executable, "-m", "public_edge.node"], http, bench / f"{node}.log", environment):
+        yield f"https://127.0.0.1:{http}/v1/ads:decide"
+
+
+def _write_snapshot(path: Path, campaigns: int) -> None:
+    """Half of the campaigns are for everybody, half target what the request says; all share three slots."""
+    lines = []
+    for number in range(campaigns):
+        campaign: dict[str, object] = {
+            "campaign_id": f"campaign-{number}",
+            "slots": [f"position-{number % 3 + 1}"],
+            "weight": 1 + number % 7,
+            "budget_impressions": "1000000000",
+            "frequency_cap_per_day": 1000000 if number % 2 else 0,
+            "creatives": [
+                {
+                    "creative_id": f"creative-{number}",
+                    "title": f"Item {number}",
+                    "image_url": f"https://images.example/{number}.jpg",
+                    "landing_url": f"https://shop.example/items/{number}",
+                }
+            ],
+            "version": "1",
+        }
+        if number % 2:
+            campaign["targeting"] = {"user_feature_0": _FEATURES["user_feature_0"]}
+        lines.append(json.dumps({"campaign": campaign}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "public_edge.snapshot", str(path)]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise BenchError(f"the snapshot could not be written: {done.stderr[-500:]}")
+
+
+def _issue_identities(bench: Path) -> None:
+    """Let the identity agents issue what the servers and the load generator need, then end them.
+
+    Both zones' agents, since the gateway's certificate waits until the roots of both are there.
+    """
+    wanted = {"edge-1": "edge", "edge-gateway": "edge-gateway"}
+    agents = {"identity-public": "public", "identity-private": "private"}
+    rows = [(name, "public", workload) for name, workload in wanted.items()]
+    rows += [(name, zone, name) for name, zone in agents.items()]
+    processes: list[dict[str, object]] = [
+        {"name": name, "zone": zone, "workload": workload, "node": name, "pid": None, "listens": []}
+        for name, zone, workload in rows
+    ]
+    (bench / "topology.json").write_text(json.dumps({"trust_domain": "isthmus.internal", "processes": processes}))
+    log = bench / "identity.log"
+    deadline = time.monotonic() + 30
+    with log.open("wb") as out, contextlib.ExitStack() as running_agents:
+        for name, zone in agents.items():
+            environment = os.environ | {
+                "ISTHMUS_HOME": str(bench),
+                "ISTHMUS_ZONE": zone,
+                "ISTHMUS_WORKLOAD": name,
+                "ISTHMUS_NODE": name,
+                "ISTHMUS_IDENTITY_DIR": str(bench / "run" / name / "identity" / "live"),
+                "GRPC_SSL_CIPHER_SUITES": _NO_TLS_1_2,
+            }
+            agent = subprocess.Popen(
+                [sys.executable, "-m", "security.identity"], stdout=out, stderr=out, env=environment
+            )
+            running_agents.callback(agent.wait, 15)
+            running_agents.callback(agent.terminate)
+        while not all((bench / "run" / name / "identity" / "live" / "svid.pem").exists() for name in wanted):
+            if time.monotonic() > deadline:
+                raise BenchError(f"no identities were issued: {log.read_text(errors='replace')[-500:]}")
+            time.sleep(0.05)
