@@ -1,14 +1,9 @@
 """Listeners: what a gateway takes from outside, and what a call passes before it is routed."""
 
-import base64
-from importlib import resources
 from typing import Any, Final
 
-from google.protobuf import any_pb2, descriptor_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2
-
 from mesh.control.registry import Endpoint
-from mesh.control.resources import access, problems, tls
+from mesh.control.resources import access, problems, tls, transcoding
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, View
 
@@ -40,7 +35,7 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     """mTLS for the edge gateway and the few callers of the private zone that have no other way in."""
     peers = [view.spiffe_id("public", EDGE_GATEWAY)]
     peers += [view.spiffe_id("private", caller) for caller in access.callers(view)]
-    filters = [access.filter_(view), problems.errors_of_services(), _transcoder(view), _router()]
+    filters = [access.filter_(view), *transcoding.filters(view), _router()]
     manager = {
         **_manager(CORE, filters),
         # The service sees who came through, in the gateway's words.
@@ -166,38 +161,6 @@ def _access_token(view: View) -> dict[str, Any]:
             "requirement_map": {JWT_REQUIREMENT: {"provider_name": "oauth"}},
         },
     }
-
-
-def _transcoder(view: View) -> dict[str, Any]:
-    """JSON to gRPC, for exactly the bindings of the contract."""
-    bound = sorted({method.service for method in view.methods("private") if method.http})
-    return _filter(
-        "grpc_json_transcoder",
-        "grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        proto_descriptor_bin=base64.b64encode(_descriptors()).decode(),
-        services=bound,
-        auto_mapping=False,
-        convert_grpc_status=True,
-        request_validation_options={
-            "reject_unknown_query_parameters": True,
-            "reject_binding_body_field_collisions": True,
-        },
-        print_options={"preserve_proto_field_names": True, "always_print_primitive_fields": True},
-        max_request_body_size=BODY_BYTES_MAX,
-    )
-
-
-def _descriptors() -> bytes:
-    """The contract's files, and those of google.rpc.Status and its details, without which an error has no JSON."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(
-        resources.files("mesh").joinpath("generated/contract.binpb").read_bytes()
-    )
-    known = {file.name for file in files.file}
-    wanted = [any_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR]
-    for file in wanted:
-        if file.name not in known:
-            file.CopyToProto(files.file.add())
-    return files.SerializeToString()
 
 
 def _failures() -> dict[str, Any]:

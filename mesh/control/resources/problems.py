@@ -1,11 +1,9 @@
-"""Answers that a gateway makes itself, and errors of gRPC services, as problem documents (RFC 9457)."""
+"""Answers that a gateway makes itself, as problem documents (RFC 9457)."""
 
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final
 
 CONTENT_TYPE: Final = "application/problem+json"
-_LUA: Final = Path(__file__).with_name("problem.lua")
 # Status, reason, detail. Every status that Envoy may answer with by itself.
 _PROBLEMS: Final = (
     (400, "BAD_REQUEST", "The request is malformed."),
@@ -37,17 +35,6 @@ def local_replies() -> dict[str, Any]:
             mapper["headers_to_add"] = [_RETRY_AFTER]
         mappers.append(mapper)
     return {"mappers": mappers, "body_format": _format(None, "FAILED", "The request failed.")}
-
-
-def errors_of_services() -> dict[str, Any]:
-    """The filter that turns a transcoded google.rpc.Status into a problem document. Runs on failures only."""
-    return {
-        "name": "envoy.filters.http.lua",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
-            "default_source_code": {"inline_string": _LUA.read_text()},
-        },
-    }
 
 
 def _status(status: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mesh.contract import MethodPolicy
-from mesh.control.resources import paths
+from mesh.control.resources import paths, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
 
@@ -73,7 +73,11 @@ def core(view: View) -> dict[str, Any]:
         for method in view.methods("private")
     ]
     routes += [
-        {"match": {"prefix": prefix}, "route": {"cluster": OAUTH_HTTP, "timeout": f"{OAUTH_TIMEOUT_S}s"}}
+        {
+            "match": {"prefix": prefix},
+            "route": {"cluster": OAUTH_HTTP, "timeout": f"{OAUTH_TIMEOUT_S}s"},
+            "typed_per_filter_config": transcoding.untouched(),
+        }
         for prefix in OAUTH_PREFIXES
     ]
     return _configuration(CORE, _host(routes))

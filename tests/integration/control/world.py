@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from deploy.local.settings import REPOSITORY, Home
 from deploy.local.topology import Listen, Process, Topology, write
 from deploy.local.xds_bootstrap import write_xds_bootstrap
 from mesh.environment import GRPC
-from tests.integration.conftest import TRUST_DOMAIN, Identities, free_port_base
+from tests.integration.conftest import TRUST_DOMAIN, Identities
 
 UPSTREAM = "tests.integration.control.upstream"
 DEADLINE_S = 60.0
@@ -28,6 +29,14 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str, within_s: 
     return time.monotonic() - started
 
 
+def free_port() -> int:
+    """One that the kernel has just given out: meshes under test side by side do not meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class World:
     """Processes by name. `topology` lists those that the control planes may know."""
 
@@ -36,15 +45,13 @@ class World:
         self.identities = Identities(root)
         self.processes: dict[str, Process] = {}
         self.running: dict[str, asyncio.subprocess.Process] = {}
-        self._port = free_port_base()
 
     def add(self, name: str, workload: str, zone: str, *listens: str) -> Process:
         """A row of the topology with ports of its own."""
         protocols = {"grpc": "grpc", "ads": "grpc", "http": "https", "https": "https", "metrics": "https"}
         ports = []
         for listen in listens:
-            ports.append(Listen(listen, "127.0.0.1", self._port, protocols[listen]))
-            self._port += 1
+            ports.append(Listen(listen, "127.0.0.1", free_port(), protocols[listen]))
         process = Process(name, zone, workload, name, None, tuple(ports))
         self.processes[name] = process
         self.identities.issue(zone, workload, name)

@@ -9,7 +9,7 @@ import pytest
 from mesh.contract import load
 from mesh.control.compile import GRPC, assignment, configuration, configured, with_endpoints
 from mesh.control.health import State
-from mesh.control.resources import access, paths, problems
+from mesh.control.resources import access, paths, transcoding
 from mesh.control.resources.routes import JWT_FILTER
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, View
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
@@ -158,8 +158,8 @@ def test_every_listener_is_tls_1_3(view: Views) -> None:
                 assert set(parameters.values()) == {"TLSv1_3"}
 
 
-def test_every_status_a_service_can_answer_is_mapped_in_the_gateway_as_in_the_mesh() -> None:
-    source = problems.errors_of_services()["typed_config"]["default_source_code"]["inline_string"]
+def test_every_status_a_service_can_answer_is_mapped_in_the_gateway_as_in_the_mesh(view: Views) -> None:
+    source = transcoding.filters(view("private"))[0]["typed_config"]["default_source_code"]["inline_string"]
     mapped = {int(code): int(status) for code, status in re.findall(r"\[(\d+)\] = (\d+)", source)}
     for code, status in HTTP_STATUS.items():
         assert mapped[code.value[0]] == status
