@@ -89,19 +89,23 @@ class Freshness:
     p99_ms: float
 
 
-async def read_books(channel: grpc.aio.Channel) -> Books:
+# A channel to a workload of the private zone, as the operator.
+Channel = Callable[[str], grpc.aio.Channel]
+
+
+async def read_books(channel: Channel) -> Books:
     """
     Raises:
-        grpc.RpcError: a service did not answer within DEADLINE_S.
+        MeshError: a service did not answer within DEADLINE_S.
     """
-    warehouse, ledger = WarehouseStub(channel), LedgerStub(channel)
+    warehouse, ledger = WarehouseStub(channel("warehouse")), LedgerStub(channel("payments"))
     traffic, landing, orders, balance, captures, members = await asyncio.gather(
         warehouse.ReportTraffic(ReportTrafficRequest(), timeout=DEADLINE_S),
         warehouse.ReportLanding(ReportLandingRequest(), timeout=DEADLINE_S),
-        OrdersStub(channel).SummarizeOrders(SummarizeOrdersRequest(), timeout=DEADLINE_S),
+        OrdersStub(channel("orders")).SummarizeOrders(SummarizeOrdersRequest(), timeout=DEADLINE_S),
         ledger.GetTrialBalance(GetTrialBalanceRequest(), timeout=DEADLINE_S),
         ledger.SummarizeCaptures(SummarizeCapturesRequest(), timeout=DEADLINE_S),
-        MembersStub(channel).CountMembers(CountMembersRequest(), timeout=DEADLINE_S),
+        MembersStub(channel("members")).CountMembers(CountMembersRequest(), timeout=DEADLINE_S),
     )
     return Books(
         {report.key: _traffic(report) for report in traffic.slots},
@@ -117,14 +121,14 @@ async def read_books(channel: grpc.aio.Channel) -> Books:
     )
 
 
-async def read_freshness(channel: grpc.aio.Channel, accepted_from_us: int) -> Freshness:
+async def read_freshness(channel: Channel, accepted_from_us: int) -> Freshness:
     request = ReportFreshnessRequest(accepted_from_us=accepted_from_us)
-    report = await WarehouseStub(channel).ReportFreshness(request, timeout=DEADLINE_S)
+    report = await WarehouseStub(channel("warehouse")).ReportFreshness(request, timeout=DEADLINE_S)
     return Freshness(report.clicks, report.p50_ms, report.p99_ms)
 
 
 async def read_until(
-    channel: grpc.aio.Channel, complete: Callable[[Books], bool], deadline_s: float, every_s: float = 0.5
+    channel: Channel, complete: Callable[[Books], bool], deadline_s: float, every_s: float = 0.5
 ) -> Books:
     """The first books that are complete, or the last ones before the deadline: the verdict is the checks' business."""
     loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from chaos.checkers.books import Books, Freshness, read_books, read_freshness, read_until
+from chaos.checkers.books import Books, Channel, Freshness, read_books, read_freshness, read_until
 from chaos.checkers.expected import Expected, expected
 from chaos.checkers.verdict import Check, Evidence, Loss, held, judge, landed, loss
 from chaos.demo.faults import Broken, Faults, edge_nodes, nodes_to_kill
@@ -78,7 +78,7 @@ class Replay:
             CallFailed: the catalogue could not be published or did not become live; traffic has not begun then.
         """
         mesh = self._mesh
-        async with operator_channel(mesh) as channel:
+        async with operator(mesh) as channel:
             self._before = await read_books(channel)
         root = mesh.home.root / "ca" / "public" / "root.pem"
         secret = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.secret"
@@ -105,7 +105,7 @@ class Replay:
         def complete(now: Books) -> bool:
             return landed(self.expected, self._ours(now.since(before)), self._pages_before)
 
-        async with operator_channel(self._mesh) as channel:
+        async with operator(self._mesh) as channel:
             books = await read_until(channel, complete, deadline_s)
             freshness = await read_freshness(channel, self._began_us)
         added = self._ours(books.since(before))
@@ -199,12 +199,17 @@ class Replay:
 
 
 @asynccontextmanager
-async def operator_channel(mesh: LocalMesh) -> AsyncIterator[grpc.aio.Channel]:
-    """The operator's channel to the private services, through the core gateway."""
+async def operator(mesh: LocalMesh) -> AsyncIterator[Channel]:
+    """The operator's channels to the first node of each private workload."""
     identity = Identity(mesh.operator_identity)
     channels = Channels(identity, load())
-    address = mesh.urls["core_gateway"].removeprefix("https://")
+
+    def to(workload: str) -> grpc.aio.Channel:
+        nodes = (child.row.process for child in mesh.processes.values() if child.row.process.workload == workload)
+        address = str(next(nodes).listen("grpc"))
+        return channels.direct(address, replace(identity.spiffe_id, workload=workload))
+
     try:
-        yield channels.direct(address, replace(identity.spiffe_id, workload="core-gateway"))
+        yield to
     finally:
         await channels.close()

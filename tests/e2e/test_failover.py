@@ -10,7 +10,7 @@ from signal import SIGKILL
 import pytest
 
 from chaos.checkers.books import Books, Traffic, read_until
-from chaos.demo.replay import operator_channel
+from chaos.demo.replay import operator
 from chaos.load.outcomes import CallFailed, Outcomes
 from deploy.local.mesh import LocalMesh
 from security.identity import wallet
@@ -67,7 +67,7 @@ async def back(mesh: LocalMesh, name: str, old_pid: int) -> None:
 
 
 async def landed(mesh: LocalMesh, wanted: Callable[[Books], bool]) -> Books:
-    async with operator_channel(mesh) as channel:
+    async with operator(mesh) as channel:
         return await read_until(channel, wanted, deadline_s=BACK_WITHIN_S)
 
 
