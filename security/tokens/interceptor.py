@@ -46,7 +46,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
                 "this call needs an access token",
                 remedy="Send it as metadata: authorization: Bearer <token>.",
             )
-        claims = await self._verifier.verify(token)
+        # Set before anything is refused: the audit record says whose good token lacked what.
+        call.claims = claims = await self._verifier.verify(token)
         missing = policy.scopes - claims.scopes
         if missing:
             raise PermissionDenied(
@@ -56,7 +57,6 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
             )
         if policy.human and not claims.is_member:
             raise PermissionDenied("MEMBER_REQUIRED", "this call needs the token of a member, not of a client")
-        call.claims = claims
 
 
 def needs_token(policy: MethodPolicy) -> bool:

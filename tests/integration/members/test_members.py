@@ -254,12 +254,14 @@ async def test_every_call_is_on_record(members: "MembersAsyncStub", room: Privat
     async with room.caller("orders") as channel:
         with pytest.raises(PermissionDenied, match="CALLER_NOT_ALLOWED"):
             await MembersStub(channel).GetMember(request, metadata=room.bearer(READ, subject=member_id))
+    with pytest.raises(PermissionDenied, match="SCOPE_MISSING"):
+        await members.GetMember(request, metadata=room.bearer(WRITE, subject=member_id))
     with pytest.raises(Unauthenticated):
         await members.GetMember(request, metadata=(("authorization", "Bearer bad"),))
     with psycopg.connect(plain(url)) as connection:
         records = connection.execute(
             "SELECT split_part(peer, '/', 5), token_subject, data_subject, decision, result, reason, length(trace_id)"
-            " FROM audit.record ORDER BY sequence DESC LIMIT 5"
+            " FROM audit.record ORDER BY sequence DESC LIMIT 6"
         ).fetchall()[::-1]
         everything = json.dumps(connection.execute("SELECT row_to_json(r) FROM audit.record r").fetchall())
     gateway = "core-gateway"
@@ -268,6 +270,7 @@ async def test_every_call_is_on_record(members: "MembersAsyncStub", room: Privat
         (gateway, member_id, member_id, 1, "OK", "", 32),
         (gateway, "another-member", member_id, 2, "PERMISSION_DENIED", "NOT_YOUR_RECORD", 32),
         ("orders", "", member_id, 2, "PERMISSION_DENIED", "CALLER_NOT_ALLOWED", 32),
+        (gateway, member_id, member_id, 2, "PERMISSION_DENIED", "SCOPE_MISSING", 32),
         (gateway, "", member_id, 2, "UNAUTHENTICATED", "TOKEN_MALFORMED", 32),
     ]
     assert not _found(everything.encode())
