@@ -46,7 +46,7 @@ lint: .venv/.packages ## Check style, types, architecture and contracts alone
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/lint-imports
-	$(BIN)/buf lint
+	$(BIN)/buf lint mesh/generated/contract.binpb
 
 .PHONY: protos
 protos: .venv/.packages ## Generate the code of the contracts again
