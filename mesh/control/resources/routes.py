@@ -20,7 +20,13 @@ _RESERVED: Final = ("tracestate", "baggage", "x-request-start", "x-original-url"
 _LOST: Final = "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes"
 _TRACEPARENT: Final = {"header": {"key": "traceparent", "value": "%DYNAMIC_METADATA(isthmus:traceparent)%"}}
 # How the answer of a gRPC server travels; over HTTP it says nothing that the status and the body do not.
-_GRPC_ANSWER: Final = ("grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-encoding")
+_GRPC_ANSWER: Final = (
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+    "grpc-encoding",
+    "grpc-accept-encoding",
+)
 
 
 def edge(view: View) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from isthmus.ads.v1 import ads_pb2_grpc
 from isthmus.clicks.v1 import clicks_pb2_grpc
 from isthmus.content.v1 import content_pb2_grpc
+from isthmus.members.v1 import members_pb2_grpc
 from isthmus.oauth.v1 import oauth_pb2_grpc
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
@@ -96,6 +97,8 @@ async def main(settings: ProcessSettings, process: Process) -> None:
     elif settings.workload == "oauth":
         builder.add(oauth_pb2_grpc.add_KeysServicer_to_server, oauth_pb2_grpc.KeysServicer())
         builder.add(oauth_pb2_grpc.add_AccountsServicer_to_server, oauth_pb2_grpc.AccountsServicer())
+    elif settings.workload == "members":
+        builder.add(members_pb2_grpc.add_MembersServicer_to_server, members_pb2_grpc.MembersServicer())
     else:
         builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))
     fronts = [Front(settings, process.identity)] if settings.http_address else []

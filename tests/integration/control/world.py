@@ -49,10 +49,8 @@ class World:
     def add(self, name: str, workload: str, zone: str, *listens: str) -> Process:
         """A row of the topology with ports of its own."""
         protocols = {"grpc": "grpc", "ads": "grpc", "http": "https", "https": "https", "metrics": "https"}
-        ports = []
-        for listen in listens:
-            ports.append(Listen(listen, "127.0.0.1", free_port(), protocols[listen]))
-        process = Process(name, zone, workload, name, None, tuple(ports))
+        ports = tuple(Listen(listen, "127.0.0.1", free_port(), protocols[listen]) for listen in listens)
+        process = Process(name, zone, workload, name, None, ports)
         self.processes[name] = process
         self.identities.issue(zone, workload, name)
         return process

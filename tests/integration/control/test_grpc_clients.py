@@ -1,0 +1,160 @@
+"""`xds:///` clients: a real grpcio channel, fed by a real control plane, follows what happens to the nodes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.errors import MeshError
+from mesh.tls import Identity
+from tests.integration.control.world import World, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+NODES = ("orders-1", "orders-2")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    world = World(tmp_path_factory.mktemp("grpc"))
+    world.add("control-private", "control-private", "private", "ads")
+    for node in NODES:
+        world.add(node, "orders", "private", "grpc")
+    world.add("payments-1", "payments", "private", "grpc")
+    world.publish()
+    try:
+        await world.control("private")
+        for node in NODES:
+            await world.start(node)
+        for node in (*NODES, "control-private"):
+            await world.serving(node, "ads" if node.startswith("control") else "grpc")
+        yield world
+    finally:
+        await world.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def orders(world: World) -> AsyncIterator[orders_pb2_grpc.OrdersStub]:
+    """A stub as payments has it."""
+    bootstrap = world.environment("payments-1")["GRPC_XDS_BOOTSTRAP"]
+    before = os.environ.get("GRPC_XDS_BOOTSTRAP")
+    os.environ["GRPC_XDS_BOOTSTRAP"] = bootstrap
+    channels = Channels(Identity(world.home.identity("payments-1")), load())
+    try:
+        yield orders_pb2_grpc.OrdersStub(channels.open("orders"))
+    finally:
+        await channels.close()
+        if before is None:
+            del os.environ["GRPC_XDS_BOOTSTRAP"]
+        else:
+            os.environ["GRPC_XDS_BOOTSTRAP"] = before
+
+
+async def node_of(orders: orders_pb2_grpc.OrdersStub) -> str:
+    """The node that answers one call."""
+    answer = await orders.GetOrder(orders_pb2.GetOrderRequest(order_id="a"))
+    return answer.order.member_id
+
+
+async def spread(orders: orders_pb2_grpc.OrdersStub, calls: int = 20) -> Counter[str]:
+    return Counter([await node_of(orders) for _ in range(calls)])
+
+
+async def both_answer(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    async def both() -> bool:
+        with contextlib.suppress(MeshError):
+            return set(await spread(orders)) == set(NODES)
+        return False
+
+    await eventually(both, f"both nodes answer; {world.tail('control-private')}")
+
+
+async def test_calls_go_to_every_node(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+
+
+async def test_killing_a_node_fails_no_idempotent_call(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+    answered: list[str] = []
+    running = True
+
+    async def drive() -> None:
+        while running:
+            answered.append(await node_of(orders))
+
+    drivers = [asyncio.create_task(drive()) for _ in range(4)]
+    await asyncio.sleep(0.5)
+    await world.kill("orders-1")
+    await asyncio.sleep(1.5)
+    running = False
+    await asyncio.gather(*drivers)
+    assert set(answered[-20:]) == {"orders-2"}
+    await world.start("orders-1")
+    await world.serving("orders-1", "grpc")
+
+
+async def test_an_endpoint_that_leaves_the_topology_gets_no_more_calls(
+    world: World, orders: orders_pb2_grpc.OrdersStub
+) -> None:
+    await both_answer(world, orders)
+    world.publish("orders-1")
+
+    async def moved() -> bool:
+        return set(await spread(orders)) == {"orders-2"}
+
+    await eventually(moved, "traffic has moved")
+    world.publish()
+    await both_answer(world, orders)
+
+
+async def test_traffic_leaves_a_frozen_node(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+    world.signal("orders-2", signal.SIGSTOP)
+    try:
+
+        async def moved() -> bool:
+            started = time.monotonic()
+            with contextlib.suppress(MeshError):
+                found = await spread(orders, 10)
+                return set(found) == {"orders-1"} and time.monotonic() - started < 2
+            return False
+
+        await eventually(moved, "calls are answered by the other node alone")
+    finally:
+        world.signal("orders-2", signal.SIGCONT)
+    await both_answer(world, orders)
+
+
+async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+    await world.kill("control-private")
+    assert set(await spread(orders)) == set(NODES)
+    await world.control("private")
+    await world.serving("control-private", "ads")
+    await both_answer(world, orders)
+
+
+async def test_a_node_with_the_name_of_another_workload_is_refused(
+    world: World, orders: orders_pb2_grpc.OrdersStub
+) -> None:
+    await both_answer(world, orders)
+    for node in NODES:
+        world.identities.issue("private", "members", node)
+        await world.kill(node)
+    environment = world.environment
+    # A process that holds the certificate of members at the address of orders.
+    world.environment = lambda name: {**environment(name), "ISTHMUS_WORKLOAD": "members"}  # type: ignore[method-assign]
+    for node in NODES:
+        await world.start(node)
+    for node in NODES:
+        await world.serving(node, "grpc")
+    with pytest.raises(MeshError):
+        await node_of(orders)
