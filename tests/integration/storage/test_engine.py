@@ -46,6 +46,15 @@ async def test_a_broken_connection_is_replaced_without_notice(engine):
     assert other != pid
 
 
+async def test_a_caller_who_leaves_in_the_middle_leaves_the_pool_whole(engine):
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await execute(engine, text("SELECT pg_sleep(0.3)"))
+    assert engine.sync_engine.pool.checkedout() == 0
+    assert (await execute(engine, text("SELECT 1")))[0][0] == 1
+
+
 async def test_a_database_that_is_away_is_unavailable(tmp_path):
     engine = async_engine(f"postgresql+psycopg://postgres@/none?host={tmp_path}", "orders-1")
     with pytest.raises(Unavailable) as away:
