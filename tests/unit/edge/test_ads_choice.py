@@ -13,10 +13,13 @@ from public_edge.ads.domain import (
     DRAWS_MAX,
     SCAN_MAX,
     Campaign,
+    Candidate,
     Chooser,
     Creative,
     FrequencyCaps,
     Group,
+    GroupKey,
+    Index,
     Targeting,
 )
 
@@ -179,9 +182,14 @@ def test_one_eligible_campaign_among_many_that_are_not_is_found() -> None:
 
 def test_none_is_shown_when_none_may_be_and_the_search_is_bounded() -> None:
     ads = Ads(campaign(f"c-{number}", budget=1) for number in range(2000))
-    looked: list[str] = []
+    looked: list[Candidate] = []
     eligible = ads.chooser._eligible
-    ads.chooser._eligible = lambda candidate, viewer, now: bool(looked.append("")) or eligible(candidate, viewer, now)  # type: ignore[method-assign, func-returns-value]
+
+    def counted(candidate: Candidate, viewer: str, now_us: int) -> bool:
+        looked.append(candidate)
+        return eligible(candidate, viewer, now_us)
+
+    ads.chooser._eligible = counted  # type: ignore[method-assign]
     for candidates in (group.members for group in ads.chooser.index.groups.values()):
         for candidate in candidates:
             candidate.remaining = 0
@@ -194,11 +202,11 @@ def test_the_cost_of_a_choice_does_not_depend_on_the_number_of_campaigns() -> No
         ads = Ads(campaign(f"c-{n}", targeting=(("f", str(n % 7)),) if n % 2 else ()) for n in range(count))
         looks = 0
 
-        class Counted(dict[object, Group]):
-            def get(self, key: object, default: object = None) -> object:  # type: ignore[override]
+        class Counted(dict[GroupKey, Group]):
+            def get(self, key: GroupKey, default: object = None) -> Group | None:  # type: ignore[override]
                 nonlocal looks
                 looks += 1
-                return super().get(key, default)  # type: ignore[arg-type]
+                return super().get(key)
 
         object.__setattr__(ads.chooser.index, "groups", Counted(ads.chooser.index.groups))
         for _ in range(100):
@@ -240,7 +248,7 @@ def test_draws_cover_the_whole_range() -> None:
     assert all(early <= late for early, late in pairwise(sorted(group.keep)))
 
 
-def _with_nothing_left(ads: Ads) -> "object":
+def _with_nothing_left(ads: Ads) -> Index:
     """The index as it stood before the catalogue took the exhausted campaigns out."""
     fresh = Ads([entry.campaign for entry in ads.catalogue._candidates.values()])
     for group in fresh.chooser.index.groups.values():

@@ -186,7 +186,12 @@ def test_a_full_disk_refuses_a_click_and_leaves_no_half_record(tmp_path: Path, m
 async def test_a_durable_event_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     real_sync = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (synced.append(descriptor), real_sync(descriptor))[1])
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
     spool = Spool(tmp_path)
     sequence = spool.append(b"click", durable=True)
     assert sequence is not None

@@ -1,0 +1,262 @@
+"""What the public sees of an edge node over HTTP."""
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import protovalidate
+import pytest
+from google.protobuf import json_format
+from isthmus.ads.v1 import ads_pb2
+from isthmus.events.v1 import events_pb2
+
+from public_edge.http.body import BODY_BYTES_MAX
+from public_edge.spool.event import Kind
+from public_edge.spool.spool import SpoolLimits
+from tests.unit.edge.edge_room import EdgeRoom
+
+DECIDE = "/v1/ads:decide"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+ASK = json.dumps({"slot": "top"}).encode()
+CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
+# The same rule, broken over HTTP and gRPC.
+BAD_FIELDS = [
+    {},
+    {"slot": ""},
+    {"slot": "x" * 65},
+    {"slot": "Top"},
+    {"slot": "top\n"},
+    {"slot": "tóp"},
+    {"slot": "top", "features": {f"f{number}": "v" for number in range(17)}},
+    {"slot": "top", "features": {"": "v"}},
+    {"slot": "top", "features": {"f" * 65: "v"}},
+    {"slot": "top", "features": {"f": "v" * 129}},
+    {"slot": "top", "viewer": "v" * 129},
+    {"slot": "top", "source_time_us": -1},
+    {"slot": "top", "source_time_us": 2**63},
+    {"slot": "top", "source_time_us": 1.5},
+    {"slot": "top", "unknown": 1},
+    {"slot": 7},
+    {"slot": "top", "features": []},
+    {"slot": "top", "features": {"f": 1}},
+]
+GOOD_FIELDS = [
+    {"slot": "top"},
+    {"slot": "t" * 64},
+    {"slot": "top", "features": {f"f{number}": "v" * 128 for number in range(16)}, "viewer": "é" * 128},
+    {"slot": "top", "source_time_us": 2**63 - 1},
+    {"slot": "top", "source_time_us": "1700000000000000"},
+]
+
+
+def grpc_refuses(fields: dict[str, object]) -> bool:
+    try:
+        message = json_format.ParseDict(fields, ads_pb2.DecideRequest())
+        protovalidate.validate(message)
+    except (json_format.ParseError, protovalidate.ValidationError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("fields", BAD_FIELDS)
+async def test_http_refuses_what_the_contract_refuses(room: EdgeRoom, fields: dict[str, object]) -> None:
+    answer = await room.ask("POST", DECIDE, json.dumps(fields).encode())
+    assert answer.status == 400
+    assert grpc_refuses(fields)
+    assert room.events() == []
+
+
+@pytest.mark.parametrize("fields", GOOD_FIELDS)
+async def test_http_takes_what_the_contract_takes(room: EdgeRoom, fields: dict[str, object]) -> None:
+    answer = await room.ask("POST", DECIDE, json.dumps(fields).encode())
+    assert answer.status in (200, 404)
+    assert not grpc_refuses(fields)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "headers", "status"),
+    [
+        ("POST", DECIDE, b"", {}, 400),
+        ("POST", DECIDE, b"{", {}, 400),
+        ("POST", DECIDE, b"[" * 15_000, {}, 400),
+        ("POST", DECIDE, b'{"slot":"\xff\xfe"}', {}, 400),
+        ("POST", DECIDE, b"null", {}, 400),
+        ("POST", DECIDE, b'{"slot":"elsewhere"}', {}, 404),
+        ("POST", DECIDE, b"x" * (BODY_BYTES_MAX + 1), {}, 413),
+        ("POST", DECIDE, b"x" * (BODY_BYTES_MAX + 1), {"transfer_encoding": "chunked"}, 413),
+        ("POST", DECIDE, ASK, {"content_length": "-1"}, 413),
+        ("POST", DECIDE, ASK, {"content_type": "text/plain"}, 415),
+        ("POST", DECIDE, ASK, {"content_type": "application/json; charset=latin-1"}, 415),
+        ("GET", DECIDE, b"", {}, 405),
+        ("DELETE", "/v1/content/about", b"", {}, 405),
+        ("POST", "/v1/clicks/x", b"", {}, 405),
+        ("GET", "/", b"", {}, 404),
+        ("GET", "/v1/content/about/more", b"", {}, 404),
+        ("GET", "/v1/content/no-such-item", b"", {}, 404),
+        ("GET", "/v1/content/About", b"", {}, 400),
+        ("GET", "/v1/content/", b"", {}, 400),
+        ("GET", "/v1/content/" + "x" * 129, b"", {}, 400),
+        ("GET", "/v1/content/about?locale=../etc", b"", {}, 400),
+        ("GET", "/v1/content/about?locale=en&locale=de", b"", {}, 400),
+        ("GET", "/v1/content/about?unknown=1", b"", {}, 400),
+        ("GET", "/v1/content/about?locale=%ff%fe", b"", {}, 400),
+        ("GET", "/v1/content/about?source_time_us=-1", b"", {}, 400),
+        ("GET", "/v1/content/about?source_time_us=9223372036854775808", b"", {}, 400),
+        ("GET", "/v1/content/about?" + "x" * 3000, b"", {}, 414),
+        ("GET", "/v1/" + "x" * 3000, b"", {}, 414),
+        ("GET", "/v1/clicks/", b"", {}, 400),
+        ("GET", "/v1/clicks/nonsense", b"", {}, 400),
+        ("GET", "/v1/clicks/" + "A" * 100, b"", {}, 403),
+        ("GET", "/v1/clicks/" + "A" * 1000, b"", {}, 400),
+        ("GET", "/v1/clicks/%00%01", b"", {}, 400),
+    ],
+)
+async def test_bad_input_gets_a_problem_document(
+    room: EdgeRoom, method: str, target: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    answer = await room.ask(method, target, body, **headers)
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json
+    assert problem["status"] == status
+    assert {"type", "title", "detail"} <= problem.keys()
+    shown = answer.body.decode().lower()
+    assert not any(word in shown for word in ("traceback", "public_edge", "msgspec", "exception", ".py"))
+    assert room.events() == []
+
+
+async def test_a_wrong_method_is_told_the_right_ones(room: EdgeRoom) -> None:
+    assert (await room.ask("PUT", "/v1/content/about")).headers["allow"] == "GET, HEAD"
+
+
+async def test_an_unknown_field_is_not_repeated_to_its_sender(room: EdgeRoom) -> None:
+    answer = await room.ask("POST", DECIDE, b'{"slot":"top","secret-name":1}')
+    assert b"secret-name" not in answer.body
+
+
+async def test_an_ad_comes_with_a_link_that_leads_to_its_landing_page(room: EdgeRoom) -> None:
+    answer = await room.ask("POST", DECIDE, ASK, x_request_id="r1", traceparent=TRACE)
+    assert answer.status == 200
+    assert answer.json["creative"] == {
+        "campaign_id": "shoes",
+        "creative_id": "shoes-1",
+        "title": "Shoes",
+        "image_url": "https://images.example/1",
+    }
+    click = await room.ask(
+        "GET", urlsplit(answer.json["click_url"]).path + "?fbclid=added-on-the-way", x_request_id="r2"
+    )
+    assert (click.status, click.headers["location"]) == (302, "https://shop.example/shoes")
+    assert click.body == b""
+    impression, clicked = room.events()
+    shown = events_pb2.Impression.FromString(impression.body)
+    followed = events_pb2.Click.FromString(clicked.body)
+    assert shown.event_id == answer.json["impression_id"] == followed.impression_id == impression.event_id.hex()
+    assert (shown.slot, shown.campaign_id, shown.node) == ("top", "shoes", "edge-1")
+    assert impression.traceparent.decode() == TRACE
+    assert (followed.campaign_id, followed.creative_id, followed.slot) == ("shoes", "shoes-1", "top")
+    assert not followed.replayed
+
+
+async def test_an_impression_holds_all_that_was_said_of_it(room: EdgeRoom) -> None:
+    asked = {"slot": "top", "features": {"a": "1", "b": "2"}, "viewer": "v", "source_time_us": 5}
+    await room.ask("POST", DECIDE, json.dumps(asked).encode(), user_agent=CRAWLER)
+    shown = events_pb2.Impression.FromString(room.events()[0].body)
+    assert dict(shown.features) == {"a": "1", "b": "2"}
+    assert (shown.source_time_us, shown.accepted_time_us) == (5, room.clock.us)
+    assert shown.crawler
+    assert b"viewer" not in shown.SerializeToString()
+
+
+async def test_a_request_that_a_gateway_repeats_is_one_event_and_one_choice(tmp_path: Path, room: EdgeRoom) -> None:
+    other = EdgeRoom(tmp_path / "other")
+    answers = [await node.ask("POST", DECIDE, ASK, x_request_id="same") for node in (room, other)]
+    assert answers[0].json == answers[1].json
+    path = urlsplit(answers[0].json["click_url"]).path
+    for node in (room, other, room):
+        await node.ask("GET", path, x_request_id="same-click")
+        await node.ask("GET", "/v1/content/about", x_request_id="same-view")
+    ids = {(event.kind, event.event_id) for node in (room, other) for event in node.events()}
+    assert len(ids) == 3
+    clicks = [event for event in room.events() if event.kind == Kind.CLICK]
+    assert not any(events_pb2.Click.FromString(event.body).replayed for event in clicks)
+    other.spool.close()
+
+
+async def test_a_replayed_click_still_leads_on_and_is_flagged(room: EdgeRoom) -> None:
+    path = urlsplit((await room.ask("POST", DECIDE, ASK)).json["click_url"]).path
+    for request_id in ("first", "second"):
+        assert (await room.ask("GET", path, x_request_id=request_id)).status == 302
+    clicks = [events_pb2.Click.FromString(event.body) for event in room.events() if event.kind == Kind.CLICK]
+    assert [click.replayed for click in clicks] == [False, True]
+
+
+async def test_a_click_of_a_crawler_is_flagged(room: EdgeRoom) -> None:
+    path = urlsplit((await room.ask("POST", DECIDE, ASK)).json["click_url"]).path
+    await room.ask("GET", path, user_agent=CRAWLER)
+    await room.ask("GET", path, user_agent="Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0")
+    clicks = [events_pb2.Click.FromString(event.body) for event in room.events() if event.kind == Kind.CLICK]
+    assert [click.crawler for click in clicks] == [True, False]
+
+
+async def test_an_expired_link_is_gone_and_one_whose_campaign_ended_is_not_found(room: EdgeRoom) -> None:
+    path = urlsplit((await room.ask("POST", DECIDE, ASK)).json["click_url"]).path
+    room.chooser.index = type(room.chooser.index)()
+    assert (await room.ask("GET", path)).json["reason"] == "CAMPAIGN_GONE"
+    room.clock.us += 3_600_000_000
+    expired = await room.ask("GET", path)
+    assert (expired.status, expired.json["status"]) == (410, 410)
+    assert room.kinds() == [Kind.IMPRESSION]
+
+
+async def test_a_slot_with_nothing_to_show_is_counted_and_shows_nothing(room: EdgeRoom) -> None:
+    room.chooser.index = type(room.chooser.index)(masks={"top": ((),)})
+    answer = await room.ask("POST", DECIDE, ASK)
+    assert answer.json == {"impression_id": "", "click_url": ""}
+    assert events_pb2.Impression.FromString(room.events()[0].body).campaign_id == ""
+
+
+async def test_a_click_that_cannot_be_recorded_is_refused_and_an_impression_is_shed(tmp_path: Path) -> None:
+    room = EdgeRoom(tmp_path / "full", SpoolLimits(bytes_max=400))
+    path = ""
+    for _ in range(5):
+        answer = await room.ask("POST", DECIDE, ASK)
+        assert answer.status == 200, "an ad is shown whether or not its impression could be kept"
+        path = urlsplit(answer.json["click_url"]).path
+    assert room.spool.counters.shed > 0
+    refused = [await room.ask("GET", path, x_request_id=f"r{number}") for number in range(5)][-1]
+    assert (refused.status, refused.json["reason"], refused.headers["retry-after"]) == (503, "EVENT_NOT_ACCEPTED", "1")
+    room.spool.close()
+
+
+async def test_content_can_be_kept_by_caches(room: EdgeRoom) -> None:
+    answer = await room.ask("GET", "/v1/content/about?locale=de-AT")
+    assert answer.status == 200
+    assert answer.json["slug"] == "about"
+    assert answer.json["version"] == "3"
+    assert answer.headers["content-language"] == "en"
+    assert answer.headers["cache-control"] == "public, max-age=60"
+    assert answer.headers["vary"] == "accept-language"
+    again = await room.ask("GET", "/v1/content/about", if_none_match=answer.headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+    views = [events_pb2.ContentView.FromString(event.body) for event in room.events()]
+    assert [view.not_modified for view in views] == [False, True]
+
+
+async def test_head_shows_the_headers_and_is_no_view(room: EdgeRoom) -> None:
+    answer = await room.ask("HEAD", "/v1/content/about")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["etag"]
+    assert (await room.ask("HEAD", "/v1/content/none")).status == 404
+    assert room.events() == []
+
+
+async def test_a_fault_of_ours_tells_nothing(room: EdgeRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr(room.chooser, "choose", broken)
+    answer = await room.ask("POST", DECIDE, ASK)
+    assert answer.status == 500
+    assert b"hunter2" not in answer.body
+    assert room.app.answers["ads.decide", 500] == 1
