@@ -27,10 +27,6 @@ run: setup ## Start the mesh and stay, printing its addresses; Ctrl-C stops it
 bench: setup ## Measure it: each figure as a ratio against a baseline of the same run (var/bench/)
 	$(BIN)/python -m chaos.bench
 
-.PHONY: drill
-drill: setup ## Break it in every known way, briefly
-	$(BIN)/isthmus drill run --all --short
-
 ##@ Develop
 
 .PHONY: setup

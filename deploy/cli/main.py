@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from deploy.cli import audit, check, config, demo, run, status
+from deploy.cli import audit, check, config, demo, policy, run, status
 from mesh.environment import GRPC
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.add_typer(audit.app, name="audit")
 app.add_typer(config.app, name="config")
+app.add_typer(policy.app, name="policy")
 
 
 @app.callback()

@@ -52,3 +52,9 @@ class NotRunning(LauncherError):
     """There is no running mesh in this home."""
 
     exit_code = 16
+
+
+class UnknownName(LauncherError):
+    """The command was given a name that fits nothing, or more than one thing."""
+
+    exit_code = 2

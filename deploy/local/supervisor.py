@@ -24,7 +24,7 @@ STABLE_S = 30.0
 RESTARTS_MAX = 20
 # While the mesh starts, a process that ends this often is a reason to stop rather than to try on.
 START_ATTEMPTS_MAX = 3
-POLL_S = 0.05
+POLL_S = 0.2
 LOG_BYTES_MAX = 32 * 2**20
 LOG_LOOK_S = 5.0
 LOG_TAIL_BYTES = 600
