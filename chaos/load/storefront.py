@@ -24,7 +24,7 @@ from chaos.load.token import ClientToken
 from chaos.load.transactions import CURRENCY, Purchase
 
 CLIENT_ID = "storefront"
-SCOPE = "members.write orders.write payments.write catalog.write"
+SCOPE = "members.write orders.read orders.write payments.write catalog.write"
 KINDS = ("publish", "member", "order", "payment", "capture")
 ATTEMPTS = 8
 RETRY_WITHIN_S = 60.0

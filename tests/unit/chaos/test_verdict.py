@@ -65,6 +65,7 @@ def test_no_checks_are_no_proof() -> None:
         ({"captures": {"1997-01": Month(1, 500)}}, "captures per month"),
         ({"captures": MONTHS | {"1997-03": Month(1, 1)}}, "captures per month"),
         ({"ledger_sums": {"USD": 0, "EUR": 1}}, "ledger sum"),
+        ({"ledger_sums": {}}, "ledger sum"),
         ({"members": 2}, "members"),
     ],
 )
