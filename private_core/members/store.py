@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, func, select
+from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -42,6 +42,20 @@ DATA_KEY: Final = Table(
     Column("wrapped", LargeBinary, nullable=False),
 )
 
+# Built once: SQLAlchemy takes longer to build a statement than PostgreSQL to run it.
+_ADD_MEMBER: Final = (
+    insert(MEMBER).on_conflict_do_nothing(index_elements=[MEMBER.c.phone_index]).returning(MEMBER.c.member_id)
+)
+_ADD_KEY: Final = insert(DATA_KEY)
+_FIND: Final = (
+    select(MEMBER, DATA_KEY)
+    .join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
+    .where(MEMBER.c.member_id == bindparam("wanted"))
+)
+_EXISTS: Final = select(MEMBER.c.member_id).where(MEMBER.c.member_id == bindparam("wanted"))
+_COUNT: Final = select(func.count()).select_from(MEMBER)
+_KEKS: Final = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
+
 
 class MemberStore:
     def __init__(self, engine: AsyncEngine, vault: Vault, phone_index: BlindIndex) -> None:
@@ -53,9 +67,8 @@ class MemberStore:
 
     async def require_keks(self, holds: Callable[[KekRef], bool]) -> None:
         """Raise KekUnknown when a data key needs a KEK that is not there: no service is better than a blind one."""
-        used = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
         async with self._engine.connect() as connection:
-            for kek_id, kek_version in (await connection.execute(used)).all():
+            for kek_id, kek_version in (await connection.execute(_KEKS)).all():
                 kek = KekRef(kek_id, kek_version)
                 if not holds(kek):
                     raise KekUnknown(str(kek))
@@ -72,43 +85,36 @@ class MemberStore:
             member.member_id,
             {"phone": particulars.phone, "name": particulars.name, "address": particulars.address},
         )
-        add_member = (
-            insert(MEMBER)
-            .values(
-                member_id=member.member_id,
-                phone_index=self._phone_index.of(particulars.phone),
-                registered_time=_EPOCH + timedelta(microseconds=member.registered_time_us),
-                **sealed,
-            )
-            .on_conflict_do_nothing(index_elements=[MEMBER.c.phone_index])
-            .returning(MEMBER.c.member_id)
-        )
-        add_key = insert(DATA_KEY).values(
-            subject=member.member_id,
-            key_id=wrapped.key_id,
-            kek_id=wrapped.kek.id,
-            kek_version=wrapped.kek.version,
-            wrapped=wrapped.ciphertext,
-        )
+        member_row = {
+            "member_id": member.member_id,
+            "phone_index": self._phone_index.of(particulars.phone),
+            "registered_time": _EPOCH + timedelta(microseconds=member.registered_time_us),
+            **sealed,
+        }
+        key_row = {
+            "subject": member.member_id,
+            "key_id": wrapped.key_id,
+            "kek_id": wrapped.kek.id,
+            "kek_version": wrapped.kek.version,
+            "wrapped": wrapped.ciphertext,
+        }
 
         async def work(connection: AsyncConnection) -> Answer | None:
             earlier = await self._idempotency.claim(connection, intent, answer)
             if earlier is not None:
                 return earlier
-            if (await connection.execute(add_member)).first() is None:
+            if (await connection.execute(_ADD_MEMBER, member_row)).first() is None:
                 raise registered_already()
-            await connection.execute(add_key)
+            await connection.execute(_ADD_KEY, key_row)
             return None
 
         return await transact(self._engine, work)
 
     async def find(self, member_id: str) -> Member | None:
         """The member with their particulars in clear; None when there is no such member, or their key is gone."""
-        query = select(MEMBER, DATA_KEY).join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
-        found = query.where(MEMBER.c.member_id == member_id)
 
         async def work(connection: AsyncConnection) -> Member | None:
-            row = (await connection.execute(found)).mappings().first()
+            row = (await connection.execute(_FIND, {"wanted": member_id})).mappings().first()
             if row is None:
                 return None
             kek = KekRef(row[DATA_KEY.c.kek_id], row[DATA_KEY.c.kek_version])
@@ -121,15 +127,13 @@ class MemberStore:
         return await transact(self._engine, work)
 
     async def exists(self, member_id: str) -> bool:
-        query = select(MEMBER.c.member_id).where(MEMBER.c.member_id == member_id)
-
         async def work(connection: AsyncConnection) -> bool:
-            return (await connection.execute(query)).first() is not None
+            return (await connection.execute(_EXISTS, {"wanted": member_id})).first() is not None
 
         return await transact(self._engine, work)
 
     async def count(self) -> int:
         async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(select(func.count()).select_from(MEMBER))).scalar_one()
+            return (await connection.execute(_COUNT)).scalar_one()
 
         return await transact(self._engine, work)
