@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from deploy.cli import audit, check, config, demo, policy, run, status
+from deploy.cli import audit, bridge, check, config, demo, policy, run, status
 from mesh.environment import GRPC
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command("status")(status.status)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.add_typer(audit.app, name="audit")
+app.add_typer(bridge.app, name="bridge")
 app.add_typer(config.app, name="config")
 app.add_typer(policy.app, name="policy")
 

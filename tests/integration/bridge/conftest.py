@@ -4,6 +4,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ from tests.integration.bridge.cluster import ZONES, Cluster, Room, until
 
 
 @pytest.fixture(scope="session")
-def cluster(kafka) -> Cluster:  # type: ignore[no-untyped-def]  # of the conftest above, which is no package
+def cluster(kafka: Any) -> Cluster:
     identities = {workload: kafka.identity(zone, workload) for workload, zone in ZONES.items()}
     built = Cluster(kafka.bootstrap, identities, kafka.identity("public", "kafka"))
     until(lambda: _led(built), "every partition has a leader")
