@@ -18,8 +18,8 @@ PENDING_MAX: Final = 10_000
 BATCH_MAX: Final = 1_000
 # How long a record that nobody waits for may wait for others.
 LINGER_S: Final = 0.2
-# A write that takes longer has failed; it is repeated, and stays one record by its leaf hash.
-WRITE_S_MAX: Final = 2.0
+# A write that takes longer has failed; it is repeated, and stays one record by its id.
+WRITE_S_MAX: Final = 3.0
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 # All columns of a batch as arrays: one statement, one plan, one round trip.
@@ -69,6 +69,8 @@ class PostgresAuditSink:
     async def start(self) -> None:
         """Begin to write. Raises when the log cannot be reached: a service that cannot be audited must not start."""
         await require_current(self._engine, Owner.beside(__file__))
+        # Before the first call, so that none pays for it.
+        await self._driver()
         self._writer = asyncio.create_task(self._write(), name="audit-writer")
 
     async def stop(self, grace_s: float) -> None:
