@@ -148,7 +148,7 @@ class Health:
                 async with self._slots:
                     outcome = await self._ask(stub)
                 if record.observe(outcome):
-                    self._log.info("endpoint", node=endpoint.node, address=str(endpoint), state=record.state.value)
+                    self._log.info("health", endpoint=endpoint.node, at=str(endpoint), state=record.state.value)
                     self._news.set()
                     self._changed()
                 if not record.doubtful:

@@ -3,7 +3,6 @@
 Run as a process of its own, so that tests can kill and freeze it. Over HTTP it tells what it received.
 """
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +19,7 @@ from mesh.errors import FailedPrecondition, FieldViolation, InvalidArgument, Not
 from mesh.process import Process, start
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
-from mesh.tls import Identity
+from public_edge.http.server import HttpServer
 
 ERRORS: Final = {
     "missing": NotFound("ORDER_NOT_FOUND", 'there is no order "missing"', remedy="look at your orders"),
@@ -51,41 +50,20 @@ class Orders(orders_pb2_grpc.OrdersServicer):
         return orders_pb2.GetOrderResponse(order=order)
 
 
-class Front:
-    """HTTP/1.1 over mTLS: answers every request with what arrived."""
+class Echo:
+    """An RSGI application that answers every request with what arrived."""
 
-    def __init__(self, settings: ProcessSettings, identity: Identity) -> None:
+    def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings
-        self._identity = identity
-        self._server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        host, port = str(self._settings.http_address).split(":")
-        context = self._identity.ssl_context(server=True)
-        self._server = await asyncio.start_server(self._serve, host, int(port), ssl=context)
-
-    async def stop(self, grace_s: float) -> None:
-        assert self._server is not None
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                method, path, _ = head[0].split(" ")
-                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:-2])}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                status, answer = self._answer(method, path, headers, body)
-                length = f"content-type: application/json\r\ncontent-length: {len(answer)}\r\n\r\n"
-                writer.write(f"HTTP/1.1 {status}\r\n{length}".encode() + answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    def _answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[str, bytes]:
-        if path == "/oauth/jwks.json":
-            return "200 OK", Path(self._settings.home, "jwks.json").read_bytes()
-        seen = {"node": self._settings.node, "method": method, "path": path, "headers": headers, "body": len(body)}
-        return "200 OK", json.dumps(seen).encode()
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        body = await protocol()
+        if scope.path == "/oauth/jwks.json":
+            answer = Path(self._settings.home, "jwks.json").read_text()
+        else:
+            seen = {"method": scope.method, "path": scope.path, "headers": dict(scope.headers.items())}
+            answer = json.dumps({"node": self._settings.node, **seen, "body": len(body)})
+        protocol.response_str(200, [("content-type", "application/json")], answer)
 
 
 async def main(settings: ProcessSettings, process: Process) -> None:
@@ -101,7 +79,8 @@ async def main(settings: ProcessSettings, process: Process) -> None:
         builder.add(members_pb2_grpc.add_MembersServicer_to_server, members_pb2_grpc.MembersServicer())
     else:
         builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))
-    fronts = [Front(settings, process.identity)] if settings.http_address else []
+    address = settings.http_address
+    fronts = [HttpServer(Echo(settings), address, settings.identity_dir)] if address else []  # type: ignore[arg-type]
     await process.serve(builder.build(), *fronts)
 
 
