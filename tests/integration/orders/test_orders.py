@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from isthmus.orders.v1 import orders_pb2 as pb
@@ -15,15 +16,18 @@ from mesh.errors import (
     Unavailable,
 )
 
+if TYPE_CHECKING:
+    from tests.integration.orders.conftest import Room
 
-async def test_a_placed_order_reads_back_as_it_was_answered(room):
+
+async def test_a_placed_order_reads_back_as_it_was_answered(room: "Room") -> None:
     order = await room.place("key-place-1", 2933, 0)
     assert (order.total.minor, order.total.currency, order.state) == (2933, "USD", pb.ORDER_STATE_PLACED)
     assert order.source_time_us == 852076800_000000
     assert await room.get(order.order_id) == order
 
 
-async def test_ids_sort_by_the_time_of_placing(room):
+async def test_ids_sort_by_the_time_of_placing(room: "Room") -> None:
     orders = []
     for number in range(5):
         orders.append(await room.place(f"key-place-{number}", 1))
@@ -31,13 +35,13 @@ async def test_ids_sort_by_the_time_of_placing(room):
     assert all(earlier.order_id < later.order_id for earlier, later in pairwise(orders))
 
 
-async def test_the_first_answer_is_given_again_and_the_order_stored_once(room):
+async def test_the_first_answer_is_given_again_and_the_order_stored_once(room: "Room") -> None:
     answers = await asyncio.gather(*(room.place("key-place-1", 2933) for _ in range(40)))
     assert len({answer.order_id for answer in answers}) == 1
     assert await room.months() == [("1997-01", 1, 2933, "USD")]
 
 
-async def test_a_key_with_another_body_is_refused(room):
+async def test_a_key_with_another_body_is_refused(room: "Room") -> None:
     await room.place("key-place-1", 2933)
     with pytest.raises(AlreadyExists) as refused:
         await room.place("key-place-1", 2934)
@@ -45,13 +49,13 @@ async def test_a_key_with_another_body_is_refused(room):
     assert len(await room.months()) == 1
 
 
-async def test_equal_orders_with_their_own_keys_are_two_orders(room):
+async def test_equal_orders_with_their_own_keys_are_two_orders(room: "Room") -> None:
     await room.place("key-place-1", 2933)
     await room.place("key-place-2", 2933)
     assert await room.months() == [("1997-01", 2, 5866, "USD")]
 
 
-async def test_an_unknown_member_is_refused_and_stays_refused_for_the_key(room):
+async def test_an_unknown_member_is_refused_and_stays_refused_for_the_key(room: "Room") -> None:
     for _ in range(2):
         with pytest.raises(FailedPrecondition) as refused:
             await room.place("key-place-1", 2933, member="member-3")
@@ -69,20 +73,22 @@ async def test_an_unknown_member_is_refused_and_stays_refused_for_the_key(room):
         ((), "USD", "ORDER_EMPTY"),
     ],
 )
-async def test_amounts_that_are_no_money_are_refused(room, amounts, currency, reason):
+async def test_amounts_that_are_no_money_are_refused(
+    room: "Room", amounts: tuple[int, ...], currency: str, reason: str
+) -> None:
     with pytest.raises(InvalidArgument) as refused:
         await room.place("key-place-1", *amounts, currency=currency)
     assert refused.value.reason == reason
     assert await room.months() == []
 
 
-async def test_a_source_time_in_the_future_is_refused(room):
+async def test_a_source_time_in_the_future_is_refused(room: "Room") -> None:
     with pytest.raises(InvalidArgument) as refused:
         await room.place("key-place-1", 1, source_time_us=2**63 - 1)
     assert refused.value.reason == "SOURCE_TIME_AHEAD"
 
 
-async def test_a_member_touches_only_their_own_orders(room):
+async def test_a_member_touches_only_their_own_orders(room: "Room") -> None:
     order = await room.place("key-place-1", 2933, subject="member-1")
     assert await room.get(order.order_id, "member-1") == order
     with pytest.raises(PermissionDenied):
@@ -99,7 +105,7 @@ async def test_a_member_touches_only_their_own_orders(room):
     assert len(set(refusals)) == 1
 
 
-async def test_an_order_with_a_live_payment_is_not_cancelled(room):
+async def test_an_order_with_a_live_payment_is_not_cancelled(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
     room.payments.live.add(order.order_id)
     with pytest.raises(FailedPrecondition) as refused:
@@ -113,7 +119,7 @@ async def test_an_order_with_a_live_payment_is_not_cancelled(room):
     assert await room.months() == []
 
 
-async def test_while_payments_are_looked_at_no_payment_may_begin(room):
+async def test_while_payments_are_looked_at_no_payment_may_begin(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
     seen = []
 
@@ -125,7 +131,7 @@ async def test_while_payments_are_looked_at_no_payment_may_begin(room):
     assert seen == [("cancelling",)]
 
 
-async def test_a_cancelling_that_another_call_disturbed_does_not_end(room):
+async def test_a_cancelling_that_another_call_disturbed_does_not_end(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
 
     async def disturb():
@@ -138,7 +144,7 @@ async def test_a_cancelling_that_another_call_disturbed_does_not_end(room):
     assert (await room.get(order.order_id)).state == pb.ORDER_STATE_PLACED
 
 
-async def test_payments_away_leaves_the_order_to_be_cancelled_again(room):
+async def test_payments_away_leaves_the_order_to_be_cancelled_again(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
 
     async def away():
@@ -151,7 +157,7 @@ async def test_payments_away_leaves_the_order_to_be_cancelled_again(room):
     assert (await room.cancel(order.order_id)).state == pb.ORDER_STATE_CANCELLED
 
 
-async def test_months_are_kept_apart_by_currency(room):
+async def test_months_are_kept_apart_by_currency(room: "Room") -> None:
     await room.place("key-place-1", 100)
     await room.place("key-place-2", 200, currency="CNY")
     await room.place("key-place-3", 300, source_time_us=854755200_000000)

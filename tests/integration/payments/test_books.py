@@ -1,8 +1,13 @@
 """The database itself keeps the books: SQL cannot post what does not balance, nor change what was posted."""
 
+from typing import TYPE_CHECKING
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+
+if TYPE_CHECKING:
+    from tests.integration.payments.conftest import Room
 
 HALF = "INSERT INTO payments.posting (transfer_id, account, currency, amount) VALUES ('{0}', '{1}', '{2}', {3})"
 
@@ -22,12 +27,12 @@ async def commit(room, *statements):
             await connection.execute(text(statement))
 
 
-async def test_a_posting_that_unbalances_its_transfer_cannot_commit(room, transfer):
+async def test_a_posting_that_unbalances_its_transfer_cannot_commit(room: "Room", transfer: str) -> None:
     with pytest.raises(DBAPIError, match="does not sum to zero"):
         await commit(room, HALF.format(transfer, "merchant:revenue", "USD", -1))
 
 
-async def test_currencies_balance_each_for_itself(room, transfer):
+async def test_currencies_balance_each_for_itself(room: "Room", transfer: str) -> None:
     with pytest.raises(DBAPIError, match="does not sum to zero"):
         await commit(
             room,
@@ -36,7 +41,7 @@ async def test_currencies_balance_each_for_itself(room, transfer):
         )
 
 
-async def test_a_transfer_without_postings_cannot_commit(room, transfer):
+async def test_a_transfer_without_postings_cannot_commit(room: "Room", transfer: str) -> None:
     await room.sql(
         "INSERT INTO payments.operation (operation_id, payment_id, kind, amount)"
         " SELECT 'op-x', payment_id, 'capture', 1 FROM payments.payment"
@@ -45,7 +50,7 @@ async def test_a_transfer_without_postings_cannot_commit(room, transfer):
         await commit(room, "INSERT INTO payments.transfer VALUES ('op-x', 'capture', now())")
 
 
-async def test_an_unknown_account_cannot_be_posted_to(room, transfer):
+async def test_an_unknown_account_cannot_be_posted_to(room: "Room", transfer: str) -> None:
     with pytest.raises(DBAPIError, match="foreign key"):
         await commit(
             room,
@@ -66,19 +71,19 @@ async def test_an_unknown_account_cannot_be_posted_to(room, transfer):
         "TRUNCATE payments.transfer CASCADE",
     ],
 )
-async def test_the_books_are_only_ever_added_to(room, transfer, tamper):
+async def test_the_books_are_only_ever_added_to(room: "Room", transfer: str, tamper: str) -> None:
     before = await room.balances()
     with pytest.raises(DBAPIError, match="only ever added to"):
         await commit(room, tamper)
     assert await room.balances() == before
 
 
-async def test_a_payment_cannot_be_refunded_beyond_its_capture_even_in_sql(room, transfer):
+async def test_a_payment_cannot_be_refunded_beyond_its_capture_even_in_sql(room: "Room", transfer: str) -> None:
     with pytest.raises(DBAPIError, match="check constraint"):
         await commit(room, "UPDATE payments.payment SET refunded = 1")
 
 
-async def test_a_row_forced_past_the_triggers_shows_in_the_trial_balance(room, transfer):
+async def test_a_row_forced_past_the_triggers_shows_in_the_trial_balance(room: "Room", transfer: str) -> None:
     await commit(
         room, "SET LOCAL session_replication_role = replica", "UPDATE payments.posting SET amount = 1 WHERE amount > 0"
     )

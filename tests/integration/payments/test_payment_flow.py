@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from isthmus.payments.v1 import payments_pb2 as pb
@@ -9,8 +10,11 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
 from private_core.money import Money
 
+if TYPE_CHECKING:
+    from tests.integration.payments.conftest import Room
 
-async def test_a_captured_payment_leaves_receivable_and_revenue_and_no_hold(room):
+
+async def test_a_captured_payment_leaves_receivable_and_revenue_and_no_hold(room: "Room") -> None:
     room.order("order-1")
     held = await room.authorize("order-1", "key-hold-1")
     assert held.state == pb.PAYMENT_STATE_AUTHORIZED
@@ -26,19 +30,19 @@ async def test_a_captured_payment_leaves_receivable_and_revenue_and_no_hold(room
     assert await room.get(held.payment_id) == taken
 
 
-async def test_a_purchase_of_nothing_is_a_payment(room):
+async def test_a_purchase_of_nothing_is_a_payment(room: "Room") -> None:
     room.order("order-0", minor=0)
     held = await room.authorize("order-0", "key-hold-0", minor=0)
     assert (await room.capture(held.payment_id, "key-take-0")).state == pb.PAYMENT_STATE_CAPTURED
 
 
-async def test_the_largest_amount_fits(room):
+async def test_the_largest_amount_fits(room: "Room") -> None:
     room.order("order-max", minor=2**63 - 1)
     held = await room.authorize("order-max", "key-hold-max", minor=2**63 - 1)
     assert (await room.capture(held.payment_id, "key-take-max")).captured.minor == 2**63 - 1
 
 
-async def test_captures_are_counted_per_month_of_their_source_time(room):
+async def test_captures_are_counted_per_month_of_their_source_time(room: "Room") -> None:
     for number in range(3):
         room.order(f"order-{number}")
         held = await room.authorize(f"order-{number}", f"key-hold-{number}")
@@ -59,7 +63,9 @@ async def test_captures_are_counted_per_month_of_their_source_time(room):
         ("order-cancelled", 2933, "USD", FailedPrecondition, "ORDER_NOT_PLACED"),
     ],
 )
-async def test_what_cannot_be_paid_never_reaches_the_provider(room, order_id, minor, currency, error, reason):
+async def test_what_cannot_be_paid_never_reaches_the_provider(
+    room: "Room", order_id: str, minor: int, currency: str, error: type[MeshError], reason: str
+) -> None:
     room.order("order-1")
     room.order("order-cancelled")
     orders = room.orders.orders
@@ -72,14 +78,14 @@ async def test_what_cannot_be_paid_never_reaches_the_provider(room, order_id, mi
     assert await room.balances() == {}
 
 
-async def test_a_refused_hold_leaves_the_order_free_for_another(room):
+async def test_a_refused_hold_leaves_the_order_free_for_another(room: "Room") -> None:
     room.order("order-1")
     with pytest.raises(FailedPrecondition):
         await room.authorize("order-1", "key-hold-1", minor=1)
     assert (await room.authorize("order-1", "key-hold-2")).state == pb.PAYMENT_STATE_AUTHORIZED
 
 
-async def test_an_order_has_one_live_payment(room):
+async def test_an_order_has_one_live_payment(room: "Room") -> None:
     room.order("order-1")
     await room.authorize("order-1", "key-hold-1")
     with pytest.raises(AlreadyExists) as refused:
@@ -88,7 +94,7 @@ async def test_an_order_has_one_live_payment(room):
     assert room.provider.did("hold") == [Money(2933, "USD")]
 
 
-async def test_a_declined_hold_is_a_payment_that_says_so_and_posts_nothing(room):
+async def test_a_declined_hold_is_a_payment_that_says_so_and_posts_nothing(room: "Room") -> None:
     room.order("order-1")
     room.provider.declines = True
     declined = await room.authorize("order-1", "key-hold-1")
@@ -99,7 +105,7 @@ async def test_a_declined_hold_is_a_payment_that_says_so_and_posts_nothing(room)
     assert refused.value.reason == "PAYMENT_NOT_AUTHORIZED"
 
 
-async def test_refunds_in_parts_never_exceed_what_was_captured(room):
+async def test_refunds_in_parts_never_exceed_what_was_captured(room: "Room") -> None:
     room.order("order-1")
     held = await room.authorize("order-1", "key-hold-1")
     with pytest.raises(FailedPrecondition) as refused:
@@ -118,7 +124,7 @@ async def test_refunds_in_parts_never_exceed_what_was_captured(room):
         await room.refund(held.payment_id, "key-back-3", 1)
 
 
-async def test_parallel_refunds_give_back_no_more_than_was_captured(room):
+async def test_parallel_refunds_give_back_no_more_than_was_captured(room: "Room") -> None:
     room.order("order-1", minor=1000)
     held = await room.authorize("order-1", "key-hold-1", minor=1000)
     await room.capture(held.payment_id, "key-take-1")
@@ -132,7 +138,7 @@ async def test_parallel_refunds_give_back_no_more_than_was_captured(room):
     assert (await room.balances())["merchant:refunds"] == 1000
 
 
-async def test_a_member_sees_and_takes_only_payments_of_their_own_orders(room):
+async def test_a_member_sees_and_takes_only_payments_of_their_own_orders(room: "Room") -> None:
     room.order("order-1", member="member-1")
     held = await room.authorize("order-1", "key-hold-1", subject="member-1")
     assert (await room.get(held.payment_id, "member-1")).payment_id == held.payment_id
@@ -146,7 +152,7 @@ async def test_a_member_sees_and_takes_only_payments_of_their_own_orders(room):
         assert refused.value.reason == "PAYMENT_UNKNOWN"
 
 
-async def test_orders_away_decides_nothing_and_the_same_call_goes_on_later(room):
+async def test_orders_away_decides_nothing_and_the_same_call_goes_on_later(room: "Room") -> None:
     room.order("order-1")
     room.orders.failure = Unavailable("RPC_FAILED", "away")
     with pytest.raises(Unavailable):

@@ -1,6 +1,7 @@
 """However often it is asked for, and wherever a process dies, money moves once."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 from isthmus.payments.v1 import payments_pb2 as pb
@@ -8,6 +9,9 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, MeshError, Unavailable
 from private_core.money import Money
 from private_core.payments.store import PaymentStore
+
+if TYPE_CHECKING:
+    from tests.integration.payments.conftest import Room
 
 
 class DyingStore(PaymentStore):
@@ -22,7 +26,7 @@ class DyingStore(PaymentStore):
         return await super().finish(*arguments, **more)
 
 
-async def test_the_first_answer_is_given_again(room):
+async def test_the_first_answer_is_given_again(room: "Room") -> None:
     room.order("order-1")
     held = await room.authorize("order-1", "key-hold-1")
     await room.capture(held.payment_id, "key-take-1")
@@ -30,7 +34,7 @@ async def test_the_first_answer_is_given_again(room):
     assert room.provider.asked == 2
 
 
-async def test_a_refusal_is_given_again_even_when_it_would_be_allowed_now(room):
+async def test_a_refusal_is_given_again_even_when_it_would_be_allowed_now(room: "Room") -> None:
     room.order("order-1")
     held = await room.authorize("order-1", "key-hold-1")
     with pytest.raises(FailedPrecondition) as first:
@@ -46,7 +50,7 @@ async def test_a_refusal_is_given_again_even_when_it_would_be_allowed_now(room):
     assert (await room.refund(held.payment_id, "key-back-2", 100)).refunded.minor == 100
 
 
-async def test_a_key_with_another_body_is_refused(room):
+async def test_a_key_with_another_body_is_refused(room: "Room") -> None:
     room.order("order-1")
     room.order("order-2")
     await room.authorize("order-1", "key-hold-1")
@@ -55,14 +59,14 @@ async def test_a_key_with_another_body_is_refused(room):
     assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
 
 
-async def test_a_key_belongs_to_its_caller(room):
+async def test_a_key_belongs_to_its_caller(room: "Room") -> None:
     for number in (1, 2):
         room.order(f"order-{number}", member=f"member-{number}")
         await room.authorize(f"order-{number}", "key-hold-same", subject=f"member-{number}")
     assert len(room.provider.did("hold")) == 2
 
 
-async def test_parallel_calls_with_one_key_hold_once_and_answer_alike(room):
+async def test_parallel_calls_with_one_key_hold_once_and_answer_alike(room: "Room") -> None:
     room.order("order-1")
     answers = await asyncio.gather(*(room.authorize("order-1", "key-hold-1") for _ in range(40)))
     assert len({answer.SerializeToString(deterministic=True) for answer in answers}) == 1
@@ -70,7 +74,7 @@ async def test_parallel_calls_with_one_key_hold_once_and_answer_alike(room):
     assert (await room.balances())["holds:at-provider"] == 2933
 
 
-async def test_parallel_holds_of_one_order_with_many_keys_hold_once(room):
+async def test_parallel_holds_of_one_order_with_many_keys_hold_once(room: "Room") -> None:
     room.order("order-1")
     results = await asyncio.gather(
         *(room.authorize("order-1", f"key-hold-{number}") for number in range(40)), return_exceptions=True
@@ -81,7 +85,7 @@ async def test_parallel_holds_of_one_order_with_many_keys_hold_once(room):
     assert (await room.balances())["holds:at-provider"] == 2933
 
 
-async def test_a_hundred_parallel_captures_take_it_once(room):
+async def test_a_hundred_parallel_captures_take_it_once(room: "Room") -> None:
     room.order("order-1")
     held = await room.authorize("order-1", "key-hold-1")
     results = await asyncio.gather(
@@ -101,7 +105,7 @@ async def test_a_hundred_parallel_captures_take_it_once(room):
 
 
 @pytest.mark.parametrize("silence", ["silent_before", "silent_after"])
-async def test_a_silent_provider_is_asked_again_under_the_same_key(room, silence):
+async def test_a_silent_provider_is_asked_again_under_the_same_key(room: "Room", silence: str) -> None:
     room.order("order-1")
     setattr(room.provider, silence, 1)
     with pytest.raises(Unavailable) as silent:
@@ -116,7 +120,7 @@ async def test_a_silent_provider_is_asked_again_under_the_same_key(room, silence
     assert (await room.balances())["merchant:revenue"] == -2933
 
 
-async def test_death_between_provider_and_commit_leaves_one_charge_after_the_retry(room):
+async def test_death_between_provider_and_commit_leaves_one_charge_after_the_retry(room: "Room") -> None:
     room.order("order-1")
     dying = DyingStore(room.engine)
     room.store, healthy = dying, room.store
@@ -142,7 +146,7 @@ async def test_death_between_provider_and_commit_leaves_one_charge_after_the_ret
     assert (await room.balances())["provider:receivable"] == 2000
 
 
-async def test_what_a_dead_caller_left_open_is_finished_by_the_next_once_it_is_surely_gone(room):
+async def test_what_a_dead_caller_left_open_is_finished_by_the_next_once_it_is_surely_gone(room: "Room") -> None:
     room.order("order-1")
     long_ago = "UPDATE payments.operation SET created_time = now() - interval '11 s'"
     room.provider.silent_after = 1
@@ -166,7 +170,7 @@ async def test_what_a_dead_caller_left_open_is_finished_by_the_next_once_it_is_s
     assert (await room.balances())["merchant:revenue"] == -2933
 
 
-async def test_no_transaction_is_open_while_the_provider_is_asked(room):
+async def test_no_transaction_is_open_while_the_provider_is_asked(room: "Room") -> None:
     room.order("order-1")
     ask = room.provider.hold
     seen = []

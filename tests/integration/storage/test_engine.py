@@ -1,11 +1,13 @@
 """Engines: bounded, patient with what passes, plain about what does not."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from psycopg import errors as postgres
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import async_engine, execute, transact
 from mesh.errors import Aborted, DeadlineExceeded, Unavailable
@@ -18,26 +20,26 @@ async def engine(postgres_url):
     await engine.dispose()
 
 
-async def test_a_session_says_whose_it_is_and_has_a_limit(engine):
+async def test_a_session_says_whose_it_is_and_has_a_limit(engine: AsyncEngine) -> None:
     row = (
         await execute(engine, text("SELECT current_setting('application_name'), current_setting('statement_timeout')"))
     )[0]
     assert tuple(row) == ("orders-1", "500ms")
 
 
-async def test_no_more_connections_than_the_pool_and_its_overflow(engine):
+async def test_no_more_connections_than_the_pool_and_its_overflow(engine: AsyncEngine) -> None:
     await asyncio.gather(*(execute(engine, text("SELECT pg_sleep(0.02)")) for _ in range(40)))
     count = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orders-1'")
     assert (await execute(engine, count))[0][0] <= 4
 
 
-async def test_a_statement_that_takes_too_long_is_a_deadline(engine):
+async def test_a_statement_that_takes_too_long_is_a_deadline(engine: AsyncEngine) -> None:
     with pytest.raises(DeadlineExceeded) as late:
         await execute(engine, text("SELECT pg_sleep(2)"))
     assert late.value.reason == "DATABASE_SLOW"
 
 
-async def test_a_broken_connection_is_replaced_without_notice(engine):
+async def test_a_broken_connection_is_replaced_without_notice(engine: AsyncEngine) -> None:
     ((pid,),) = await execute(engine, text("SELECT pg_backend_pid()"))
     killer = async_engine(str(engine.url.render_as_string(hide_password=False)), "killer", pool_size=1)
     await execute(killer, text("SELECT pg_terminate_backend(:pid, 2000)"), {"pid": pid})
@@ -46,7 +48,7 @@ async def test_a_broken_connection_is_replaced_without_notice(engine):
     assert other != pid
 
 
-async def test_a_caller_who_leaves_in_the_middle_leaves_the_pool_whole(engine):
+async def test_a_caller_who_leaves_in_the_middle_leaves_the_pool_whole(engine: AsyncEngine) -> None:
     for _ in range(10):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
@@ -55,7 +57,7 @@ async def test_a_caller_who_leaves_in_the_middle_leaves_the_pool_whole(engine):
     assert (await execute(engine, text("SELECT 1")))[0][0] == 1
 
 
-async def test_a_database_that_is_away_is_unavailable(tmp_path):
+async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
     engine = async_engine(f"postgresql+psycopg://postgres@/none?host={tmp_path}", "orders-1")
     with pytest.raises(Unavailable) as away:
         await execute(engine, text("SELECT 1"))
@@ -63,7 +65,7 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path):
     await engine.dispose()
 
 
-async def test_contention_is_tried_again_and_then_told(engine):
+async def test_contention_is_tried_again_and_then_told(engine: AsyncEngine) -> None:
     tries = []
 
     async def lose(connection):
@@ -76,7 +78,7 @@ async def test_contention_is_tried_again_and_then_told(engine):
     assert len(tries) == 4
 
 
-async def test_deadlocked_transactions_both_come_through(engine):
+async def test_deadlocked_transactions_both_come_through(engine: AsyncEngine) -> None:
     await execute(engine, text("CREATE TABLE IF NOT EXISTS pair AS SELECT id, 0 AS n FROM generate_series(1, 2) AS id"))
     met = asyncio.Barrier(2)
     first_time = {1, 2}

@@ -6,6 +6,7 @@ import hashlib
 import pytest
 from isthmus.orders.v1 import orders_pb2
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import async_engine, execute, transact
 from mesh.errors import AlreadyExists, FailedPrecondition
@@ -33,7 +34,9 @@ def records():
     return Idempotency("room")
 
 
-async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answer(engine, records):
+async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answer(
+    engine: AsyncEngine, records: Idempotency
+) -> None:
     claimed, may_end = asyncio.Event(), asyncio.Event()
 
     async def earlier(connection):
@@ -57,7 +60,7 @@ async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answe
     assert (await second).give() == ANSWER.answer
 
 
-async def test_a_call_whose_transaction_failed_leaves_no_record(engine, records):
+async def test_a_call_whose_transaction_failed_leaves_no_record(engine: AsyncEngine, records: Idempotency) -> None:
     async def fails(connection):
         await records.claim(connection, intent(), ANSWER)
         raise RuntimeError
@@ -67,7 +70,7 @@ async def test_a_call_whose_transaction_failed_leaves_no_record(engine, records)
     assert await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER)) is None
 
 
-async def test_a_refusal_comes_back_as_it_was(engine, records):
+async def test_a_refusal_comes_back_as_it_was(engine: AsyncEngine, records: Idempotency) -> None:
     refusal = FailedPrecondition("WRONG_STATE", "not now", remedy="later", metadata={"state": "held"})
     await transact(engine, lambda tx: records.claim(tx, intent(), Answer.of(refusal)))
     stored = await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER))
@@ -77,7 +80,7 @@ async def test_a_refusal_comes_back_as_it_was(engine, records):
     assert again.value.metadata == {"state": "held"}
 
 
-async def test_another_body_is_refused_whether_answered_or_open(engine, records):
+async def test_another_body_is_refused_whether_answered_or_open(engine: AsyncEngine, records: Idempotency) -> None:
     await transact(engine, lambda tx: records.claim(tx, intent("open")))
     await transact(engine, lambda tx: records.claim(tx, intent("answered"), ANSWER))
     for key in ("open", "answered"):
@@ -86,7 +89,7 @@ async def test_another_body_is_refused_whether_answered_or_open(engine, records)
         assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
 
 
-async def test_an_open_record_is_taken_up_and_answered_once(engine, records):
+async def test_an_open_record_is_taken_up_and_answered_once(engine: AsyncEngine, records: Idempotency) -> None:
     await transact(engine, lambda tx: records.claim(tx, intent()))
     assert await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER)) is None
     assert (await transact(engine, lambda tx: records.claim(tx, intent()))).give() == ANSWER.answer

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import async_engine, execute
 from mesh.database.migrate import Owner, migrate, owners, require_current
@@ -39,11 +40,13 @@ async def engine(postgres_url):
     await engine.dispose()
 
 
-def test_every_room_with_tables_is_found():
+def test_every_room_with_tables_is_found() -> None:
     assert {"orders", "payments", "outbox"} <= {owner.schema for owner in owners()}
 
 
-async def test_a_schema_that_is_behind_stops_the_start_and_says_what_to_do(postgres_url, engine, owner):
+async def test_a_schema_that_is_behind_stops_the_start_and_says_what_to_do(
+    postgres_url: str, engine: AsyncEngine, owner: Owner
+) -> None:
     with pytest.raises(FailedPrecondition) as refused:
         await require_current(engine, owner)
     assert refused.value.reason == "SCHEMA_NOT_CURRENT"
@@ -59,7 +62,7 @@ async def test_a_schema_that_is_behind_stops_the_start_and_says_what_to_do(postg
     await require_current(engine, owner)
 
 
-async def test_a_failing_migration_leaves_nothing_behind(postgres_url, engine, owner):
+async def test_a_failing_migration_leaves_nothing_behind(postgres_url: str, engine: AsyncEngine, owner: Owner) -> None:
     (owner.versions / "0002_second.py").write_text(
         FIRST.format(revision="0002", before='"0001"', sql="ALTER TABLE missing ADD name text")
     )
@@ -69,6 +72,6 @@ async def test_a_failing_migration_leaves_nothing_behind(postgres_url, engine, o
     assert (await execute(engine, there, {"schema": owner.schema}))[0][0] == 0
 
 
-async def test_migrators_at_once_wait_for_each_other(postgres_url, engine, owner):
+async def test_migrators_at_once_wait_for_each_other(postgres_url: str, engine: AsyncEngine, owner: Owner) -> None:
     heads = await asyncio.gather(*(asyncio.to_thread(migrate, postgres_url, [owner]) for _ in range(4)))
     assert heads == [{owner.schema: "0001"}] * 4

@@ -18,29 +18,29 @@ def place(member="member-1", lines=LINES, by=STOREFRONT, source_time_us=5):
     return domain.place("order-1", member, lines, source_time_us, NOW_US, by)
 
 
-def test_an_order_is_placed_with_the_sum_of_its_lines():
+def test_an_order_is_placed_with_the_sum_of_its_lines() -> None:
     order = place()
     assert (order.state, order.total, order.source_time_us) == (State.PLACED, Money(2933, "USD"), 5)
 
 
-def test_a_member_places_for_themself_and_a_client_for_members():
+def test_a_member_places_for_themself_and_a_client_for_members() -> None:
     assert place(by=MEMBER).member_id == "member-1"
     assert place(member="member-2").member_id == "member-2"
     with pytest.raises(Forbidden):
         place(member="member-2", by=MEMBER)
 
 
-def test_an_order_without_lines_is_none():
+def test_an_order_without_lines_is_none() -> None:
     with pytest.raises(Malformed, match="ORDER_EMPTY"):
         place(lines=())
 
 
-def test_lines_are_in_one_currency():
+def test_lines_are_in_one_currency() -> None:
     with pytest.raises(Malformed, match="CURRENCIES_MIXED"):
         place(lines=(*LINES, Line("cd-3", 1, Money(1, "EUR"))))
 
 
-def test_another_members_order_is_refused_as_if_there_were_none():
+def test_another_members_order_is_refused_as_if_there_were_none() -> None:
     refusals = []
     for order in (None, place(member="member-2")):
         with pytest.raises(Absent) as refused:

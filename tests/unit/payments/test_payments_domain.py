@@ -19,11 +19,11 @@ def operation(kind, minor=2933, payment=PENDING, progress=Progress.OPEN):
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_the_postings_of_every_kind_sum_to_zero(kind):
+def test_the_postings_of_every_kind_sum_to_zero(kind) -> None:
     assert sum(sign for _, sign in POSTINGS[kind]) == 0
 
 
-def test_a_capture_undoes_exactly_what_its_hold_posted():
+def test_a_capture_undoes_exactly_what_its_hold_posted() -> None:
     held, captured = dict(POSTINGS[Kind.HOLD]), dict(POSTINGS[Kind.CAPTURE])
     assert all(captured[account] == -sign for account, sign in held.items())
     assert captured[Account.RECEIVABLE] == 1
@@ -40,17 +40,17 @@ def test_a_capture_undoes_exactly_what_its_hold_posted():
         (Kind.REFUND, Progress.DECLINED, State.CAPTURED, State.CAPTURED),
     ],
 )
-def test_what_an_operation_makes_of_its_payment(kind, progress, before, after):
+def test_what_an_operation_makes_of_its_payment(kind, progress, before, after) -> None:
     payment = replace(CAPTURED if kind is Kind.REFUND else PENDING, state=before)
     assert domain.after(operation(kind, payment=payment), progress).state is after
 
 
-def test_a_refund_in_part_leaves_the_payment_captured():
+def test_a_refund_in_part_leaves_the_payment_captured() -> None:
     after = domain.after(operation(Kind.REFUND, 2932, CAPTURED), Progress.DONE)
     assert (after.state, after.refunded.minor) == (State.CAPTURED, 2932)
 
 
-def test_only_a_placed_order_is_paid_and_only_with_its_total():
+def test_only_a_placed_order_is_paid_and_only_with_its_total() -> None:
     order = Order("order-1", "member-1", Money(2933, "USD"), placed=True)
     domain.payable(order, Money(2933, "USD"))
     for wrong, amount in (
@@ -62,7 +62,7 @@ def test_only_a_placed_order_is_paid_and_only_with_its_total():
             domain.payable(wrong, amount)
 
 
-def test_another_calls_operation_is_taken_over_only_when_that_call_is_gone():
+def test_another_calls_operation_is_taken_over_only_when_that_call_is_gone() -> None:
     hold = operation(Kind.HOLD)
     assert domain.taken_over(hold, hold.amount, abandoned=True) is hold
     with pytest.raises(Busy):
@@ -71,7 +71,7 @@ def test_another_calls_operation_is_taken_over_only_when_that_call_is_gone():
         domain.taken_over(hold, Money(1, "USD"), abandoned=True)
 
 
-def test_a_refund_gives_something_back():
+def test_a_refund_gives_something_back() -> None:
     with pytest.raises(Malformed):
         domain.refundable(Money(0, "USD"))
 
@@ -84,11 +84,11 @@ def test_a_refund_gives_something_back():
         (CAPTURED, Money(2934, "USD"), "REFUND_OVER_CAPTURE"),
     ],
 )
-def test_why_a_refund_is_not_possible(payment, amount, reason):
+def test_why_a_refund_is_not_possible(payment, amount, reason: str) -> None:
     assert domain.not_refundable(payment, amount).reason == reason
 
 
-def test_another_members_payment_is_refused_as_if_there_were_none():
+def test_another_members_payment_is_refused_as_if_there_were_none() -> None:
     refusals = []
     for payment in (None, CAPTURED):
         with pytest.raises(Absent) as refused:
