@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import psycopg
 from confluent_kafka import KafkaException
 
+from mesh import telemetry
 from mesh.errors import MeshError
 from mesh.logs import logger
 from mesh.process import Process
@@ -37,6 +38,7 @@ class Worker:
         self._settings = settings
         self._open = open_session
         self._log = logger(name)
+        self._failed = telemetry.meter().create_counter("bridge.sessions_failed", unit="1")
         self._loop = asyncio.get_running_loop()
         self._stopping = threading.Event()
         # Ends the session but not the worker: the leaf has rotated, and librdkafka reads its files only once.
@@ -81,6 +83,7 @@ class Worker:
                 # The schema is not what this program was written for: no pause makes that right.
                 raise
             except (psycopg.Error, KafkaException, Interrupted) as error:
+                self._failed.add(1, {"error": type(error).__name__})
                 cause = str(error).strip().splitlines()
                 self._log.warning("session_ended", error=type(error).__name__, detail=cause[0] if cause else "")
             if self._loop.time() - began >= _WELL_S:

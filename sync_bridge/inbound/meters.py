@@ -33,7 +33,6 @@ class Meters:
         self._landed = meter.create_counter("bridge.inbound.landed", unit="1")
         self._duplicates = meter.create_counter("bridge.inbound.duplicates", unit="1")
         self._dead_letters = meter.create_counter("bridge.inbound.dead_letters", unit="1")
-        self._sessions = meter.create_counter("bridge.inbound.sessions", unit="1")
         self._freshness = meter.create_histogram(
             "bridge.inbound.freshness", unit="s", explicit_bucket_boundaries_advisory=_FRESHNESS_BUCKETS
         )
@@ -46,9 +45,6 @@ class Meters:
             self._landed.add(tally.landed, labels)
             self._duplicates.add(tally.duplicates, labels)
             self._dead_letters.add(tally.dead_letters, labels)
-
-    def session_ended(self, cause: str) -> None:
-        self._sessions.add(1, {"ended_by": cause})
 
     def freshness(self, accepted_us: Iterable[int]) -> None:
         now_us = self._clock.now_us()
