@@ -11,9 +11,9 @@ from public_edge.spool.event import Kind, pack
 from public_edge.spool.spool import Spool
 
 
-def derive(*parts: str) -> bytes:
-    """32 bytes that follow from `parts` alone: a request that a gateway repeats gets the same ids and draws."""
-    return hashlib.sha256("|".join(parts).encode()).digest()
+def derive(text: str) -> bytes:
+    """32 bytes that follow from `text` alone: a request that a gateway repeats gets the same ids and draws."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 class Recorder:

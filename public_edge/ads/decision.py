@@ -1,8 +1,8 @@
 """One ad decision, whichever way it was asked for: choose, sign, record."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from isthmus.events.v1 import events_pb2
 
@@ -20,8 +20,7 @@ PARTS_MAX = 16_384
 ClickUrl = Callable[[str, bytes, Creative, int], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Without a creative, no campaign may be shown; that the slot was asked for is recorded all the same."""
 
     impression_id: str
@@ -65,7 +64,7 @@ class Decider:
         if not self._chooser.index.knows(slot):
             raise NotFound("SLOT_UNKNOWN", "no campaign names this slot")
         now_us = self._clock.now_us()
-        digest = derive("impression", origin.request_id)
+        digest = derive("impression|" + origin.request_id)
         event_id, seed = digest[:16], int.from_bytes(digest[16:], "big")
         creative = self._chooser.choose(slot, features, viewer, seed, now_us)
         impression_id = event_id.hex()

@@ -42,7 +42,7 @@ class Follower:
         landing_url = self._landings.landing_url(ticket.campaign_id, ticket.creative_id)
         if landing_url is None:
             raise NotFound("CAMPAIGN_GONE", "the campaign of this link has ended")
-        event_id = derive("click", token, origin.request_id)[:16]
+        event_id = derive(f"click|{token}|{origin.request_id}")[:16]
         replayed = self._replays.seen(ticket.impression_id, event_id.hex())
         self.replayed += replayed
         event = events_pb2.Click(

@@ -37,7 +37,7 @@ class Reader:
         page = self.find(slug, locales)
         unchanged = if_none_match is not None and is_unchanged(if_none_match, page.etag)
         now_us = self._clock.now_us()
-        event_id = derive("content-view", origin.request_id)[:16]
+        event_id = derive("content-view|" + origin.request_id)[:16]
         event = events_pb2.ContentView(
             event_id=event_id.hex(),
             source_time_us=source_time_us or now_us,
