@@ -70,6 +70,10 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         await context.abort(error.code, error.message, error.trailing_metadata())
         yield  # Never reached; it makes this a stream.
 
+    @property
+    def open_streams(self) -> int:
+        return self._streams.total()
+
     def _admit(self, workload: str) -> None:
         if not workload:
             raise PermissionDenied("CALLER_NOT_ALLOWED", "a data plane must show its SPIFFE id")

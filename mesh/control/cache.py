@@ -50,6 +50,8 @@ class SnapshotCache:
         self._now = now
         self._log = logger("control")
         self.rejections: deque[Rejection] = deque(maxlen=_REJECTIONS_KEPT)
+        # In all, also those no longer kept.
+        self.rejected = 0
 
     def get(self, group: str) -> Snapshot | None:
         found = self._groups.get(group)
@@ -83,6 +85,7 @@ class SnapshotCache:
 
     def reject(self, group: str, node: str, kind: str, version: str, reason: str) -> None:
         """Record a NACK and take the group back to what was good."""
+        self.rejected += 1
         self.rejections.append(Rejection(group, node, kind, version, reason, self._now()))
         self._log.error("configuration rejected", group=group, node_id=node, type=kind, version=version, reason=reason)
         state = self._groups[group]

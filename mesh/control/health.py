@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import random
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +20,8 @@ from mesh.tls import Identity
 
 # The second failure in a row decides: one lost probe is no proof, and the second follows at once.
 _FAILURES_MAX: Final = 2
+# A probe whose own clock ran so much too late says more about this process than about the endpoint.
+_LATE_S: Final = 0.25
 _OPTIONS: Final = (
     # Connections of our own: a shared one would outlive the endpoint's restart.
     ("grpc.use_local_subchannel_pool", 1),
@@ -45,6 +49,8 @@ class Outcome(Enum):
     SERVING = 1
     NOT_SERVING = 2
     FAILED = 3
+    # Asked in vain because this process itself did not get to run.
+    UNSURE = 4
 
 
 @dataclass(slots=True)
@@ -57,6 +63,8 @@ class Record:
     def observe(self, outcome: Outcome) -> bool:
         """Take in one probe; True when the state changed."""
         before = self.state
+        if outcome is Outcome.UNSURE:
+            return False
         self.failures = self.failures + 1 if outcome is Outcome.FAILED else 0
         if outcome is Outcome.SERVING:
             self.state = State.HEALTHY
@@ -100,11 +108,8 @@ class Health:
         self._log = logger("control")
 
     def state(self, node: str) -> State:
+        """Of a node; unknown for nodes that are not probed."""
         return next((record.state for probed, record in self._records.items() if probed.node == node), State.UNKNOWN)
-
-    def states(self) -> dict[str, State]:
-        """By node."""
-        return {probed.node: record.state for probed, record in self._records.items()}
 
     def watch(self, endpoints: Iterable[Endpoint]) -> None:
         """Probe exactly these from now on; what was known of those that stay is kept."""
@@ -123,6 +128,11 @@ class Health:
                 while any(record.state is State.UNKNOWN for record in self._records.values()):
                     await self._news.wait()
                     self._news.clear()
+
+    def count(self) -> dict[State, int]:
+        """How many endpoints are in each state."""
+        found = Counter(record.state for record in self._records.values())
+        return {state: found[state] for state in State}
 
     async def start(self) -> None:
         # The leaf of a channel is that of its opening.
@@ -156,9 +166,11 @@ class Health:
                     await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))  # noqa: S311
 
     async def _ask(self, stub: health_pb2_grpc.HealthStub) -> Outcome:
+        started = time.monotonic()
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
         except grpc.aio.AioRpcError:
-            return Outcome.FAILED
+            late = time.monotonic() - started > self._timeout_s + _LATE_S
+            return Outcome.UNSURE if late else Outcome.FAILED
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         return Outcome.SERVING if serving else Outcome.NOT_SERVING

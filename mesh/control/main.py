@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from envoy.service.discovery.v3 import ads_pb2_grpc
+from opentelemetry.metrics import CallbackOptions, Observation
 
+from mesh import telemetry
 from mesh.control.ads import Ads
 from mesh.control.cache import SnapshotCache
 from mesh.control.compile import GRPC, configured, gateway, with_endpoints
@@ -102,6 +104,18 @@ class Planner:
         return with_endpoints(view, known[1], self.health.state)
 
 
+def _measure(planner: Planner, cache: SnapshotCache, ads: Ads) -> None:
+    """What Prometheus sees: endpoints by state, open streams, refused configurations."""
+
+    def endpoints(_: CallbackOptions) -> list[Observation]:
+        return [Observation(number, {"state": state.value}) for state, number in planner.health.count().items()]
+
+    meter = telemetry.meter()
+    meter.create_observable_gauge("control.endpoints", [endpoints])
+    meter.create_observable_gauge("control.streams", [lambda _: [Observation(ads.open_streams)]])
+    meter.create_observable_counter("control.rejections", [lambda _: [Observation(cache.rejected)]])
+
+
 async def main(settings: ControlSettings, process: Process) -> None:
     registry = await Registry.wait(settings.topology_path, settings.zone, settings.topology_interval_s)
     cache = SnapshotCache()
@@ -113,6 +127,7 @@ async def main(settings: ControlSettings, process: Process) -> None:
         streams_max=settings.streams_max,
         streams_per_workload_max=settings.streams_per_workload_max,
     )
+    _measure(planner, cache, ads)
     data_planes = frozenset(each.workload for each in registry.endpoints if each.zone == settings.zone)
     builder = ServerBuilder(process).add_infrastructure(
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, data_planes

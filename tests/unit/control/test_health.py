@@ -26,6 +26,12 @@ def test_one_failure_is_doubted_and_asked_about_at_once_and_two_are_believed() -
     assert not record.doubtful
 
 
+def test_a_probe_of_a_starved_control_plane_proves_nothing() -> None:
+    record = Record(State.HEALTHY, failures=1)
+    assert not record.observe(Outcome.UNSURE)
+    assert record.state is State.HEALTHY
+
+
 def test_one_success_is_enough_to_come_back() -> None:
     record = Record(State.UNHEALTHY, failures=9)
     assert record.observe(Outcome.SERVING)

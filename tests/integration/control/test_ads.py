@@ -1,0 +1,131 @@
+"""The ADS port itself: who may ask, what he is told, and what happens to those who break the rules."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+
+from mesh.control.conversation import NAMES_MAX
+from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER
+from mesh.tls import Identity
+from tests.integration.control.world import World
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+DEADLINE_S = 10
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    world = World(tmp_path_factory.mktemp("ads"))
+    world.add("control-private", "control-private", "private", "ads")
+    world.add("orders-1", "orders", "private", "grpc")
+    world.add("members-1", "members", "private", "grpc")
+    world.add("core-gateway", "core-gateway", "private", "https", "metrics")
+    world.identities.issue("public", "edge-gateway")
+    world.identities.issue("private", "postgres")
+    world.publish()
+    try:
+        await world.control("private")
+        await world.serving("control-private", "ads")
+        yield world
+    finally:
+        await world.stop()
+
+
+def channel(world: World, name: str) -> grpc.aio.Channel:
+    credentials = Identity(world.home.identity(name)).channel_credentials()
+    options = (("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1))
+    return grpc.aio.secure_channel(world.address("control-private", "ads"), credentials, options)
+
+
+def stream(open_channel: grpc.aio.Channel) -> Any:
+    return ads_pb2_grpc.AggregatedDiscoveryServiceStub(open_channel).StreamAggregatedResources(timeout=DEADLINE_S)
+
+
+def request(kind: str, *names: str, nonce: str = "", error: str = "") -> Any:
+    message = discovery_pb2.DiscoveryRequest(type_url=kind, resource_names=names, response_nonce=nonce)
+    if error:
+        message.error_detail.message = error
+    return message
+
+
+async def ask(call: Any, message: Any) -> Any | None:
+    """The answer to one request; None when the stream was ended instead."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(message)
+        answer = await call.read()
+        return None if answer is grpc.aio.EOF else answer
+    return None
+
+
+async def names_told(world: World, name: str) -> set[str]:
+    """Names of the clusters that a data plane gets which asks for all of them."""
+    async with channel(world, name) as opened:
+        call = stream(opened)
+        await call.write(request(CLUSTER))
+        response = await call.read()
+        call.cancel()
+    return {
+        cluster
+        for cluster in ("orders", "members", "oauth-http")
+        if any(cluster.encode() in r.value for r in response.resources)
+    }
+
+
+async def test_a_group_follows_from_the_certificate_and_not_from_what_a_peer_says(world: World) -> None:
+    assert "oauth-http" in await names_told(world, "core-gateway")
+    assert "oauth-http" not in await names_told(world, "orders-1")
+
+
+@pytest.mark.parametrize("stranger", ["postgres", "edge-gateway"])
+async def test_who_is_no_data_plane_of_the_zone_is_told_nothing(world: World, stranger: str) -> None:
+    async with channel(world, stranger) as opened:
+        call = stream(opened)
+        assert await ask(call, request(CLUSTER)) is None
+        assert await call.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_refused_configuration_is_not_repeated_and_the_stream_goes_on(world: World) -> None:
+    async with channel(world, "members-1") as opened:
+        call = stream(opened)
+        await call.write(request(LISTENER, "orders"))
+        first = await call.read()
+        await call.write(request(LISTENER, "orders", nonce=first.nonce, error="no such filter"))
+        await call.write(request(ENDPOINTS, "orders"))
+        following = await call.read()
+        assert following.type_url == ENDPOINTS
+        call.cancel()
+    assert "no such filter" in world.tail("control-private")
+
+
+async def test_a_client_that_asks_for_too_much_is_cut_off(world: World) -> None:
+    async with channel(world, "orders-1") as opened:
+        call = stream(opened)
+        assert await ask(call, request(ENDPOINTS, *(str(number) for number in range(NAMES_MAX + 1)))) is None
+        assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_streams_of_one_workload_are_bounded_and_others_go_on(world: World) -> None:
+    async with channel(world, "orders-1") as opened:
+        calls = [stream(opened) for _ in range(65)]
+        answers = [await ask(call, request(CLUSTER)) for call in calls]
+        assert all(answers[:64])
+        assert answers[64] is None
+        assert await calls[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await names_told(world, "members-1")
+        for call in calls:
+            call.cancel()
+
+
+async def test_requests_of_unknown_types_have_no_effect(world: World) -> None:
+    async with channel(world, "orders-1") as opened:
+        call = stream(opened)
+        await call.write(request("type.googleapis.com/nothing.Such"))
+        await call.write(request(CLUSTER, "orders"))
+        assert (await call.read()).type_url == CLUSTER
+        call.cancel()
