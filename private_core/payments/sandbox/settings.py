@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from mesh.database.settings import DatabaseSettings
+from mesh.settings import ProcessSettings
 
 
-class SandboxSettings(DatabaseSettings):
-    """Environment ISTHMUS_*. The database is for the audit log alone."""
+class SandboxSettings(ProcessSettings):
+    """Environment ISTHMUS_*."""
 
     # Operations remembered; the oldest is forgotten first.
     sandbox_operations_max: int = Field(default=100_000, ge=1, le=10_000_000)

@@ -28,7 +28,8 @@ if _version_not_supported:
 class SandboxProviderStub:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
     It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is.
+    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
+    the audit record of the payment that asks, and it keeps none of ours.
     """
 
     def __init__(self, channel):
@@ -57,7 +58,8 @@ class SandboxProviderStub:
 class SandboxProviderServicer:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
     It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is.
+    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
+    the audit record of the payment that asks, and it keeps none of ours.
     """
 
     def Hold(self, request, context):
@@ -107,7 +109,8 @@ def add_SandboxProviderServicer_to_server(servicer, server):
 class SandboxProvider:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
     It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is.
+    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
+    the audit record of the payment that asks, and it keeps none of ours.
     """
 
     @staticmethod

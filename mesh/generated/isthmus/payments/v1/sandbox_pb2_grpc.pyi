@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class SandboxProviderStub:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
     It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is.
+    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
+    the audit record of the payment that asks, and it keeps none of ours.
     """
 
     @_typing.overload
@@ -44,7 +45,8 @@ class SandboxProviderStub:
 class SandboxProviderAsyncStub(SandboxProviderStub):
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
     It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is.
+    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
+    the audit record of the payment that asks, and it keeps none of ours.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -55,7 +57,8 @@ class SandboxProviderAsyncStub(SandboxProviderStub):
 class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
     It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is.
+    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
+    the audit record of the payment that asks, and it keeps none of ours.
     """
 
     @_abc_1.abstractmethod
