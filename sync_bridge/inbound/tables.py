@@ -34,7 +34,8 @@ class Column:
 
 
 def _json(value: Mapping[str, str]) -> str:
-    return msgspec.json.encode(dict(value)).decode() if value else ""
+    # Not dict(value): a protobuf map is many times slower through its mapping interface.
+    return msgspec.json.encode({name: value[name] for name in value}).decode() if value else ""
 
 
 def _uuid(name: str) -> Column:
