@@ -6,10 +6,12 @@ listening socket; the old one then stops accepting, finishes what it has, and as
 
 import asyncio
 import logging
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
-from granian._granian import ListenerSpec
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server
@@ -31,12 +33,25 @@ class _Listener(Server):
     """Granian's embedded server with one socket for all its workers."""
 
     def _init_shared_socket(self) -> None:
-        # With a socket of its own for each worker (SO_REUSEPORT), one that ends would reset the connections that wait
-        # in its queue.
-        self._shd = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()  # type: ignore[assignment]
+        # Not a socket for each worker (SO_REUSEPORT): one that ends would reset the connections that wait in its queue.
+        family = socket.AF_INET6 if ":" in self.bind_addr else socket.AF_INET
+        self._socket = socket.socket(family)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((self.bind_addr, self.bind_port))
+        self._socket.listen(self.backlog)
+        self._socket.setblocking(False)
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
+        # A worker closes the descriptor that it was given.
+        self._shd = SocketHolder(os.dup(self._socket.fileno()), False, self.backlog)  # type: ignore[call-arg, assignment]
+        return super()._spawn_worker(idx, target, callback_loader)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
 
     async def replace_worker(self, spawn_target: Any, target: Any) -> None:
-        await self._respawn_workers([0], spawn_target, lambda: target, OVERLAP_S)
+        await self._respawn_workers([0], spawn_target, target, OVERLAP_S)
 
 
 class HttpServer:
@@ -81,11 +96,16 @@ class HttpServer:
 
     def renew(self) -> None:
         """Serve with the newest certificate from now on."""
-        task = asyncio.get_running_loop().create_task(self._renew(), name="http-renew")
+        task = asyncio.get_running_loop().create_task(self.renewed(), name="http-renew")
         self._renewals.add(task)
         task.add_done_callback(self._renewals.discard)
 
-    async def _renew(self) -> None:
+    async def renewed(self) -> None:
+        """Return when every new connection is shown the newest certificate.
+
+        The old worker ends its idle connections. A request that is sent into one at that very moment is not answered,
+        as ever when a server closes (RFC 9112, section 9.3.1); the gateway repeats it on another connection.
+        """
         async with self._renewing:
             server = self._server
             if server is None or not server.wrks:
@@ -107,3 +127,5 @@ class HttpServer:
             await asyncio.wait_for(asyncio.shield(self._task), max(0.1, grace_s - SETTLE_S))
         except TimeoutError:
             self._task.cancel()
+        finally:
+            self._server.close()
