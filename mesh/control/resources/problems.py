@@ -3,6 +3,9 @@
 from http import HTTPStatus
 from typing import Any, Final
 
+# Where a filter notes that its answer is a problem document already; transcoding.lua has the same names.
+METADATA: Final = "isthmus"
+ANSWERED: Final = "answered"
 CONTENT_TYPE: Final = "application/problem+json"
 # Status, reason, detail. Every status that Envoy may answer with by itself.
 _PROBLEMS: Final = (
@@ -28,7 +31,17 @@ _RETRY_AFTER: Final = {"header": {"key": "retry-after", "value": "1"}, "append_a
 
 def local_replies() -> dict[str, Any]:
     """What Envoy says of itself (its own text names upstreams and sockets) is replaced whole."""
-    mappers = []
+    # What a filter of ours has already said as a problem document stays as it is.
+    answered = {"filter": METADATA, "path": [{"key": ANSWERED}], "value": {"bool_match": True}}
+    mappers: list[dict[str, Any]] = [
+        {
+            "filter": {"metadata_filter": {"matcher": answered, "match_if_key_not_found": False}},
+            "body_format_override": {
+                "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
+                "content_type": CONTENT_TYPE,
+            },
+        }
+    ]
     for status, reason, detail in _PROBLEMS:
         mapper: dict[str, Any] = {"filter": _status(status), "body_format_override": _format(status, reason, detail)}
         if status in _RETRY_LATER:

@@ -103,6 +103,7 @@ function envoy_on_request(handle)
       if json and ok and found then
         local name = found[1]:match('^[%w_.-]+$') and found[1]:sub(1, 64) or ''
         local errors = ',"errors":[{"field":"' .. name .. '","rule":"' .. found[2] .. '"}]}'
+        handle:streamInfo():dynamicMetadata():set('isthmus', 'answered', true)
         handle:respond({[':status'] = '400', ['content-type'] = 'application/problem+json'}, REFUSED .. errors)
       end
       return

@@ -178,7 +178,15 @@ async def test_unknown_fields_are_refused(public: aiohttp.ClientSession, where: 
     line = {**ORDER["lines"][0], "surprise": 1} if where == "nested" else ORDER["lines"][0]  # type: ignore[index, dict-item]
     order = {**ORDER, "lines": [line], **({"surprise": 1} if where == "top" else {})}
     async with public.post("/v1/orders", json=order, headers=token()) as answer:
-        assert (await problem(answer))["status"] == 400
+        document = await problem(answer)
+        assert (document["status"], document["reason"]) == (400, "FIELD_UNKNOWN")
+        assert document["errors"] == [{"field": "surprise", "rule": "is not known here"}]
+
+
+async def test_repeated_fields_are_refused(public: aiohttp.ClientSession) -> None:
+    body = b'{"member_id": "m1", "memberId": "m2"}'
+    async with public.post("/v1/orders", data=body, headers=token()) as answer:
+        assert (await problem(answer))["errors"] == [{"field": "memberId", "rule": "comes twice"}]
 
 
 async def test_unknown_query_parameters_are_refused(public: aiohttp.ClientSession) -> None:
