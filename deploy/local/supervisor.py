@@ -167,18 +167,17 @@ class Supervisor:
             done |= free
 
     async def _all_ready(self) -> None:
-        """Wait for every ready event, or for the first child to fail."""
-        waits = {asyncio.create_task(child.ready.wait()): child for child in self._children.values()}
+        """Wait until all are ready at once, or for the first one to fail: one that was ready may have ended again."""
         tasks = {child.task for child in self._children.values() if child.task}
-        pending: set[asyncio.Task[object]] = {*waits, *tasks}
-        try:
-            while not all(child.ready.is_set() for child in self._children.values()):
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for task in done & tasks:
-                    task.result()
-        finally:
-            for wait in waits:
-                wait.cancel()
+        while waiting := [child for child in self._children.values() if not child.ready.is_set()]:
+            ready = asyncio.create_task(waiting[0].ready.wait())
+            try:
+                done, _ = await asyncio.wait({ready, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ready.cancel()
+            for task in done & tasks:
+                task.result()
+            tasks -= done
 
     async def _keep(self, child: Child) -> None:
         """The life of one row: wait, start, watch, start again."""
