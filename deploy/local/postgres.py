@@ -80,6 +80,8 @@ def _unprivileged(death_signal: str) -> tuple[str, ...]:
         return ()
     may = _reading_capability()
     account = f"setpriv --reuid={ACCOUNT} --regid={ACCOUNT} --clear-groups --pdeathsig={death_signal}"
+    # Without this bit, access(2), by which initdb looks for its neighbours, leaves the capability out of account.
+    account += " --securebits=+no_setuid_fixup"
     return (*account.split(), f"--inh-caps=-all,+{may}", f"--ambient-caps=-all,+{may}", "--")
 
 

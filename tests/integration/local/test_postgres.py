@@ -1,10 +1,12 @@
 """The embedded PostgreSQL."""
 
 import os
+from pathlib import Path
 
 import psutil
 from sqlalchemy import create_engine, text
 
+from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
 
 
@@ -38,6 +40,13 @@ def test_it_never_runs_as_root(postgres_server: LocalMesh) -> None:
     pid = postgres_server.process("postgres").pid
     assert pid is not None
     assert psutil.Process(pid).uids().effective != 0
+
+
+def test_it_has_no_capability_but_reading_past_directory_modes(postgres_server: LocalMesh) -> None:
+    pid = postgres_server.process("postgres").pid
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    assert effective & ~(1 << postgres.CAP_DAC_READ_SEARCH) == 0
 
 
 def test_its_socket_is_for_the_user_of_the_mesh_alone(postgres_server: LocalMesh) -> None:
