@@ -11,4 +11,5 @@ SUITES: Final = "GRPC_SSL_CIPHER_SUITES"
 # certificate that nobody here has, every TLS 1.2 handshake fails and TLS 1.3's own suites stay.
 TLS13_ONLY: Final = "ECDHE-RSA-AES256-GCM-SHA384"
 
-GRPC: Final = {SUITES: TLS13_ONLY, "GRPC_DNS_RESOLVER": "native"}
+# Whoever forks here runs another program at once, so gRPC need not look after its threads in a child.
+GRPC: Final = {SUITES: TLS13_ONLY, "GRPC_DNS_RESOLVER": "native", "GRPC_ENABLE_FORK_SUPPORT": "0"}

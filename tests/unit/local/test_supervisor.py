@@ -56,6 +56,41 @@ async def test_a_killed_process_comes_back_by_itself(home: Home, row: MakeRow) -
     await supervisor.stop()
 
 
+# Is ready, ends, and is ready again only after the other one, which waits for that end.
+FALTERS = """
+import pathlib, signal, sys, time
+name, ready, diary = sys.argv[1:]
+ready, diary = pathlib.Path(ready), pathlib.Path(diary)
+if "faltered" not in diary.read_text():
+    ready.touch()
+    time.sleep(0.5)
+    ready.unlink()
+    diary.open("a").write("faltered\\n")
+    sys.exit(1)
+while not ready.with_name("late.ready").exists():
+    time.sleep(0.01)
+time.sleep(0.3)
+ready.touch()
+signal.pause()
+"""
+LATE = """
+import pathlib, signal, sys, time
+name, ready, diary = sys.argv[1:]
+while "faltered" not in pathlib.Path(diary).read_text():
+    time.sleep(0.01)
+pathlib.Path(ready).touch()
+signal.pause()
+"""
+
+
+async def test_the_start_waits_for_a_process_that_was_ready_and_ended(home: Home, row: MakeRow) -> None:
+    supervisor = Supervisor(home, [row("falters", FALTERS), row("late", LATE)])
+    await asyncio.wait_for(supervisor.start(), DEADLINE_S)
+    assert supervisor.children["falters"].restarts == 1
+    assert all(child.ready.is_set() for child in supervisor.children.values())
+    await supervisor.stop()
+
+
 async def test_restarts_wait_longer_each_time(home: Home, row: MakeRow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.local.supervisor.BACK_OFF_FIRST_S", 0.01)
     waits: list[float] = []
