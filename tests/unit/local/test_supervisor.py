@@ -63,7 +63,7 @@ name, ready, diary = sys.argv[1:]
 ready, diary = pathlib.Path(ready), pathlib.Path(diary)
 if "faltered" not in diary.read_text():
     ready.touch()
-    time.sleep(0.5)
+    time.sleep(3)
     ready.unlink()
     diary.open("a").write("faltered\\n")
     sys.exit(1)
