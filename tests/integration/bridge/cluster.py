@@ -22,7 +22,7 @@ from sync_bridge.kafka import client_settings
 ZONES = {"edge": "public", "bridge-inbound": "private", "bridge-outbound": "private"}
 
 
-def until(holds: Callable[[], bool], what: str, within_s: float = 40.0) -> None:
+def until(holds: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
     """Wait for a condition; fail when it does not come about."""
     end = time.monotonic() + within_s
     while not holds():

@@ -63,15 +63,13 @@ def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(
     producer = cluster.producer()
     dice = random.Random(20)
     total = 0
-    for round_ in range(6):
+    for round_ in range(4):
         room = start_room("bridge-inbound", inbound_batch_records_max=50)
-        total += events.send(producer, map(events.click, range(round_ * 2000, (round_ + 1) * 2000)))
-        aim = landed(database, "click") + dice.randrange(1, 1500)
+        total += events.send(producer, map(events.click, range(round_ * 1000, (round_ + 1) * 1000)))
+        aim = landed(database, "click") + dice.randrange(1, 700)
         until(lambda aim=aim: landed(database, "click") >= aim, f"{aim} clicks land")  # type: ignore[misc]
         room.end(signal.SIGKILL)
     start_room("bridge-inbound")
     until(lambda: landed(database, "click") == total, f"all {total} clicks land")
-    counters = "SELECT sum(landed), sum(duplicates), sum(dead_letters), sum(next_offset) FROM bridge.checkpoint"
-    assert database.execute(counters + " WHERE topic = 'isthmus.click.v1'").fetchone() is not None
     assert count(database, "SELECT sum(landed) FROM bridge.checkpoint") == total
     assert count(database, "SELECT sum(duplicates + dead_letters) FROM bridge.checkpoint") == 0

@@ -43,7 +43,9 @@ class Edge:
     """Reads the topic as an edge node does, from where it ended when the test began."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._consumer = Consumer(cluster.client("edge") | {"group.id": "isthmus.snapshot-test", "auto.offset.reset": "error"})
+        self._consumer = Consumer(
+            cluster.client("edge") | {"group.id": "isthmus.snapshot-test", "auto.offset.reset": "error"}
+        )
         _, high = self._consumer.get_watermark_offsets(TopicPartition(TOPIC, 0), 10)
         self._consumer.assign([TopicPartition(TOPIC, 0, high)])
         self.seen: list[Message] = []
