@@ -1,9 +1,10 @@
 """ADS over mTLS: the data planes of one zone ask, and are told what their group is to know."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Final
 
 import grpc
@@ -55,8 +56,9 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
             await context.abort(error.code, error.message, error.trailing_metadata())
         try:
             group = self._groups.get(workload, self._default_group)
-            async for response in self._converse(requests, group, workload):
-                yield response
+            async with contextlib.aclosing(self._converse(requests, group, workload)) as responses:
+                async for response in responses:
+                    yield response
         except (ConversationError, TimeoutError) as error:
             self._log.warning("data plane cut off", peer=workload, reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -82,7 +84,7 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
             raise ResourceExhausted("STREAMS_EXHAUSTED", "too many ADS streams are open")
         self._streams[workload] += 1
 
-    async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncIterator[Any]:
+    async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncGenerator[Any, None]:
         conversation = Conversation()
         inbox: asyncio.Queue[Any] = asyncio.Queue(_INBOX_MAX)
         wake = asyncio.Event()

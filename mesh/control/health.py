@@ -5,7 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -154,16 +154,26 @@ class Health:
         record = self._records[endpoint]
         async with grpc.aio.secure_channel(str(endpoint), self._identity.channel_credentials(), options) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            while True:
-                async with self._slots:
-                    outcome = await self._ask(stub)
-                if record.observe(outcome):
-                    self._log.info("health", endpoint=endpoint.node, at=str(endpoint), state=record.state.value)
-                    self._news.set()
-                    self._changed()
-                if not record.doubtful:
-                    # Spread, so that thirty endpoints are not asked in the same millisecond.
-                    await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))  # noqa: S311
+            async with _losses(channel) as lost:
+                await self._ask_for_ever(endpoint, record, stub, lost)
+
+    async def _ask_for_ever(
+        self, endpoint: Endpoint, record: Record, stub: health_pb2_grpc.HealthStub, lost: asyncio.Event
+    ) -> None:
+        while True:
+            async with self._slots:
+                outcome = await self._ask(stub)
+            if record.observe(outcome):
+                self._log.info("health", endpoint=endpoint.node, at=str(endpoint), state=record.state.value)
+                self._news.set()
+                self._changed()
+            if record.doubtful:
+                continue
+            lost.clear()
+            with contextlib.suppress(TimeoutError):
+                # Spread, so that thirty endpoints are not asked in the same millisecond.
+                async with asyncio.timeout(self._interval_s * random.uniform(0.9, 1.1)):  # noqa: S311
+                    await lost.wait()
 
     async def _ask(self, stub: health_pb2_grpc.HealthStub) -> Outcome:
         started = time.monotonic()
@@ -174,3 +184,23 @@ class Health:
             return Outcome.UNSURE if late else Outcome.FAILED
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         return Outcome.SERVING if serving else Outcome.NOT_SERVING
+
+
+@contextlib.asynccontextmanager
+async def _losses(channel: grpc.aio.Channel) -> AsyncIterator[asyncio.Event]:
+    """An event that is set when the connection is lost: the death of a process is seen before a probe is due."""
+    lost = asyncio.Event()
+
+    async def watch() -> None:
+        while True:
+            state = channel.get_state()
+            await channel.wait_for_state_change(state)
+            if state is grpc.ChannelConnectivity.READY:
+                lost.set()
+
+    watching = asyncio.create_task(watch(), name="connection")
+    try:
+        yield lost
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

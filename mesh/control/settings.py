@@ -15,8 +15,8 @@ class ControlSettings(ProcessSettings):
     # Where each gateway finds sds-identity.yaml and sds-bundle.yaml, as `<run>/<gateway>/`; default: run in the home.
     run: Path | None = None
 
-    # Between two probes of an endpoint that answers.
-    probe_interval_s: float = Field(default=0.25, gt=0, le=10)
+    # Between two probes of an endpoint that answers; a lost connection is looked into at once.
+    probe_interval_s: float = Field(default=0.5, gt=0, le=10)
     probe_timeout_s: float = Field(default=0.5, gt=0, le=10)
     # Probes under way at one time.
     probes_max: int = Field(default=32, ge=1, le=1024)
