@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import random
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
@@ -95,7 +96,9 @@ class Kafka:
 
 def free_port_base(ports: int = PORTS) -> int:
     """The first of `ports` neighbouring ports that nobody has."""
-    for base in range(20000, 32000, ports):
+    # In an order of chance: two runs at once on one machine must not look at the same ports at the same time.
+    bases = list(range(20000, 32000, ports))
+    for base in random.sample(bases, len(bases)):
         if all(_free(port) for port in range(base, base + ports)):
             return base
     raise AssertionError("no free ports")
