@@ -117,12 +117,17 @@ class _Handler(WSGIRequestHandler):
         """Nothing: a scrape every few seconds is no news."""
 
 
+class _Server(WSGIServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: whoever fails the handshake or hangs up is refused already, and is no failure of ours."""
+
+
 class MetricsEndpoint:
     """GET /metrics for Prometheus over mutual TLS, in a thread of its own so that a busy loop can still be seen."""
 
     def __init__(self, address: str, identity: Identity) -> None:
         host, port = address.rsplit(":", 1)
-        self._server = WSGIServer((host, int(port)), _Handler)
+        self._server = _Server((host, int(port)), _Handler)
         # Whoever holds the process's own certificate, its launcher, may read too.
         self._readers = _READERS | {identity.spiffe_id.workload}
         self._context = identity.ssl_context(server=True)
