@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
@@ -73,11 +73,3 @@ class Snapshot:
         """The resources of a type that a subscription asks for; None asks for all."""
         found = self.resources[kind]
         return dict(found) if names is None else {name: found[name] for name in names if name in found}
-
-
-def message_of(resource: Resource, kind: type[Any]) -> Any:
-    """The content of a resource, unpacked. Raises ValueError when it is of another type."""
-    message = kind()
-    if not resource.packed.Unpack(message):
-        raise ValueError(f"{resource.name} is no {kind.DESCRIPTOR.full_name}")
-    return message

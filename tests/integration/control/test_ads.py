@@ -57,7 +57,7 @@ def request(kind: str, *names: str, nonce: str = "", error: str = "") -> Any:
     return message
 
 
-async def ask(call: Any, message: Any) -> Any | None:
+async def ask(call: Any, message: Any) -> Any:
     """The answer to one request; None when the stream was ended instead."""
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         await call.write(message)

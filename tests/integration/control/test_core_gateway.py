@@ -175,7 +175,7 @@ async def test_bad_json_is_a_problem(public: aiohttp.ClientSession, body: bytes)
 
 @pytest.mark.parametrize("where", ["top", "nested"])
 async def test_unknown_fields_are_refused(public: aiohttp.ClientSession, where: str) -> None:
-    line = {**ORDER["lines"][0], "surprise": 1} if where == "nested" else ORDER["lines"][0]  # type: ignore[index, dict-item]
+    line = {**ORDER["lines"][0], "surprise": 1} if where == "nested" else ORDER["lines"][0]  # type: ignore[dict-item]
     order = {**ORDER, "lines": [line], **({"surprise": 1} if where == "top" else {})}
     async with public.post("/v1/orders", json=order, headers=token()) as answer:
         document = await problem(answer)

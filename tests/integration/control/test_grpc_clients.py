@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -60,8 +61,8 @@ async def orders(world: World) -> AsyncIterator[orders_pb2_grpc.OrdersStub]:
 
 async def node_of(orders: orders_pb2_grpc.OrdersStub) -> str:
     """The node that answers one call."""
-    answer = await orders.GetOrder(orders_pb2.GetOrderRequest(order_id="a"))
-    return answer.order.member_id
+    call: Any = orders.GetOrder(orders_pb2.GetOrderRequest(order_id="a"))
+    return str((await call).order.member_id)
 
 
 async def spread(orders: orders_pb2_grpc.OrdersStub, calls: int = 20) -> Counter[str]:
