@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-import rfc8785
+import msgspec
 
 TEXT_CHARACTERS_MAX: Final = 256
 _LEAF: Final = b"\x00"
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class Decision(IntEnum):
@@ -45,9 +46,28 @@ class AuditRecord:
     node: str
 
     def canonical(self) -> bytes:
-        """JSON in the one form that RFC 8785 allows."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return rfc8785.dumps({**fields, "decision": self.decision.name})
+        """JSON in the one form that RFC 8785 allows, for times below 2^53.
+
+        The names stand in order here, and for text and such numbers the encoder writes what RFC 8785 asks for: a tenth
+        of the time that sorting and checking anything would take. The tests compare it with a full implementation.
+        """
+        return _encode(
+            {
+                "data_subject": self.data_subject,
+                "decision": self.decision.name,
+                "method": self.method,
+                "node": self.node,
+                "peer": self.peer,
+                "reason": self.reason,
+                "record_id": self.record_id,
+                "result": self.result,
+                "time_us": self.time_us,
+                "token_client": self.token_client,
+                "token_subject": self.token_subject,
+                "trace_id": self.trace_id,
+                "workload": self.workload,
+            }
+        )
 
     def leaf_hash(self) -> bytes:
         """SHA-256 of 0x00 and the canonical form (RFC 6962, section 2.1)."""
