@@ -164,11 +164,11 @@ def verify_consistency(size1: int, size2: int, root1: bytes, root2: bytes, proof
     """Section 2.1.4.2: that the tree of `size1` leaves with `root1` grew into that of `size2`. Raises ProofInvalid."""
     if not 0 < size1 <= size2:
         raise ProofInvalid(f"a tree of {size2} has not grown from {size1}")
-    _require_hashes(root1, root2, *proof)
     if size1 == size2:
         if proof or root1 != root2:
             raise ProofInvalid("trees of one size have one root, and need no proof")
         return
+    _require_hashes(root1, root2, *proof)
     path = list(proof)
     if not size1 & (size1 - 1):
         path.insert(0, root1)
