@@ -116,12 +116,12 @@ async def test_a_client_that_asks_for_too_much_is_cut_off(world: World) -> None:
 
 async def test_streams_of_one_workload_are_bounded_and_others_go_on(world: World) -> None:
     async with channel(world, "orders-1") as opened:
-        calls = [stream(opened) for _ in range(65)]
+        calls = [stream(opened) for _ in range(70)]
         answers = [await ask(call, request(CLUSTER)) for call in calls]
-        # A stream of a test before this one may not have ended quite yet.
-        assert sum(answer is not None for answer in answers) >= 60
-        assert answers[64] is None
-        assert await calls[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        refused = [call for call, answer in zip(calls, answers, strict=True) if answer is None]
+        # A stream of a test before this one may still count for a moment.
+        assert 60 <= len(calls) - len(refused) <= 64
+        assert await refused[-1].code() is not grpc.StatusCode.OK
         assert await names_told(world, "members-1")
         for call in calls:
             call.cancel()
