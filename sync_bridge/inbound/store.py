@@ -73,6 +73,9 @@ class Store:
             "statement_timeout": int(statement_s_max * 1000),
             "idle_in_transaction_session_timeout": int(statement_s_max * 1000),
             "timezone": "UTC",
+            # A crash of PostgreSQL may take the last commits with it, but rows and offset together: what is lost is
+            # read from Kafka again. So a landing need not wait for the disk. A claim does.
+            "synchronous_commit": "off",
         }
         self._worker = worker
         self._connection = psycopg.connect(
@@ -103,6 +106,8 @@ class Store:
         """
         claims: dict[Partition, Claim] = {}
         with self._connection.transaction():
+            # An epoch that has been told must not come back.
+            self._connection.execute("SET LOCAL synchronous_commit = on")
             # In one order everywhere, so that two workers that claim at once do not lock each other out.
             for (topic, partition), log in sorted(logs.items()):
                 values = (topic, partition, topic_ids[topic], self._worker, log.low)
@@ -126,9 +131,6 @@ class Store:
         tallies = {partition: Tally() for partition in batch.ends}
         refused = list(batch.refused)
         with self._connection.transaction():
-            # A crash of PostgreSQL may take the last commits with it, but rows and offset together: what is lost is
-            # read from Kafka again. So the commit need not wait for the disk.
-            self._connection.execute("SET LOCAL synchronous_commit = off")
             for table, rows in batch.rows.items():
                 if isolating:
                     isolate(
