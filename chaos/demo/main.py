@@ -27,6 +27,7 @@ from mesh.errors import MeshError
 EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_NOT_PLAYED = 3
+EXIT_INTERRUPTED = 130
 
 
 def demo(impressions: Sequence[Path] | None, transactions: Path | None, limit: int | None, json: bool) -> int:
@@ -39,21 +40,21 @@ def demo(impressions: Sequence[Path] | None, transactions: Path | None, limit: i
     try:
         rows = read_rows(impressions, transactions, settings.cache, limit)
     except BadInput as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
+        _fail(str(error))
         return EXIT_BAD_INPUT
     stamina.instrumentation.set_on_retry_hooks([])
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             summary = runner.run(_demo(rows, console))
     except LauncherError as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
+        _fail(str(error))
         return error.exit_code
     except (CallFailed, MeshError) as error:
-        console.print(f"The demonstration could not be played: {error}", style="red", markup=False, highlight=False)
+        _fail(f"The demonstration could not be played: {error}")
         return EXIT_NOT_PLAYED
     except KeyboardInterrupt:
-        console.print("Interrupted; everything has been stopped.", style="yellow")
-        return 130
+        _fail("Interrupted; everything has been stopped.")
+        return EXIT_INTERRUPTED
     if json:
         print(summary.to_json(), end="")
     return 0 if summary.ok else EXIT_CHECK_FAILED
@@ -83,6 +84,10 @@ async def _demo(rows: Rows, console: Console) -> Summary:
     show(console, replay.expected, verdict.books, summary, replay.outcomes.reasons())
     console.print(f"The figures are in {file}", markup=False, highlight=False)
     return summary
+
+
+def _fail(text: str) -> None:
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell(screen: Screen, child: Child) -> None:

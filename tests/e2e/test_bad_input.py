@@ -16,7 +16,7 @@ from tests.e2e.public import JSON, bearer, problem, public_client, register, roo
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ADS = "/v1/ads:decide"
-MIB = 1 << 20
+KIB = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ PUBLIC = (
     Bad("negative time", 400, "POST", ADS, b'{"slot":"position-1","source_time_us":-1}', JSON),
     Bad("overflowing time", 400, "POST", ADS, b'{"slot":"position-1","source_time_us":9223372036854775808}', JSON),
     Bad("no content type", 415, "POST", ADS, b'{"slot":"position-1"}', {"content-type": "text/plain"}),
-    Bad("huge body", 413, "POST", ADS, b'{"slot":"%b"}' % (b"a" * 2 * MIB), JSON),
+    Bad("huge body", 413, "POST", ADS, b'{"slot":"%b"}' % (b"a" * 1000 * KIB), JSON),
     Bad("wrong method", 405, "GET", ADS),
     Bad("wrong method on a page", 405, "DELETE", "/v1/content/men-position-1"),
     Bad("unknown path", 404, "GET", "/v1/nothing"),
@@ -52,7 +52,8 @@ PUBLIC = (
     Bad("page of another alphabet", 400, "GET", "/v1/content/%C3%A4"),
     Bad("bad locale", 400, "GET", "/v1/content/men-position-1?locale=..%2F"),
     Bad("unknown parameter", 400, "GET", "/v1/content/men-position-1?debug=1"),
-    Bad("forged click", 403, "GET", "/v1/clicks/AAAA.BBBB"),
+    Bad("unknown slot", 404, "POST", ADS, b'{"slot":"no-such-slot"}', JSON),
+    Bad("malformed click", 400, "GET", "/v1/clicks/AAAA.BBBB"),
     Bad("click without token", 404, "GET", "/v1/clicks/"),
 )
 
@@ -63,11 +64,16 @@ async def test_bad_public_requests_are_refused_with_a_problem(mesh: LocalMesh, b
         problem(await client.send(bad.method, bad.path, bad.body, bad.headers), bad.status)
 
 
-async def test_an_unknown_slot_has_no_ad_and_is_no_error(mesh: LocalMesh) -> None:
+async def test_a_forged_click_is_refused_and_leads_nowhere(mesh: LocalMesh, slot: str) -> None:
     async with public_client(mesh) as client:
-        answer = await client.send("POST", ADS, b'{"slot":"no-such-slot"}', JSON)
-    assert answer.status == 200
-    assert "creative" not in json.loads(answer.body)
+        decision = json.loads((await client.send("POST", ADS, json.dumps({"slot": slot}).encode(), JSON)).body)
+        url = decision["click_url"]
+        # The last characters but one: the very last may hold bits that count for nothing.
+        forged = url[:-4] + ("AA" if url[-4:-2] != "AA" else "BB") + url[-2:]
+        refused = await client.send("GET", forged)
+        problem(refused, 403)
+        assert "location" not in refused.headers
+        assert (await client.send("GET", url)).status == 302
 
 
 async def test_a_405_says_what_is_allowed(mesh: LocalMesh) -> None:
