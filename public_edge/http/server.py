@@ -41,7 +41,7 @@ class _Listener(Server):
         self._socket.listen(self.backlog)
         self._socket.setblocking(False)
 
-    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
         # A worker closes the descriptor that it was given.
         self._shd = SocketHolder(os.dup(self._socket.fileno()), False, self.backlog)  # type: ignore[call-arg, assignment]
         return super()._spawn_worker(idx, target, callback_loader)

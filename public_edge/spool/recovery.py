@@ -43,17 +43,18 @@ def recover(directory: Path, acknowledged: int) -> Recovered:
             recovered.quarantined += _quarantine(path, damage.offset, damage.end)
         if found.torn and newest:
             recovered.torn_bytes += found.size - found.end
-            _truncate(path, found.end)
         elif found.torn:
             recovered.quarantined += _quarantine(path, found.end, found.size)
         if found.last is None or found.first is None:
             path.unlink()
             continue
+        if path.stat().st_size > found.end:
+            _truncate(path, found.end)
         recovered.last = max(recovered.last, found.last)
         if found.last <= acknowledged:
             path.unlink()
             continue
-        recovered.segments.append(SegmentFile(path, found.first, found.last, found.end if newest else found.size))
+        recovered.segments.append(SegmentFile(path, found.first, found.last, found.end))
     segment.sync_directory(directory)
     return recovered
 

@@ -32,7 +32,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Scan:
-    """What a segment holds. `end` is the offset behind its last sound record, `size` that of the file."""
+    """What a segment holds. `end` lies behind its last sound record, `size` behind its last byte that is not 0."""
 
     end: int
     size: int
@@ -49,7 +49,9 @@ class Scan:
 def scan(path: Path) -> Scan:
     """Read a whole segment and report its records and damages, changing nothing."""
     buffer = path.read_bytes()
-    found = Scan(end=HEADER_BYTES, size=len(buffer))
+    # What was allocated ahead and never written is 0.
+    size = len(buffer.rstrip(b"\0"))
+    found = Scan(end=HEADER_BYTES, size=size)
     offset = HEADER_BYTES
     if buffer[: len(MAGIC)] != MAGIC or len(buffer) < HEADER_BYTES:
         resumed = record.resume(buffer, -1)
@@ -58,7 +60,7 @@ def scan(path: Path) -> Scan:
             return found
         found.damages.append(Damage(0, resumed))
         offset = resumed
-    while offset < len(buffer):
+    while offset < size:
         decoded = record.decode(buffer, offset)
         if decoded is None:
             resumed = record.resume(buffer, offset)

@@ -4,6 +4,9 @@ import asyncio
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,25 +164,40 @@ def test_bounded_events_are_shed_before_durable_ones_are_refused(tmp_path: Path)
     spool.close()
 
 
-def test_a_full_disk_refuses_a_click_and_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool(tmp_path)
-    spool.append(b"before", durable=True)
-    real_write = os.write
+def test_a_full_disk_refuses_a_click_and_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, SpoolLimits(segment_bytes=100))
+    spool.append(b"before" * 8, durable=True)
+    allocate = os.posix_fallocate
 
-    def half(descriptor: int, data: bytes) -> int:
-        return real_write(descriptor, data[: len(data) // 2])
-
-    def none(descriptor: int, data: bytes) -> int:
+    def none(descriptor: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for full in (half, none):
-        monkeypatch.setattr(os, "write", full)
-        with pytest.raises(SpoolFull):
-            spool.append(b"click", durable=True)
-        assert spool.append(b"impression") is None
-        monkeypatch.setattr(os, "write", real_write)
-    spool.append(b"after", durable=True)
-    assert read_all(spool) == [b"before", b"after"]
+    monkeypatch.setattr(os, "posix_fallocate", none)
+    with pytest.raises(SpoolFull):
+        spool.append(b"click" * 8, durable=True)
+    assert spool.append(b"impression" * 4) is None
+    assert (spool.counters.refused, spool.counters.shed) == (1, 1)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    spool.append(b"after" * 8, durable=True)
+    assert read_all(spool) == [b"before" * 8, b"after" * 8]
+    spool.close()
+
+
+def test_what_was_appended_outlives_a_killed_process(tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from public_edge.spool.spool import Spool
+spool = Spool(Path({str(tmp_path)!r}))
+for number in range(1000):
+    spool.append(number.to_bytes(2, "big") + bytes(number % 50))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    spool = Spool(tmp_path)
+    assert [int.from_bytes(payload[:2], "big") for payload in read_all(spool)] == list(range(1000))
+    assert (spool.counters.torn_bytes, spool.counters.quarantined) == (0, 0)
     spool.close()
 
 
