@@ -56,7 +56,7 @@ def landed(kafka, kind: Kind, wanted: frozenset[str]) -> dict[str, dict[str, byt
                 assert message.error() is None, message.error()
                 key = (message.key() or b"").decode()
                 if key in wanted:
-                    found[key] = dict(message.headers() or ())
+                    found[key] = dict(message.headers() or ())  # type: ignore[arg-type]
     finally:
         consumer.close()
     return found

@@ -18,7 +18,8 @@ from public_edge.spool.errors import SpoolBusy, SpoolFailed, SpoolFull
 from public_edge.spool.reader import SpoolReader
 from public_edge.spool.spool import Spool, SpoolLimits
 
-PAYLOADS = st.lists(st.binary(min_size=0, max_size=40), min_size=1, max_size=8)
+PAYLOADS = st.lists(st.binary(min_size=0, max_size=40), min_size=1, max_size=5)
+SMALL = SpoolLimits(segment_bytes=4096)
 
 
 def read_all(spool: Spool) -> list[bytes]:
@@ -38,18 +39,18 @@ def fill(directory: Path, payloads: list[bytes], limits: SpoolLimits | None = No
 
 
 @given(payloads=PAYLOADS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_spool_cut_at_any_byte_reads_back_a_prefix(tmp_path: Path, payloads: list[bytes]) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     shutil.rmtree(whole, ignore_errors=True)
-    fill(whole, payloads)
+    fill(whole, payloads, SMALL)
     (path,) = whole.glob("*.seg")
     content = path.read_bytes()
     for size in range(len(content) + 1):
         shutil.rmtree(cut, ignore_errors=True)
         cut.mkdir()
         (cut / path.name).write_bytes(content[:size])
-        spool = Spool(cut)
+        spool = Spool(cut, SMALL)
         found = read_all(spool)
         assert found == payloads[: len(found)]
         assert len(found) == sum(1 for _ in segment.records(content[:size], segment.HEADER_BYTES))
@@ -60,17 +61,17 @@ def test_a_spool_cut_at_any_byte_reads_back_a_prefix(tmp_path: Path, payloads: l
 
 
 @given(payloads=PAYLOADS, at=st.floats(0, 1), flip=st.integers(1, 255))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_costs_one_record_at_most(tmp_path: Path, payloads: list[bytes], at: float, flip: int) -> None:
     directory = tmp_path / "spool"
     shutil.rmtree(directory, ignore_errors=True)
-    fill(directory, payloads)
+    fill(directory, payloads, SMALL)
     (path,) = directory.glob("*.seg")
     content = bytearray(path.read_bytes())
     offset = min(int(at * len(content)), len(content) - 1)
     content[offset] ^= flip
     path.write_bytes(content)
-    spool = Spool(directory)
+    spool = Spool(directory, SMALL)
     found = read_all(spool)
     spool.close()
     assert len(found) >= len(payloads) - 1
