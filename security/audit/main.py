@@ -2,20 +2,30 @@
 
 from isthmus.audit.v1 import audit_pb2_grpc
 
+from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.process import Process
 from mesh.server import ServerBuilder
+from security.audit.checkpoint import CHECKPOINT_FILE, SIGNING_KEY, CheckpointFile, origin
 from security.audit.interceptor import AuditInterceptor
+from security.audit.note import Signer
 from security.audit.postgres import PostgresAuditSink
+from security.audit.sequencer import Sequencer
 from security.audit.service import AuditLogService
 from security.audit.settings import AuditSettings
 from security.audit.store import AuditStore
+from security.audit.tree_store import TreeStore
 
 
 async def main(settings: AuditSettings, process: Process) -> None:
     engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    signer = Signer.open_or_create(settings.home / SIGNING_KEY, origin(settings.trust_domain))
+    tree = TreeStore(engine, signer, SystemClock())
+    kept = [CheckpointFile(settings.home / CHECKPOINT_FILE)]
+    sequencer = Sequencer(tree, signer.verifier, kept, settings.audit_checkpoint_s)
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
     server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(AuditStore(engine)))
-    await process.serve(server.build(), sink)
+    # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.
+    await process.serve(server.build(), sequencer, sink)
     await engine.dispose()

@@ -1,7 +1,12 @@
 """What the audit room is told from outside."""
 
+from pydantic import Field
+
 from mesh.database.settings import DatabaseSettings
 
 
 class AuditSettings(DatabaseSettings):
-    """Nothing beside what every room with a database is told."""
+    """Environment ISTHMUS_AUDIT_*, beside what every room with a database is told."""
+
+    # How soon new records are under a signed checkpoint.
+    audit_checkpoint_s: float = Field(default=2.0, gt=0, le=10)

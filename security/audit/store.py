@@ -58,7 +58,7 @@ class AuditStore:
 
     async def list(self, selection: Selection, limit: int) -> Sequence[StoredRecord]:
         """At most `limit` records in the order in which they were written."""
-        newest = await transact(self._engine, _newest)
+        newest = await transact(self._engine, newest_sequence)
         query = select(RECORD).where(RECORD.c.sequence > selection.after_sequence, RECORD.c.sequence <= newest)
         for name in ("method", "token_subject", "data_subject"):
             if wanted := getattr(selection, name):
@@ -73,7 +73,7 @@ class AuditStore:
         return await transact(self._engine, work)
 
 
-async def _newest(connection: AsyncConnection) -> int:
+async def newest_sequence(connection: AsyncConnection) -> int:
     """The newest sequence number below which nothing is still to come: waits for the writers of this moment."""
     await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('audit.record', 0))"))
     return int((await connection.execute(select(func.coalesce(func.max(RECORD.c.sequence), 0)))).scalar_one())

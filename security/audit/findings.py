@@ -1,0 +1,84 @@
+"""What a verification of the log looks at, and what it finds."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from security.audit.checkpoint import Checkpoint
+from security.audit.record import AuditRecord
+
+FINDINGS_MAX: Final = 1000
+
+
+class Tampering(StrEnum):
+    ALTERED = "altered"
+    INSERTED = "inserted"
+    REORDERED = "reordered"
+    REMOVED = "removed"
+    CUT = "cut"
+    FORKED = "forked"
+    WRONG_KEY = "wrong-key"
+    UNSIGNED = "unsigned"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it was signed. None: not about a leaf, or not known which row it was."""
+
+    kind: Tampering
+    message: str
+    leaf_index: int | None = None
+    # Beyond the last leaf, where it is about several.
+    leaf_end: int | None = None
+    sequence: int | None = None
+    record_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    sequence: int
+    # None: the row holds what no record can hold.
+    record: AuditRecord | None
+    # What the row's own column says; b"" where there is none.
+    leaf_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    index: int
+    sequence: int
+    leaf_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNote:
+    """A checkpoint as somebody kept it."""
+
+    note: str
+    source: str
+    # The compact range of its tree, joined; b"" where it was not kept.
+    subtrees: bytes = b""
+
+
+@dataclass(slots=True)
+class Report:
+    rows: int = 0
+    leaves: int = 0
+    checkpoints: int = 0
+    # Rows that are not yet in the tree.
+    pending: int = 0
+    # The newest checkpoint whose signature is good.
+    newest: Checkpoint | None = None
+    findings: list[Finding] = field(default_factory=list)
+    # Findings beyond FINDINGS_MAX.
+    unnamed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    def add(self, kind: Tampering, message: str, **about: int | str | None) -> None:
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(Finding(kind, message, **about))  # type: ignore[arg-type]
+        else:
+            self.unnamed += 1

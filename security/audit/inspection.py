@@ -1,0 +1,53 @@
+"""Verify the log as it lies in PostgreSQL, reading the tables and not asking the audit process."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy import make_url
+
+from security.audit.findings import KeptNote, Leaf, Report, Row
+from security.audit.note import Verifier
+from security.audit.record import AuditRecord, Decision
+from security.audit.verify import verify
+
+_PAGE: Final = 5000
+_STATEMENT_MS_MAX: Final = 60_000
+_DECISIONS: Final = {int(decision): decision for decision in Decision}
+_FIELDS: Final = ", ".join(
+    "replace(record_id::text, '-', '')" if name == "record_id" else name for name in AuditRecord.__slots__
+)
+_ROWS: Final = f"SELECT sequence, leaf_hash, {_FIELDS} FROM audit.record ORDER BY sequence"  # noqa: S608
+_LEAVES: Final = "SELECT leaf_index, record_sequence, leaf_hash FROM audit.leaf ORDER BY leaf_index"
+_CHECKPOINTS: Final = "SELECT note, subtrees FROM audit.checkpoint ORDER BY tree_size"
+_DECISION_AT: Final = AuditRecord.__slots__.index("decision")
+
+
+def inspect(url: str, kept: Sequence[KeptNote], verifier: Verifier) -> Report:
+    """Compare the tables of one moment with each other, with `kept` and with the key.
+
+    url: SQLAlchemy's. kept: checkpoints that lie elsewhere. Raises psycopg.Error.
+    """
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    options = f"-c statement_timeout={_STATEMENT_MS_MAX} -c default_transaction_isolation=repeatable\\ read"
+    with psycopg.connect(plain, connect_timeout=3, options=options, application_name="audit-verify") as connection:
+        connection.read_only = True
+        with _pages(connection, "rows", _ROWS) as rows, _pages(connection, "leaves", _LEAVES) as leaves:
+            notes = [KeptNote(note, "the database", bytes(sub)) for note, sub in connection.execute(_CHECKPOINTS)]
+            return verify(map(_row, rows), (Leaf(*leaf) for leaf in leaves), [*notes, *kept], verifier)
+
+
+@contextmanager
+def _pages(connection: psycopg.Connection[Any], name: str, query: str) -> Iterator[Iterator[tuple[Any, ...]]]:
+    # Binary: hashes come as they are. A cursor of the server: the log may be larger than memory.
+    with connection.cursor(name, binary=True) as cursor:
+        cursor.itersize = _PAGE
+        cursor.execute(query)
+        yield iter(cursor)
+
+
+def _row(columns: tuple[Any, ...]) -> Row:
+    sequence, leaf_hash, *fields = columns
+    fields[_DECISION_AT] = _DECISIONS.get(fields[_DECISION_AT])
+    return Row(sequence, AuditRecord(*fields) if None not in fields else None, leaf_hash)
