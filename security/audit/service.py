@@ -6,10 +6,12 @@ from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1 import audit_pb2_grpc
 
 from security.audit.record import Decision
-from security.audit.store import AuditStore, Selection, StoredRecord
+from security.audit.store import AuditStore, Selection, StoredCheckpoint, StoredRecord
 
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 1000
+# Sequences and indices are signed in SQL; beyond their end lies nothing.
+_POSITION_MAX: Final = 2**63 - 1
 
 
 class AuditLogService(audit_pb2_grpc.AuditLogServicer):
@@ -18,18 +20,57 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> pb.ListRecordsResponse:
         selection = Selection(
-            # A sequence is signed in SQL; beyond its end lies nothing.
-            after_sequence=min(request.after_sequence, 2**63 - 1),
+            after_sequence=_position(request.after_sequence),
             method=request.method,
             token_subject=request.token_subject,
             data_subject=request.data_subject,
             decision=Decision(int(request.decision)) if request.decision else None,
+            peer=request.peer,
+            trace_id=request.trace_id,
+            from_time_us=request.from_time_us,
+            to_time_us=request.to_time_us,
+            newest_first=request.newest_first,
+            before_sequence=_position(request.before_sequence),
         )
-        records = await self._store.list(selection, min(request.page_size or PAGE_SIZE, PAGE_SIZE_MAX))
-        return pb.ListRecordsResponse(records=map(_message, records))
+        records = await self._store.list(selection, _page(request.page_size))
+        return pb.ListRecordsResponse(records=map(_record, records))
+
+    async def ListLeaves(self, request: pb.ListLeavesRequest, context: Any) -> pb.ListLeavesResponse:
+        first, end = _position(request.first_leaf), _position(request.end_leaf)
+        records = await self._store.leaves(first, end, _page(request.page_size))
+        return pb.ListLeavesResponse(records=map(_record, records))
+
+    async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Any) -> pb.ListCheckpointsResponse:
+        after, limit = _position(request.after_tree_size), _page(request.page_size)
+        checkpoints = await self._store.checkpoints(after, limit, request.newest_first)
+        return pb.ListCheckpointsResponse(checkpoints=map(_checkpoint, checkpoints))
+
+    async def ProveRange(self, request: pb.ProveRangeRequest, context: Any) -> pb.ProveRangeResponse:
+        proof = await self._store.prove_range(request.from_time_us, request.to_time_us)
+        if proof is None:
+            return pb.ProveRangeResponse()
+        return pb.ProveRangeResponse(
+            checkpoint=_checkpoint(proof.checkpoint),
+            first_leaf=proof.first,
+            end_leaf=proof.end,
+            before=proof.before,
+            behind=proof.behind,
+        )
 
 
-def _message(stored: StoredRecord) -> pb.AuditRecord:
+def _position(number: int) -> int:
+    return min(number, _POSITION_MAX)
+
+
+def _page(size: int) -> int:
+    return min(size or PAGE_SIZE, PAGE_SIZE_MAX)
+
+
+def _checkpoint(stored: StoredCheckpoint) -> pb.Checkpoint:
+    return pb.Checkpoint(tree_size=stored.tree_size, time_us=stored.time_us, note=stored.note)
+
+
+def _record(stored: StoredRecord) -> pb.AuditRecord:
     record = stored.record
     return pb.AuditRecord(
         sequence=stored.sequence,
@@ -46,4 +87,6 @@ def _message(stored: StoredRecord) -> pb.AuditRecord:
         workload=record.workload,
         node=record.node,
         leaf_hash=stored.leaf_hash,
+        record_id=record.record_id,
+        leaf_index=stored.leaf_index,
     )

@@ -4,10 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, SmallInteger, Table, Text, Uuid, func, select, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    LargeBinary,
+    MetaData,
+    RowMapping,
+    Select,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import transact
+from mesh.errors import DataLoss
+from security.audit.merkle import HASH_BYTES, CompactRange
 from security.audit.record import AuditRecord, Decision
 
 _TEXTS: Final = (
@@ -34,15 +50,40 @@ RECORD: Final = Table(
 )
 
 
+LEAF: Final = Table(
+    "leaf",
+    RECORD.metadata,
+    Column("leaf_index", BigInteger, primary_key=True),
+    Column("record_sequence", BigInteger),
+    Column("leaf_hash", LargeBinary),
+)
+CHECKPOINT: Final = Table(
+    "checkpoint",
+    RECORD.metadata,
+    Column("tree_size", BigInteger, primary_key=True),
+    Column("time_us", BigInteger),
+    Column("subtrees", LargeBinary),
+    Column("note", Text),
+)
+_LEAVES_PAGE: Final = 10_000
+_RECORDS: Final = select(RECORD, LEAF.c.leaf_index).outerjoin(LEAF, LEAF.c.record_sequence == RECORD.c.sequence)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which records; "" and None: any."""
+    """Which records; "", 0 and None: any. Times in microseconds, from (with) and to (without)."""
 
     after_sequence: int = 0
     method: str = ""
     token_subject: str = ""
     data_subject: str = ""
     decision: Decision | None = None
+    peer: str = ""
+    trace_id: str = ""
+    from_time_us: int = 0
+    to_time_us: int = 0
+    before_sequence: int = 0
+    newest_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +91,26 @@ class StoredRecord:
     sequence: int
     record: AuditRecord
     leaf_hash: bytes
+    # None: waits for its leaf.
+    leaf_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    tree_size: int
+    time_us: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class RangeProof:
+    """Leaves [first, end) of a tree, and the compact ranges before and behind them."""
+
+    checkpoint: StoredCheckpoint
+    first: int
+    end: int
+    before: Sequence[bytes]
+    behind: Sequence[bytes]
 
 
 class AuditStore:
@@ -57,20 +118,89 @@ class AuditStore:
         self._engine = engine
 
     async def list(self, selection: Selection, limit: int) -> Sequence[StoredRecord]:
-        """At most `limit` records in the order in which they were written."""
+        """At most `limit` records in the order in which they were written, or in the opposite one."""
+        # Whoever reads on from the newest one must not miss what commits late.
         newest = await transact(self._engine, newest_sequence)
-        query = select(RECORD).where(RECORD.c.sequence > selection.after_sequence, RECORD.c.sequence <= newest)
-        for name in ("method", "token_subject", "data_subject"):
+        sequence = RECORD.c.sequence
+        query = _RECORDS.where(sequence > selection.after_sequence, sequence <= newest)
+        for name in ("method", "token_subject", "data_subject", "peer", "trace_id"):
             if wanted := getattr(selection, name):
                 query = query.where(RECORD.c[name] == wanted)
         if selection.decision is not None:
             query = query.where(RECORD.c.decision == int(selection.decision))
-        query = query.order_by(RECORD.c.sequence).limit(limit)
+        if selection.before_sequence:
+            query = query.where(sequence < selection.before_sequence)
+        query = _within(query, selection.from_time_us, selection.to_time_us)
+        query = query.order_by(sequence.desc() if selection.newest_first else sequence)
+        return [_stored(row) for row in await self._all(query.limit(limit))]
 
-        async def work(connection: AsyncConnection) -> Sequence[StoredRecord]:
-            return [_stored(row) for row in (await connection.execute(query)).mappings()]
+    async def leaves(self, first: int, end: int, limit: int) -> Sequence[StoredRecord]:
+        """At most `limit` records of the leaves [first, end), in the tree's order. A row that is gone is left out."""
+        query = (
+            select(RECORD, LEAF.c.leaf_index)
+            .join(LEAF, LEAF.c.record_sequence == RECORD.c.sequence)
+            .where(LEAF.c.leaf_index >= first, LEAF.c.leaf_index < end)
+            .order_by(LEAF.c.leaf_index)
+        )
+        return [_stored(row) for row in await self._all(query.limit(limit))]
+
+    async def checkpoints(self, after_size: int, limit: int, newest_first: bool = False) -> Sequence[StoredCheckpoint]:
+        size = CHECKPOINT.c.tree_size
+        query = select(size, CHECKPOINT.c.time_us, CHECKPOINT.c.note).where(size > after_size)
+        query = query.order_by(size.desc() if newest_first else size).limit(limit)
+        return [StoredCheckpoint(**row) for row in await self._all(query)]
+
+    async def prove_range(self, from_time_us: int, to_time_us: int) -> RangeProof | None:
+        """Prove all leaves between the first and the last record of a time range. None: nothing is signed yet."""
+        newest = await self.checkpoints(0, 1, newest_first=True)
+        if not newest:
+            return None
+        size = newest[0].tree_size
+        first, end = 0, size
+        if from_time_us or to_time_us:
+            found = select(func.min(LEAF.c.leaf_index).label("first"), func.max(LEAF.c.leaf_index).label("last"))
+            found = found.join(RECORD, LEAF.c.record_sequence == RECORD.c.sequence).where(LEAF.c.leaf_index < size)
+            (row,) = await self._all(_within(found, from_time_us, to_time_us))
+            first, end = (row["first"], row["last"] + 1) if row["first"] is not None else (size, size)
+        known = await self._all(
+            select(CHECKPOINT.c.tree_size, CHECKPOINT.c.subtrees)
+            .where(CHECKPOINT.c.tree_size <= first)
+            .order_by(CHECKPOINT.c.tree_size.desc())
+            .limit(1)
+        )
+        before = CompactRange(0, known[0]["tree_size"], _hashes(known[0]["subtrees"])) if known else CompactRange()
+        await self._grow(before, first)
+        behind = CompactRange(end)
+        await self._grow(behind, size)
+        return RangeProof(newest[0], first, end, before.hashes, behind.hashes)
+
+    async def _grow(self, compact: CompactRange, end: int) -> None:
+        """Add the leaves up to `end`. Raises DataLoss when one of them is gone."""
+        while compact.end < end:
+            until = min(compact.end + _LEAVES_PAGE, end)
+            index = LEAF.c.leaf_index
+            query = select(LEAF.c.leaf_hash).where(index >= compact.end, index < until).order_by(index)
+            for row in await self._all(query):
+                compact.append(bytes(row["leaf_hash"]))
+            if compact.end != until:
+                raise DataLoss("LEAVES_MISSING", "leaves of the audit tree are gone", remedy="run isthmus audit verify")
+
+    async def _all(self, query: Select[Any]) -> Sequence[RowMapping]:
+        async def work(connection: AsyncConnection) -> Sequence[RowMapping]:
+            rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
+            return rows
 
         return await transact(self._engine, work)
+
+
+def _within(query: Select[Any], from_time_us: int, to_time_us: int) -> Select[Any]:
+    if from_time_us:
+        query = query.where(RECORD.c.time_us >= from_time_us)
+    return query.where(RECORD.c.time_us < to_time_us) if to_time_us else query
+
+
+def _hashes(joined: bytes) -> list[bytes]:
+    return [bytes(joined[at : at + HASH_BYTES]) for at in range(0, len(joined), HASH_BYTES)]
 
 
 async def newest_sequence(connection: AsyncConnection) -> int:
@@ -86,4 +216,4 @@ def _stored(row: Any) -> StoredRecord:
         decision=Decision(row["decision"]),
         **{name: row[name] for name in _TEXTS},
     )
-    return StoredRecord(row["sequence"], record, bytes(row["leaf_hash"]))
+    return StoredRecord(row["sequence"], record, bytes(row["leaf_hash"]), row["leaf_index"])

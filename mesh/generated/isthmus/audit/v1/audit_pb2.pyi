@@ -54,6 +54,8 @@ class AuditRecord(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    LEAF_INDEX_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     time_us: _builtins.int
     """Microseconds since the epoch."""
@@ -74,6 +76,10 @@ class AuditRecord(_message.Message):
     node: _builtins.str
     leaf_hash: _builtins.bytes
     """RFC 6962 leaf hash of the canonical record."""
+    record_id: _builtins.str
+    """32 hexadecimal digits; part of what is hashed."""
+    leaf_index: _builtins.int
+    """Absent while the record waits for its leaf."""
     def __init__(
         self,
         *,
@@ -91,12 +97,16 @@ class AuditRecord(_message.Message):
         workload: _builtins.str = ...,
         node: _builtins.str = ...,
         leaf_hash: _builtins.bytes = ...,
+        record_id: _builtins.str = ...,
+        leaf_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leaf_index", b"_leaf_index", "leaf_index", b"leaf_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_subject", b"data_subject", "decision", b"decision", "leaf_hash", b"leaf_hash", "method", b"method", "node", b"node", "peer", b"peer", "reason", b"reason", "result", b"result", "sequence", b"sequence", "time_us", b"time_us", "token_client", b"token_client", "token_subject", b"token_subject", "trace_id", b"trace_id", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leaf_index", b"_leaf_index", "data_subject", b"data_subject", "decision", b"decision", "leaf_hash", b"leaf_hash", "leaf_index", b"leaf_index", "method", b"method", "node", b"node", "peer", b"peer", "reason", b"reason", "record_id", b"record_id", "result", b"result", "sequence", b"sequence", "time_us", b"time_us", "token_client", b"token_client", "token_subject", b"token_subject", "trace_id", b"trace_id", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__leaf_index: _TypeAlias = _typing.Literal["leaf_index"]  # noqa: Y015
+    _WhichOneofArgType__leaf_index: _TypeAlias = _typing.Literal["_leaf_index", b"_leaf_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leaf_index) -> _WhichOneofReturnType__leaf_index | None: ...
 
 Global___AuditRecord: _TypeAlias = AuditRecord  # noqa: Y015
 
@@ -110,6 +120,12 @@ class ListRecordsRequest(_message.Message):
     TOKEN_SUBJECT_FIELD_NUMBER: _builtins.int
     DATA_SUBJECT_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    FROM_TIME_US_FIELD_NUMBER: _builtins.int
+    TO_TIME_US_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    BEFORE_SEQUENCE_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Records after this sequence number."""
     page_size: _builtins.int
@@ -119,6 +135,15 @@ class ListRecordsRequest(_message.Message):
     token_subject: _builtins.str
     data_subject: _builtins.str
     decision: Global___Decision.ValueType
+    peer: _builtins.str
+    """The caller's SPIFFE id."""
+    trace_id: _builtins.str
+    from_time_us: _builtins.int
+    """Microseconds since the epoch: from (with) and to (without); 0: any."""
+    to_time_us: _builtins.int
+    newest_first: _builtins.bool
+    """Backwards from the newest one; the next page is before_sequence the last one of this page."""
+    before_sequence: _builtins.int
     def __init__(
         self,
         *,
@@ -128,10 +153,16 @@ class ListRecordsRequest(_message.Message):
         token_subject: _builtins.str = ...,
         data_subject: _builtins.str = ...,
         decision: Global___Decision.ValueType = ...,
+        peer: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        from_time_us: _builtins.int = ...,
+        to_time_us: _builtins.int = ...,
+        newest_first: _builtins.bool = ...,
+        before_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "data_subject", b"data_subject", "decision", b"decision", "method", b"method", "page_size", b"page_size", "token_subject", b"token_subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "before_sequence", b"before_sequence", "data_subject", b"data_subject", "decision", b"decision", "from_time_us", b"from_time_us", "method", b"method", "newest_first", b"newest_first", "page_size", b"page_size", "peer", b"peer", "to_time_us", b"to_time_us", "token_subject", b"token_subject", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,3 +187,189 @@ class ListRecordsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRecordsResponse: _TypeAlias = ListRecordsResponse  # noqa: Y015
+
+@_typing.final
+class ListLeavesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_LEAF_FIELD_NUMBER: _builtins.int
+    END_LEAF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    first_leaf: _builtins.int
+    """Leaves from this index (with) to that (without)."""
+    end_leaf: _builtins.int
+    page_size: _builtins.int
+    """At most 1000; 0: 100."""
+    def __init__(
+        self,
+        *,
+        first_leaf: _builtins.int = ...,
+        end_leaf: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_leaf", b"end_leaf", "first_leaf", b"first_leaf", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeavesRequest: _TypeAlias = ListLeavesRequest  # noqa: Y015
+
+@_typing.final
+class ListLeavesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRecord]:
+        """All with leaf_index. A row that is gone is left out."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___AuditRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLeavesResponse: _TypeAlias = ListLeavesResponse  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """A C2SP tlog-checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREE_SIZE_FIELD_NUMBER: _builtins.int
+    TIME_US_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    tree_size: _builtins.int
+    time_us: _builtins.int
+    note: _builtins.str
+    """The signed note, whole."""
+    def __init__(
+        self,
+        *,
+        tree_size: _builtins.int = ...,
+        time_us: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "time_us", b"time_us", "tree_size", b"tree_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class ListCheckpointsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_TREE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    after_tree_size: _builtins.int
+    """Checkpoints of trees larger than this."""
+    page_size: _builtins.int
+    """At most 1000; 0: 100."""
+    newest_first: _builtins.bool
+    def __init__(
+        self,
+        *,
+        after_tree_size: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        newest_first: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_tree_size", b"after_tree_size", "newest_first", b"newest_first", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCheckpointsRequest: _TypeAlias = ListCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class ListCheckpointsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]: ...
+    def __init__(
+        self,
+        *,
+        checkpoints: _abc.Iterable[Global___Checkpoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCheckpointsResponse: _TypeAlias = ListCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class ProveRangeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_TIME_US_FIELD_NUMBER: _builtins.int
+    TO_TIME_US_FIELD_NUMBER: _builtins.int
+    from_time_us: _builtins.int
+    """Microseconds since the epoch: from (with) and to (without); 0: any."""
+    to_time_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        from_time_us: _builtins.int = ...,
+        to_time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time_us", b"from_time_us", "to_time_us", b"to_time_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveRangeRequest: _TypeAlias = ProveRangeRequest  # noqa: Y015
+
+@_typing.final
+class ProveRangeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    FIRST_LEAF_FIELD_NUMBER: _builtins.int
+    END_LEAF_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    first_leaf: _builtins.int
+    """All leaves between the first and the last record of the time range, [first_leaf, end_leaf)."""
+    end_leaf: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """The newest checkpoint; absent while nothing is signed."""
+
+    @_builtins.property
+    def before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The compact ranges of the leaves before them and behind them."""
+
+    @_builtins.property
+    def behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___Checkpoint | None = ...,
+        first_leaf: _builtins.int = ...,
+        end_leaf: _builtins.int = ...,
+        before: _abc.Iterable[_builtins.bytes] | None = ...,
+        behind: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "behind", b"behind", "checkpoint", b"checkpoint", "end_leaf", b"end_leaf", "first_leaf", b"first_leaf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveRangeResponse: _TypeAlias = ProveRangeResponse  # noqa: Y015

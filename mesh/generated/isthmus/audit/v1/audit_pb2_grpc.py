@@ -40,6 +40,21 @@ class AuditLogStub:
                 request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRecordsRequest.SerializeToString,
                 response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRecordsResponse.FromString,
                 _registered_method=True)
+        self.ListLeaves = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/ListLeaves',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListLeavesRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListLeavesResponse.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/ListCheckpoints',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.ProveRange = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/ProveRange',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.FromString,
+                _registered_method=True)
 
 
 class AuditLogServicer:
@@ -47,7 +62,28 @@ class AuditLogServicer:
     """
 
     def ListRecords(self, request, context):
-        """Records in the order in which they were written.
+        """Records in the order in which they were written, or the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLeaves(self, request, context):
+        """Records by their leaf in the tree, in the tree's order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """Signed checkpoints by the size of their tree.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveRange(self, request, context):
+        """The leaves of a time range, and what proves them against the newest checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +96,21 @@ def add_AuditLogServicer_to_server(servicer, server):
                     servicer.ListRecords,
                     request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRecordsRequest.FromString,
                     response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRecordsResponse.SerializeToString,
+            ),
+            'ListLeaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLeaves,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListLeavesRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListLeavesResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'ProveRange': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveRange,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +141,87 @@ class AuditLog:
             '/isthmus.audit.v1.AuditLog/ListRecords',
             isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRecordsRequest.SerializeToString,
             isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLeaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/ListLeaves',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ListLeavesRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ListLeavesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/ListCheckpoints',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ListCheckpointsRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveRange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/ProveRange',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,13 @@ class AuditLogStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditLogAsyncStub: ...
     ListRecords: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListRecordsRequest, _audit_pb2.ListRecordsResponse]
-    """Records in the order in which they were written."""
+    """Records in the order in which they were written, or the newest first."""
+    ListLeaves: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListLeavesRequest, _audit_pb2.ListLeavesResponse]
+    """Records by their leaf in the tree, in the tree's order."""
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListCheckpointsRequest, _audit_pb2.ListCheckpointsResponse]
+    """Signed checkpoints by the size of their tree."""
+    ProveRange: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ProveRangeRequest, _audit_pb2.ProveRangeResponse]
+    """The leaves of a time range, and what proves them against the newest checkpoint."""
 
 @_typing.type_check_only
 class AuditLogAsyncStub(AuditLogStub):
@@ -42,7 +48,13 @@ class AuditLogAsyncStub(AuditLogStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRecords: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListRecordsRequest, _audit_pb2.ListRecordsResponse]  # type: ignore[assignment]
-    """Records in the order in which they were written."""
+    """Records in the order in which they were written, or the newest first."""
+    ListLeaves: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListLeavesRequest, _audit_pb2.ListLeavesResponse]  # type: ignore[assignment]
+    """Records by their leaf in the tree, in the tree's order."""
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListCheckpointsRequest, _audit_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Signed checkpoints by the size of their tree."""
+    ProveRange: _aio.UnaryUnaryMultiCallable[_audit_pb2.ProveRangeRequest, _audit_pb2.ProveRangeResponse]  # type: ignore[assignment]
+    """The leaves of a time range, and what proves them against the newest checkpoint."""
 
 class AuditLogServicer(metaclass=_abc_1.ABCMeta):
     """The audit log, as the security team reads it. Writing is not here: each private service writes its own records."""
@@ -53,6 +65,30 @@ class AuditLogServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ListRecordsResponse, _abc.Awaitable[_audit_pb2.ListRecordsResponse]]:
-        """Records in the order in which they were written."""
+        """Records in the order in which they were written, or the newest first."""
+
+    @_abc_1.abstractmethod
+    def ListLeaves(
+        self,
+        request: _audit_pb2.ListLeavesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListLeavesResponse, _abc.Awaitable[_audit_pb2.ListLeavesResponse]]:
+        """Records by their leaf in the tree, in the tree's order."""
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _audit_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListCheckpointsResponse, _abc.Awaitable[_audit_pb2.ListCheckpointsResponse]]:
+        """Signed checkpoints by the size of their tree."""
+
+    @_abc_1.abstractmethod
+    def ProveRange(
+        self,
+        request: _audit_pb2.ProveRangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ProveRangeResponse, _abc.Awaitable[_audit_pb2.ProveRangeResponse]]:
+        """The leaves of a time range, and what proves them against the newest checkpoint."""
 
 def add_AuditLogServicer_to_server(servicer: AuditLogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
