@@ -1,10 +1,12 @@
-"""`isthmus audit`: who did what on whose data, read from the running mesh as its operator."""
+"""`isthmus audit`: who did what on whose data, and whether the log of it is what was signed."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,19 +17,23 @@ from deploy.cli.output import Json, clear_errors, console, print_json
 
 if TYPE_CHECKING:
     from isthmus.audit.v1 import audit_pb2
-    from isthmus.audit.v1.audit_pb2_grpc import AuditLogAsyncStub
 
-PAGE_SIZE = 1000
+    from security.audit.findings import Report
+
 FOLLOW_S = 1.0
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FOLLOWED_MAX = 10_000
+TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"]
 
-app = typer.Typer(help="Who did what on whose data.", no_args_is_help=True)
+app = typer.Typer(help="Who did what on whose data, and the proof of it.", no_args_is_help=True)
 
 Lines = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="No more records than this.")]
 Method = Annotated[str, typer.Option(help="Only this method: /package.Service/Method.")]
 Subject = Annotated[str, typer.Option(help="Only calls with this token subject.")]
 About = Annotated[str, typer.Option(help="Only calls about this member's data.")]
 Denied = Annotated[bool, typer.Option("--denied", help="Only calls that were refused.")]
+Since = Annotated[datetime | None, typer.Option("--from", formats=TIME_FORMATS, help="From this time on (UTC).")]
+Until = Annotated[datetime | None, typer.Option("--to", formats=TIME_FORMATS, help="Before this time (UTC).")]
+Key = Annotated[Path | None, typer.Option(help="The log's public key. By default that of this home.")]
 
 
 @app.command("list")
@@ -41,9 +47,33 @@ def list_records(
     as_json: Json = False,
 ) -> None:
     """Print records in the order in which they were written. Reading the log is on record too."""
+    filters = {"method": method, "token_subject": subject, "data_subject": about, "after_sequence": after}
     with clear_errors():
-        records = asyncio.run(_list(_request(after, method, subject, about, denied), limit))
-    _show(records, as_json)
+        _show(asyncio.run(_read(_request(denied, **filters), limit)), as_json)
+
+
+@app.command()
+def search(
+    peer: Annotated[str, typer.Option(help="Only calls by this workload, or SPIFFE id.")] = "",
+    subject: Subject = "",
+    about: About = "",
+    method: Method = "",
+    denied: Denied = False,
+    since: Since = None,
+    until: Until = None,
+    trace: Annotated[str, typer.Option(help="Only calls of this trace.")] = "",
+    limit: Lines = 100,
+    as_json: Json = False,
+) -> None:
+    """Print the newest records that fit everything asked for, the newest first."""
+    from deploy.local.settings import LauncherSettings
+
+    if peer and "://" not in peer:
+        peer = f"spiffe://{LauncherSettings().trust_domain}/private/{peer}"
+    filters = {"peer": peer, "token_subject": subject, "data_subject": about, "method": method, "trace_id": trace}
+    times = {"from_time_us": _time_us(since), "to_time_us": _time_us(until), "newest_first": True}
+    with clear_errors():
+        _show(asyncio.run(_read(_request(denied, **filters, **times), limit)), as_json)
 
 
 @app.command()
@@ -57,105 +87,167 @@ def tail(
     as_json: Json = False,
 ) -> None:
     """Print the newest records; with --follow, go on until stopped."""
+    filters = {"method": method, "token_subject": subject, "data_subject": about}
     with clear_errors():
-        asyncio.run(_tail(_request(0, method, subject, about, denied), limit, follow, as_json))
+        asyncio.run(_tail(_request(denied, newest_first=True, **filters), limit, follow, as_json))
 
 
-def _request(after: int, method: str, subject: str, about: str, denied: bool) -> "audit_pb2.ListRecordsRequest":
+@app.command()
+def verify(
+    export: Annotated[Path | None, typer.Option(help="Verify this export, offline, and not the database.")] = None,
+    key: Key = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="More checkpoints, kept elsewhere: the log must not be behind them.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find out whether the log is what was signed, and name what is not. Exit status 1 when anything is not."""
+    with clear_errors():
+        report = _verified(export, key, checkpoints)
+    _show_report(report, as_json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_events(
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help="ocsf: JSON lines.")] = "ocsf",
+    since: Since = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Write the log to a file that `verify --export` checks with nothing but the public key."""
+    from deploy.local.errors import UnknownName
+
+    with clear_errors():
+        if form != "ocsf":
+            raise UnknownName(f"There is no format {form}", "Say --format ocsf")
+        lines = asyncio.run(_export(output, _time_us(since), _time_us(until)))
+    if as_json:
+        print_json({"output": str(output), "lines": lines})
+    else:
+        console().print(f"{lines} lines to {escape(str(output))}")
+
+
+def _request(denied: bool, **filters: Any) -> "audit_pb2.ListRecordsRequest":
     from isthmus.audit.v1 import audit_pb2
 
-    return audit_pb2.ListRecordsRequest(
-        after_sequence=after,
-        page_size=PAGE_SIZE,
-        method=method,
-        token_subject=subject,
-        data_subject=about,
-        decision=audit_pb2.DECISION_DENIED if denied else audit_pb2.DECISION_UNSPECIFIED,
-    )
+    decision = audit_pb2.DECISION_DENIED if denied else audit_pb2.DECISION_UNSPECIFIED
+    return audit_pb2.ListRecordsRequest(decision=decision, **filters)
 
 
-async def _list(request: "audit_pb2.ListRecordsRequest", limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    async with _log() as log:
-        async for record in _pages(log, request):
-            found.append(record)
-            if len(found) == limit:
-                break
-    return found
+def _time_us(time: datetime | None) -> int:
+    if time is None:
+        return 0
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+
+
+async def _read(request: "audit_pb2.ListRecordsRequest", limit: int) -> list[dict[str, Any]]:
+    from deploy.cli import audit_log
+
+    async with audit_log.connected() as log:
+        return [audit_log.plain(record) for record in await audit_log.records(log, request, limit)]
 
 
 async def _tail(request: "audit_pb2.ListRecordsRequest", limit: int, follow: bool, as_json: bool) -> None:
-    async with _log() as log:
-        newest: deque[dict[str, Any]] = deque(maxlen=limit)
-        async for record in _pages(log, request):
-            newest.append(record)
-        _show(list(newest), as_json)
+    from deploy.cli import audit_log
+
+    async with audit_log.connected() as log:
+        newest = (await audit_log.records(log, request, limit))[::-1]
+        _show([audit_log.plain(record) for record in newest], as_json)
+        request.newest_first = False
+        request.before_sequence = 0
+        request.after_sequence = newest[-1].sequence if newest else 0
         while follow:
             await asyncio.sleep(FOLLOW_S)
-            arrived = [record async for record in _pages(log, request)]
+            arrived = await audit_log.records(log, request, FOLLOWED_MAX)
             if arrived:
-                _show(arrived, as_json, header=False)
+                _show([audit_log.plain(record) for record in arrived], as_json, header=False)
 
 
-async def _pages(log: "AuditLogAsyncStub", request: "audit_pb2.ListRecordsRequest") -> AsyncIterator[dict[str, Any]]:
-    """Every record after the request's position, which moves on with them."""
-    while True:
-        page = (await log.ListRecords(request)).records
-        for record in page:
-            request.after_sequence = record.sequence
-            yield _plain(record)
-        if len(page) < PAGE_SIZE:
-            return
+async def _export(output: Path, from_time_us: int, to_time_us: int) -> int:
+    from deploy.cli import audit_log
+    from deploy.local.errors import LauncherError
 
-
-@asynccontextmanager
-async def _log() -> AsyncIterator["AuditLogAsyncStub"]:
-    """The log of the running mesh. Failures become one line with a remedy."""
-    from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
-
-    from deploy.local import topology
-    from deploy.local.errors import LauncherError, NotRunning
-    from deploy.local.settings import LauncherSettings
-    from mesh.channel import Channels
-    from mesh.contract import load
-    from mesh.errors import MeshError
-    from mesh.spiffe import SpiffeId
-    from mesh.tls import Identity, IdentityError
-
-    home = LauncherSettings().layout
-    table = topology.read(home.topology)
-    listen = table.process("audit").listen("grpc")
-    if listen is None:
-        raise NotRunning("The audit log does not listen", "Start the mesh with `make run`")
+    lines = 0
+    draft = output.with_name(f".{output.name}.draft")
     try:
-        channels = Channels(Identity(home.identity("operator")), load())
-        try:
-            yield AuditLogStub(channels.direct(str(listen), SpiffeId("private", "audit", table.trust_domain)))
-        finally:
-            await channels.close(0)
-    except (MeshError, IdentityError) as error:
-        raise LauncherError(f"The audit log cannot be read: {error}", "See `isthmus status`") from error
+        async with audit_log.connected() as log:
+            with draft.open("w") as file:
+                async for event in audit_log.events(log, from_time_us, to_time_us):
+                    file.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
+                    lines += 1
+        # Whole or not at all: a file that ends early would look like a log that was cut.
+        draft.replace(output)
+    except OSError as error:
+        raise LauncherError(f"{output} cannot be written: {error.strerror}", "Choose another file") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return lines
 
 
-def _plain(record: "audit_pb2.AuditRecord") -> dict[str, Any]:
-    from isthmus.audit.v1 import audit_pb2
+def _verified(export: Path | None, key: Path | None, checkpoints: Path | None) -> "Report":
+    import psycopg
 
-    return {
-        "sequence": record.sequence,
-        "time": (EPOCH + timedelta(microseconds=record.time_us)).isoformat(),
-        "peer": record.peer,
-        "token_subject": record.token_subject,
-        "token_client": record.token_client,
-        "method": record.method,
-        "data_subject": record.data_subject,
-        "decision": audit_pb2.Decision.Name(record.decision).removeprefix("DECISION_").lower(),
-        "result": record.result,
-        "reason": record.reason,
-        "trace_id": record.trace_id,
-        "workload": record.workload,
-        "node": record.node,
-        "leaf_hash": record.leaf_hash.hex(),
-    }
+    from deploy.local import postgres
+    from deploy.local.errors import LauncherError
+    from deploy.local.settings import LauncherSettings
+    from mesh.clock import SystemClock
+    from mesh.errors import MeshError
+    from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
+    from security.audit.export import ExportMalformed, verify_export
+    from security.audit.findings import KeptNote
+    from security.audit.inspection import inspect
+    from security.audit.note import Verifier
+
+    settings = LauncherSettings()
+    home = settings.layout
+    try:
+        verifier = Verifier.parse((key or home.root / VERIFIER_KEY).read_text())
+        elsewhere: Sequence[KeptNote] = ()
+        if checkpoints is not None:
+            elsewhere = [KeptNote(note, str(checkpoints)) for note in CheckpointFile(checkpoints).notes()]
+            if not elsewhere:
+                raise LauncherError(f"{checkpoints} holds no checkpoint", "Name a file of checkpoints")
+        if export is not None:
+            with _text(export) as lines:
+                return verify_export(lines, elsewhere, verifier)
+        url = settings.database_url or postgres.url(home)
+        return inspect(url, CheckpointFile(home.root / CHECKPOINT_FILE), verifier, SystemClock().now_us(), elsewhere)
+    except (OSError, MeshError, ExportMalformed) as error:
+        raise LauncherError(
+            f"The audit log cannot be verified: {error}", "See `isthmus audit verify --help`"
+        ) from error
+    except psycopg.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise LauncherError(f"The audit database cannot be read: {reason}", "See `isthmus status`") from error
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[Iterator[str]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield iter(file)
+
+
+def _show_report(report: "Report", as_json: bool) -> None:
+    newest = report.newest
+    if as_json:
+        found: dict[str, Any] = {"ok": report.ok} | asdict(report)
+        found["newest"] = {"size": newest.size, "root": newest.root.hex()} if newest else None
+        print_json(found)
+        return
+    out = console()
+    for finding in report.findings:
+        out.print(f"[red]{finding.kind.value}[/] {escape(finding.message)}", soft_wrap=True)
+    if report.unnamed:
+        out.print(f"[red]and {report.unnamed} more[/]")
+    state = "[green]The log is what was signed[/]" if report.ok else "[red]The log is not what was signed[/]"
+    signed = f"signed up to leaf {newest.size - 1}" if newest else "nothing signed"
+    waiting = f", {report.pending} rows wait for their leaf" if report.pending else ""
+    out.print(
+        f"{state}: {report.rows} rows, {report.leaves} leaves, {report.checkpoints} checkpoints, {signed}{waiting}"
+    )
 
 
 def _show(records: list[dict[str, Any]], as_json: bool, header: bool = True) -> None:

@@ -7,11 +7,13 @@ from typing import Any, Final
 import psycopg
 from sqlalchemy import make_url
 
-from security.audit.findings import KeptNote, Leaf, Report, Row
+from security.audit.checkpoint import Checkpoint, CheckpointFile
+from security.audit.findings import KeptNote, Leaf, Report, Row, Tampering
 from security.audit.note import Verifier
 from security.audit.record import AuditRecord, Decision
 from security.audit.verify import verify
 
+HANDED_OUT_S_MAX: Final = 10
 _PAGE: Final = 5000
 _STATEMENT_MS_MAX: Final = 60_000
 _DECISIONS: Final = {int(decision): decision for decision in Decision}
@@ -21,21 +23,34 @@ _FIELDS: Final = ", ".join(
 _ROWS: Final = f"SELECT sequence, leaf_hash, {_FIELDS} FROM audit.record ORDER BY sequence"  # noqa: S608
 _LEAVES: Final = "SELECT leaf_index, record_sequence, leaf_hash FROM audit.leaf ORDER BY leaf_index"
 _CHECKPOINTS: Final = "SELECT note, subtrees FROM audit.checkpoint ORDER BY tree_size"
+# By now they are in the file too.
+_OVERDUE: Final = "SELECT coalesce(max(tree_size), 0) FROM audit.checkpoint WHERE time_us < %s"
 _DECISION_AT: Final = AuditRecord.__slots__.index("decision")
 
 
-def inspect(url: str, kept: Sequence[KeptNote], verifier: Verifier) -> Report:
-    """Compare the tables of one moment with each other, with `kept` and with the key.
+def inspect(
+    url: str, file: CheckpointFile, verifier: Verifier, now_us: int, elsewhere: Sequence[KeptNote] = ()
+) -> Report:
+    """Compare the tables of one moment with each other, with the checkpoint file and with the key.
 
-    url: SQLAlchemy's. kept: checkpoints that lie elsewhere. Raises psycopg.Error.
+    url: SQLAlchemy's. elsewhere: checkpoints that others keep. Raises psycopg.Error and OSError.
     """
+    # Before the tables: what is handed out later than they are read would look like cut off.
+    kept = [KeptNote(note, "the checkpoint file") for note in file.notes()]
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     options = f"-c statement_timeout={_STATEMENT_MS_MAX} -c default_transaction_isolation=repeatable\\ read"
     with psycopg.connect(plain, connect_timeout=3, options=options, application_name="audit-verify") as connection:
         connection.read_only = True
         with _pages(connection, "rows", _ROWS) as rows, _pages(connection, "leaves", _LEAVES) as leaves:
             notes = [KeptNote(note, "the database", bytes(sub)) for note, sub in connection.execute(_CHECKPOINTS)]
-            return verify(map(_row, rows), (Leaf(*leaf) for leaf in leaves), [*notes, *kept], verifier)
+            given = [*notes, *kept, *elsewhere]
+            report = verify(map(_row, rows), (Leaf(*leaf) for leaf in leaves), given, verifier)
+            (overdue,) = connection.execute(_OVERDUE, (now_us - HANDED_OUT_S_MAX * 1_000_000,)).fetchone() or (0,)
+    newest = max((Checkpoint.parse(each.note).size for each in kept), default=0)
+    if overdue > newest:
+        message = f"the checkpoint file ends at size {newest} and should end at {overdue}: cut, or it cannot be written"
+        report.add(Tampering.CUT, message, leaf_index=newest, leaf_end=overdue)
+    return report
 
 
 @contextmanager

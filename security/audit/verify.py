@@ -24,15 +24,18 @@ def verify(
     notes: Sequence[KeptNote],
     verifier: Verifier,
     before: CompactRange | None = None,
+    behind: CompactRange | None = None,
 ) -> Report:
     """Compare rows (by sequence), leaves (by index) and checkpoints of one moment.
 
-    before: the compact range of the leaves that come before those given.
+    before, behind: the compact ranges of the leaves that come before those given and after them.
     """
     report = Report()
     marks = _marks(notes, verifier, report)
     walk = _Walk(report, marks, before or CompactRange())
     walk.run(iter(rows), iter(leaves))
+    if behind is not None:
+        walk.close(behind)
     _judge(walk, marks, report)
     return report
 
@@ -145,6 +148,14 @@ class _Walk:
             message = f"row {inserted.sequence} is in no leaf, and stands among rows that are"
             report.add(Tampering.INSERTED, message, sequence=inserted.sequence, record_id=_id(inserted))
 
+    def close(self, behind: CompactRange) -> None:
+        """Go on to the end of the tree over leaves that were not given."""
+        if self.next_index == behind.begin and behind.hashes:
+            for tree in (self.tree, self.rows_tree):
+                if tree is not None:
+                    tree.extend(behind)
+            self._reach(behind.end)
+
     def _gap(self, leaf: Leaf, skipped: list[Row]) -> list[Row]:
         """Leaves are missing before this one, or it is out of place. Returns the rows that belong to none of them."""
         missing = leaf.index - self.next_index
@@ -199,13 +210,17 @@ class _Walk:
         return own
 
     def _grow(self, leaf_hash: bytes, own: bytes) -> None:
-        self.next_index += 1
         if self.tree is not None:
             if own != leaf_hash and self.rows_tree is None:
                 self.rows_tree = self.tree.copy()
             self.tree.append(leaf_hash)
             if self.rows_tree is not None:
                 self.rows_tree.append(own)
+        self._reach(self.next_index + 1)
+
+    def _reach(self, index: int) -> None:
+        """All leaves below `index` are in the tree: compare it with what was signed at that size."""
+        self.next_index = index
         while self._at < len(self._marks) and self._marks[self._at].size <= self.next_index:
             mark = self._marks[self._at]
             self._at += 1

@@ -19,6 +19,7 @@ from mesh.contract import load
 from mesh.errors import PermissionDenied
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
+from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
 from tests.integration.conftest import free_port_base
 
 DEADLINE_S = 10.0
@@ -28,6 +29,13 @@ def isthmus(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).parent / "isthmus"), *arguments]
     environment = os.environ | {"ISTHMUS_HOME": str(home)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+async def until_signed(home: Path) -> None:
+    """Wait for the first signed checkpoint."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not CheckpointFile(home / CHECKPOINT_FILE).notes():  # noqa: ASYNC110 - a file rings no bell
+            await asyncio.sleep(0.1)
 
 
 async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None:
@@ -53,6 +61,28 @@ async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None
         table = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail", "--denied")
         assert "CALLER_NOT_ALLOWED" in table.stdout
         assert "member-1" in table.stdout
+
+        found = await asyncio.to_thread(isthmus, tmp_path, "audit", "search", "--about", "member-1", "--json")
+        assert [one["decision"] for one in json.loads(found.stdout)] == ["denied"]
+        none = await asyncio.to_thread(isthmus, tmp_path, "audit", "search", "--peer", "orders", "--json")
+        assert json.loads(none.stdout) == []
+
+        await until_signed(tmp_path)
+        export = tmp_path / "export.jsonl"
+        done = await asyncio.to_thread(isthmus, tmp_path, "audit", "export", "--output", str(export))
+        assert done.returncode == 0, done.stderr
+        verified = await asyncio.to_thread(isthmus, tmp_path, "audit", "verify", "--json")
+        assert verified.returncode == 0, verified.stdout
+        assert json.loads(verified.stdout)["ok"]
     stopped = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail")
     assert stopped.returncode == 1
     assert "Traceback" not in stopped.stderr
+
+    # Elsewhere, later: nothing is left but the file and the public key.
+    key = tmp_path / VERIFIER_KEY
+    offline = ("audit", "verify", "--export", str(export), "--key", str(key))
+    assert (await asyncio.to_thread(isthmus, tmp_path / "elsewhere", *offline)).returncode == 0
+    export.write_text(export.read_text().replace('"member-1"', '"member-2"'))
+    altered = await asyncio.to_thread(isthmus, tmp_path / "elsewhere", *offline, "--json")
+    assert altered.returncode == 1
+    assert {finding["kind"] for finding in json.loads(altered.stdout)["findings"]} == {"altered"}

@@ -17,7 +17,7 @@ from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
 from security.audit import postgres as audit_postgres
 from security.audit.checkpoint import CheckpointFile
-from security.audit.findings import KeptNote, Report, Tampering
+from security.audit.findings import Report, Tampering
 from security.audit.inspection import inspect
 from security.audit.note import Signer, Verifier
 from security.audit.postgres import PostgresAuditSink
@@ -117,9 +117,9 @@ class Log:
         values = dict(zip(AuditRecord.__slots__, found, strict=True))
         return AuditRecord(**values | {"record_id": found[0].hex, "decision": Decision(values["decision"])})
 
-    def verify(self, verifier: Verifier | None = None) -> Report:
-        kept = [KeptNote(note, "the checkpoint file") for note in self.file.notes()]
-        return inspect(self.url, kept, verifier or self.signer.verifier)
+    def verify(self, verifier: Verifier | None = None, later_s: int = 0) -> Report:
+        now_us = SystemClock().now_us() + later_s * 1_000_000
+        return inspect(self.url, self.file, verifier or self.signer.verifier, now_us)
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +337,14 @@ def test_a_wrong_key_is_named(log: Log) -> None:
 def test_a_forged_checkpoint_does_not_count(log: Log) -> None:
     log.sql(f"UPDATE audit.checkpoint SET note = replace(note, E'\\n{LEAVES}\\n', E'\\n{LEAVES + 1}\\n')")
     assert {finding.kind for finding in log.verify().findings} == {Tampering.ALTERED}
+
+
+def test_a_checkpoint_file_that_was_taken_away_is_missed(log: Log) -> None:
+    assert log.verify(later_s=60).ok
+    (log.home / "checkpoints.txt").unlink()
+    (finding,) = log.verify(later_s=60).findings
+    assert finding.kind is Tampering.CUT
+    assert "checkpoint file" in finding.message
 
 
 def test_sequence_numbers_without_a_row_are_no_tampering(log: Log) -> None:

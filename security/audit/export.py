@@ -1,0 +1,84 @@
+"""Verify an export with nothing but the public key."""
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from security.audit import ocsf
+from security.audit.checkpoint import Checkpoint
+from security.audit.findings import KeptNote, Leaf, Report, Row, Tampering
+from security.audit.merkle import CompactRange
+from security.audit.note import NoteRejected, Verifier
+from security.audit.verify import verify
+
+SOURCE: Final = "the export"
+
+
+class ExportMalformed(Exception):
+    """The file is no export of an audit log."""
+
+
+def verify_export(lines: Iterable[str], kept: Sequence[KeptNote], verifier: Verifier) -> Report:
+    """Check every line against the checkpoints among them, the newest of which stands at the end.
+
+    kept: checkpoints that lie elsewhere. Raises ExportMalformed.
+    """
+    export = _Export(lines)
+    if export.proof is None:
+        report = Report(rows=len(export.rows), leaves=len(export.leaves))
+        report.add(Tampering.CUT, "the export does not end with its checkpoint: its newest lines were cut off")
+        return report
+    first, end, before, behind = export.proof
+    try:
+        start = CompactRange(0, first, before)
+        tail = CompactRange(end, Checkpoint.parse(export.newest).size, behind)
+    except (ValueError, NoteRejected) as error:
+        raise ExportMalformed(f"the proof in its last line is none: {error}") from error
+    notes = [KeptNote(note, SOURCE) for note in export.notes]
+    leaves = sorted(export.leaves, key=lambda leaf: leaf.index)
+    rows = sorted(export.rows, key=lambda row: row.sequence)
+    report = verify(rows, leaves, [*notes, *kept], verifier, start, tail)
+    for kind, message, index in export.findings:
+        report.add(kind, message, leaf_index=index)
+    return report
+
+
+class _Export:
+    """The lines of the file, taken apart."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.rows: list[Row] = []
+        self.leaves: list[Leaf] = []
+        self.notes: list[str] = []
+        self.findings: list[tuple[Tampering, str, int | None]] = []
+        self.newest = ""
+        # First leaf, end, the compact ranges before and behind.
+        self.proof: tuple[int, int, list[bytes], list[bytes]] | None = None
+        for number, line in enumerate(lines, 1):
+            try:
+                self._take(json.loads(line), number)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ExportMalformed(f"line {number} is no line of an export: {error}") from error
+
+    def _take(self, event: dict[str, Any], number: int) -> None:
+        unmapped = event["unmapped"]
+        if event["class_uid"] == ocsf.BASE_EVENT:
+            self.newest = unmapped["checkpoint"]
+            self.notes.append(self.newest)
+            if "end_leaf" in unmapped:
+                before, behind = ([base64.b64decode(each) for each in unmapped[name]] for name in ("before", "behind"))
+                self.proof = int(unmapped["first_leaf"]), int(unmapped["end_leaf"]), before, behind
+            return
+        index, sequence = int(unmapped["leaf_index"]), int(unmapped["sequence"])
+        record = ocsf.record_of(unmapped["record"])
+        if self.leaves and index <= self.leaves[-1].index:
+            message = f"line {number} is leaf {index} and stands behind leaf {self.leaves[-1].index}"
+            self.findings.append((Tampering.REORDERED, message, index))
+        elif bytes.fromhex(unmapped["leaf_hash"]) == record.leaf_hash() and event != ocsf.event(
+            record, sequence, index
+        ):
+            message = f"line {number} says otherwise than the record in it, which is leaf {index}"
+            self.findings.append((Tampering.ALTERED, message, index))
+        self.rows.append(Row(sequence, record))
+        self.leaves.append(Leaf(index, sequence, bytes.fromhex(unmapped["leaf_hash"])))
