@@ -39,7 +39,8 @@ def generate(target: Path = GENERATED, sources: Path = SOURCES) -> None:
     for base in ("isthmus", "buf"):
         (target / base / "py.typed").touch()
         for package in (target / base, *(target / base).rglob("*")):
-            if package.is_dir():
+            # Bytecode of the code that was here before is no package.
+            if package.is_dir() and package.name != "__pycache__":
                 (package / "__init__.py").touch()
 
 
