@@ -204,7 +204,7 @@ def _verified(export: Path | None, key: Path | None, checkpoints: Path | None) -
     settings = LauncherSettings()
     home = settings.layout
     try:
-        verifier = Verifier.parse((key or home.root / VERIFIER_KEY).read_text())
+        verifier = Verifier.parse((key or home.root / VERIFIER_KEY).read_text(errors="replace"))
         elsewhere: Sequence[KeptNote] = ()
         if checkpoints is not None:
             elsewhere = [KeptNote(note, str(checkpoints)) for note in CheckpointFile(checkpoints).notes()]
