@@ -36,9 +36,7 @@ class WarehouseService(warehouse_pb2_grpc.WarehouseServicer):
     ) -> pb.ReportFreshnessResponse:
         begin, end = request.accepted_from_us, request.accepted_to_us
         if not (0 <= begin <= _TIME_US_MAX and 0 <= end <= _TIME_US_MAX):
-            raise InvalidArgument(
-                "WINDOW_INVALID", "the window's bounds are microseconds since 1970, to the year 9999"
-            )
+            raise InvalidArgument("WINDOW_INVALID", "the window's bounds are microseconds since 1970, to the year 9999")
         freshness = await self._store.freshness(begin, end)
         return pb.ReportFreshnessResponse(
             clicks=freshness.clicks, p50_ms=freshness.p50_ms, p99_ms=freshness.p99_ms, max_ms=freshness.max_ms
