@@ -82,7 +82,7 @@ class Worker:
             except psycopg.ProgrammingError:
                 # The schema is not what this program was written for: no pause makes that right.
                 raise
-            except (psycopg.Error, KafkaException, Interrupted) as error:
+            except (psycopg.Error, KafkaException, Interrupted, TimeoutError) as error:
                 self._failed.add(1, {"error": type(error).__name__})
                 cause = str(error).strip().splitlines()
                 self._log.warning("session_ended", error=type(error).__name__, detail=cause[0] if cause else "")

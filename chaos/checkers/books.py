@@ -100,12 +100,14 @@ async def read_books(channel: Channel) -> Books:
     """
     warehouse, ledger = WarehouseStub(channel("warehouse")), LedgerStub(channel("payments"))
     traffic, landing, orders, balance, captures, members = await asyncio.gather(
-        warehouse.ReportTraffic(ReportTrafficRequest(), timeout=DEADLINE_S),
-        warehouse.ReportLanding(ReportLandingRequest(), timeout=DEADLINE_S),
-        OrdersStub(channel("orders")).SummarizeOrders(SummarizeOrdersRequest(), timeout=DEADLINE_S),
-        ledger.GetTrialBalance(GetTrialBalanceRequest(), timeout=DEADLINE_S),
-        ledger.SummarizeCaptures(SummarizeCapturesRequest(), timeout=DEADLINE_S),
-        MembersStub(channel("members")).CountMembers(CountMembersRequest(), timeout=DEADLINE_S),
+        warehouse.ReportTraffic(ReportTrafficRequest(), timeout=DEADLINE_S, wait_for_ready=True),
+        warehouse.ReportLanding(ReportLandingRequest(), timeout=DEADLINE_S, wait_for_ready=True),
+        OrdersStub(channel("orders")).SummarizeOrders(
+            SummarizeOrdersRequest(), timeout=DEADLINE_S, wait_for_ready=True
+        ),
+        ledger.GetTrialBalance(GetTrialBalanceRequest(), timeout=DEADLINE_S, wait_for_ready=True),
+        ledger.SummarizeCaptures(SummarizeCapturesRequest(), timeout=DEADLINE_S, wait_for_ready=True),
+        MembersStub(channel("members")).CountMembers(CountMembersRequest(), timeout=DEADLINE_S, wait_for_ready=True),
     )
     return Books(
         {report.key: _traffic(report) for report in traffic.slots},
@@ -123,7 +125,7 @@ async def read_books(channel: Channel) -> Books:
 
 async def read_freshness(channel: Channel, accepted_from_us: int) -> Freshness:
     request = ReportFreshnessRequest(accepted_from_us=accepted_from_us)
-    report = await WarehouseStub(channel("warehouse")).ReportFreshness(request, timeout=DEADLINE_S)
+    report = await WarehouseStub(channel("warehouse")).ReportFreshness(request, timeout=DEADLINE_S, wait_for_ready=True)
     return Freshness(report.clicks, report.p50_ms, report.p99_ms)
 
 
@@ -138,6 +140,22 @@ async def read_until(
         if complete(books) or loop.time() > ends:
             return books
         await asyncio.sleep(every_s)
+
+
+async def read_settled(channel: Channel, still_s: float = 2.0, deadline_s: float = 60.0) -> Books:
+    """Books that did not change for `still_s`, or the last ones before the deadline.
+
+    A run before this one may have left events in a spool; they must land before this one begins to count.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + deadline_s
+    books = await read_books(channel)
+    while books.slots and loop.time() < ends:
+        await asyncio.sleep(still_s)
+        before, books = books, await read_books(channel)
+        if books == before:
+            break
+    return books
 
 
 def _traffic(report: TrafficReport) -> Traffic:

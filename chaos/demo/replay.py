@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from chaos.checkers.books import Books, Channel, Freshness, read_books, read_freshness, read_until
+from chaos.checkers.books import Books, Channel, Freshness, read_freshness, read_settled, read_until
 from chaos.checkers.expected import Expected, expected
 from chaos.checkers.verdict import Check, Evidence, Loss, held, judge, landed, loss
 from chaos.demo.faults import Broken, Faults, edge_nodes, nodes_to_kill
@@ -79,7 +79,7 @@ class Replay:
         """
         mesh = self._mesh
         async with operator(mesh) as channel:
-            self._before = await read_books(channel)
+            self._before = await read_settled(channel)
         root = mesh.home.root / "ca" / "public" / "root.pem"
         secret = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.secret"
         async with PublicClient(mesh.urls["edge_gateway"], root, VIEWERS_AT_ONCE + SHOPPERS_AT_ONCE) as client:
