@@ -99,15 +99,14 @@ async def read_books(channel: Channel) -> Books:
         MeshError: a service did not answer within DEADLINE_S.
     """
     warehouse, ledger = WarehouseStub(channel("warehouse")), LedgerStub(channel("payments"))
+    shop, people = OrdersStub(channel("orders")), MembersStub(channel("members"))
     traffic, landing, orders, balance, captures, members = await asyncio.gather(
         warehouse.ReportTraffic(ReportTrafficRequest(), timeout=DEADLINE_S, wait_for_ready=True),
         warehouse.ReportLanding(ReportLandingRequest(), timeout=DEADLINE_S, wait_for_ready=True),
-        OrdersStub(channel("orders")).SummarizeOrders(
-            SummarizeOrdersRequest(), timeout=DEADLINE_S, wait_for_ready=True
-        ),
+        shop.SummarizeOrders(SummarizeOrdersRequest(), timeout=DEADLINE_S, wait_for_ready=True),
         ledger.GetTrialBalance(GetTrialBalanceRequest(), timeout=DEADLINE_S, wait_for_ready=True),
         ledger.SummarizeCaptures(SummarizeCapturesRequest(), timeout=DEADLINE_S, wait_for_ready=True),
-        MembersStub(channel("members")).CountMembers(CountMembersRequest(), timeout=DEADLINE_S, wait_for_ready=True),
+        people.CountMembers(CountMembersRequest(), timeout=DEADLINE_S, wait_for_ready=True),
     )
     return Books(
         {report.key: _traffic(report) for report in traffic.slots},

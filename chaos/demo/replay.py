@@ -30,8 +30,8 @@ from mesh.channel import Channels
 from mesh.contract import load
 from mesh.tls import Identity
 
-VIEWERS_AT_ONCE = 12
-SHOPPERS_AT_ONCE = 24
+VIEWERS_AT_ONCE = 4
+SHOPPERS_AT_ONCE = 6
 PUBLISHERS_AT_ONCE = 8
 LIVE_WITHIN_S = 120.0
 # The gateway chooses a node for each request. So many good answers in a row for each node leave no node out:
