@@ -74,13 +74,18 @@ class Room:
         request = pb.PlaceOrderRequest(
             idempotency_key=key, member_id=member, lines=lines, source_time_us=source_time_us
         )
-        return (await self.call("PlaceOrder", request, subject)).order
+        answer: pb.PlaceOrderResponse = await self.call("PlaceOrder", request, subject)
+        return answer.order
 
     async def get(self, order_id: str, subject: str = CLIENT) -> pb.Order:
-        return (await self.call("GetOrder", pb.GetOrderRequest(order_id=order_id), subject)).order
+        answer: pb.GetOrderResponse = await self.call("GetOrder", pb.GetOrderRequest(order_id=order_id), subject)
+        return answer.order
 
     async def cancel(self, order_id: str, subject: str = CLIENT) -> pb.Order:
-        return (await self.call("CancelOrder", pb.CancelOrderRequest(order_id=order_id), subject)).order
+        answer: pb.CancelOrderResponse = await self.call(
+            "CancelOrder", pb.CancelOrderRequest(order_id=order_id), subject
+        )
+        return answer.order
 
     async def months(self) -> list[tuple[str, int, int, str]]:
         answer = await self.service.SummarizeOrders(pb.SummarizeOrdersRequest(), None)

@@ -2,7 +2,7 @@
 
 import asyncio
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from isthmus.orders.v1 import orders_pb2 as pb
@@ -121,9 +121,9 @@ async def test_an_order_with_a_live_payment_is_not_cancelled(room: "Room") -> No
 
 async def test_while_payments_are_looked_at_no_payment_may_begin(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
-    seen = []
+    seen: list[Any] = []
 
-    async def look():
+    async def look() -> None:
         seen.extend(await room.sql("SELECT state FROM orders.placed_order"))
 
     room.payments.while_asked = look
@@ -134,7 +134,7 @@ async def test_while_payments_are_looked_at_no_payment_may_begin(room: "Room") -
 async def test_a_cancelling_that_another_call_disturbed_does_not_end(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
 
-    async def disturb():
+    async def disturb() -> None:
         await room.sql("UPDATE orders.placed_order SET state = 'placed', version = version + 1")
 
     room.payments.while_asked = disturb
@@ -147,7 +147,7 @@ async def test_a_cancelling_that_another_call_disturbed_does_not_end(room: "Room
 async def test_payments_away_leaves_the_order_to_be_cancelled_again(room: "Room") -> None:
     order = await room.place("key-place-1", 2933)
 
-    async def away():
+    async def away() -> None:
         raise Unavailable("RPC_FAILED", "away")
 
     room.payments.while_asked = away

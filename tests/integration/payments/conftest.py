@@ -111,19 +111,25 @@ class Room:
         request = pb.AuthorizePaymentRequest(
             idempotency_key=key, order_id=order_id, amount=amount, source_time_us=852076800_000000
         )
-        return (await self.call("AuthorizePayment", request, subject)).payment
+        answer: pb.AuthorizePaymentResponse = await self.call("AuthorizePayment", request, subject)
+        return answer.payment
 
     async def capture(self, payment_id: str, key: str, subject: str = CLIENT) -> pb.Payment:
         request = pb.CapturePaymentRequest(idempotency_key=key, payment_id=payment_id)
-        return (await self.call("CapturePayment", request, subject)).payment
+        answer: pb.CapturePaymentResponse = await self.call("CapturePayment", request, subject)
+        return answer.payment
 
     async def refund(self, payment_id: str, key: str, minor: int, currency: str = "USD") -> pb.Payment:
         amount = money_pb2.Money(minor=minor, currency=currency)
         request = pb.RefundPaymentRequest(idempotency_key=key, payment_id=payment_id, amount=amount)
-        return (await self.call("RefundPayment", request)).payment
+        answer: pb.RefundPaymentResponse = await self.call("RefundPayment", request)
+        return answer.payment
 
     async def get(self, payment_id: str, subject: str = CLIENT) -> pb.Payment:
-        return (await self.call("GetPayment", pb.GetPaymentRequest(payment_id=payment_id), subject)).payment
+        answer: pb.GetPaymentResponse = await self.call(
+            "GetPayment", pb.GetPaymentRequest(payment_id=payment_id), subject
+        )
+        return answer.payment
 
     async def sql(self, statement: str, **parameters: Any) -> list[Any]:
         return list(await execute(self.engine, text(statement), parameters))

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import pytest
+from isthmus.payments.v1 import payments_pb2 as pb
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -13,15 +14,15 @@ HALF = "INSERT INTO payments.posting (transfer_id, account, currency, amount) VA
 
 
 @pytest.fixture
-async def transfer(room):
+async def transfer(room: "Room") -> str:
     """The id of a hold's transfer."""
     room.order("order-1")
     await room.authorize("order-1", "key-hold-1")
     ((transfer_id,),) = await room.sql("SELECT transfer_id FROM payments.transfer")
-    return transfer_id
+    return str(transfer_id)
 
 
-async def commit(room, *statements):
+async def commit(room: "Room", *statements: str) -> None:
     async with room.engine.begin() as connection:
         for statement in statements:
             await connection.execute(text(statement))
@@ -87,5 +88,5 @@ async def test_a_row_forced_past_the_triggers_shows_in_the_trial_balance(room: "
     await commit(
         room, "SET LOCAL session_replication_role = replica", "UPDATE payments.posting SET amount = 1 WHERE amount > 0"
     )
-    answer = await room.ledger.GetTrialBalance(None, None)
+    answer = await room.ledger.GetTrialBalance(pb.GetTrialBalanceRequest(), None)
     assert [one.minor for one in answer.sums] == [1 - 2933]

@@ -1,14 +1,16 @@
 """However often it is asked for, and wherever a process dies, money moves once."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from isthmus.payments.v1 import payments_pb2 as pb
 
 from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, MeshError, Unavailable
 from private_core.money import Money
+from private_core.payments.domain import ProviderAnswer
 from private_core.payments.store import PaymentStore
+from private_core.storage.idempotency import Answer
 
 if TYPE_CHECKING:
     from tests.integration.payments.conftest import Room
@@ -19,7 +21,7 @@ class DyingStore(PaymentStore):
 
     deaths = 0
 
-    async def finish(self, *arguments, **more):
+    async def finish(self, *arguments: Any, **more: Any) -> Answer:
         if self.deaths:
             self.deaths -= 1
             raise ConnectionResetError("the process died here")
@@ -170,15 +172,17 @@ async def test_what_a_dead_caller_left_open_is_finished_by_the_next_once_it_is_s
     assert (await room.balances())["merchant:revenue"] == -2933
 
 
-async def test_no_transaction_is_open_while_the_provider_is_asked(room: "Room") -> None:
+async def test_no_transaction_is_open_while_the_provider_is_asked(
+    room: "Room", monkeypatch: pytest.MonkeyPatch
+) -> None:
     room.order("order-1")
     ask = room.provider.hold
-    seen = []
+    seen: list[Any] = []
 
-    async def hold(key, reference, amount):
+    async def hold(key: str, reference: str, amount: Money) -> ProviderAnswer:
         seen.extend(await room.sql("SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"))
         return await ask(key, reference, amount)
 
-    room.provider.hold = hold
+    monkeypatch.setattr(room.provider, "hold", hold)
     await room.authorize("order-1", "key-hold-1")
     assert seen == []

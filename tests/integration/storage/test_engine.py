@@ -1,20 +1,22 @@
 """Engines: bounded, patient with what passes, plain about what does not."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from psycopg import errors as postgres
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import QueuePool
 
 from mesh.database.engine import async_engine, execute, transact
 from mesh.errors import Aborted, DeadlineExceeded, Unavailable
 
 
 @pytest.fixture
-async def engine(postgres_url):
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     engine = async_engine(postgres_url, "orders-1", pool_size=2, statement_timeout_ms=500)
     yield engine
     await engine.dispose()
@@ -53,7 +55,9 @@ async def test_a_caller_who_leaves_in_the_middle_leaves_the_pool_whole(engine: A
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await execute(engine, text("SELECT pg_sleep(0.3)"))
-    assert engine.sync_engine.pool.checkedout() == 0
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == 0
     assert (await execute(engine, text("SELECT 1")))[0][0] == 1
 
 
@@ -66,9 +70,9 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_contention_is_tried_again_and_then_told(engine: AsyncEngine) -> None:
-    tries = []
+    tries: list[int] = []
 
-    async def lose(connection):
+    async def lose(connection: AsyncConnection) -> None:
         tries.append(1)
         raise DBAPIError("statement", None, postgres.SerializationFailure())
 
@@ -83,8 +87,8 @@ async def test_deadlocked_transactions_both_come_through(engine: AsyncEngine) ->
     met = asyncio.Barrier(2)
     first_time = {1, 2}
 
-    async def both(first, second):
-        async def work(connection):
+    async def both(first: int, second: int) -> None:
+        async def work(connection: AsyncConnection) -> None:
             add = text("UPDATE pair SET n = n + 1 WHERE id = :id")
             await connection.execute(text("SET LOCAL statement_timeout = '4s'"))
             await connection.execute(text("SET LOCAL deadlock_timeout = '50ms'"))

@@ -2,11 +2,12 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
 import pytest
 from isthmus.orders.v1 import orders_pb2
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import async_engine, execute, transact
 from mesh.errors import AlreadyExists, FailedPrecondition
@@ -15,12 +16,12 @@ from private_core.storage.idempotency import CREATE_TABLE, Answer, Idempotency, 
 ANSWER = Answer.of(orders_pb2.GetOrderResponse(order=orders_pb2.Order(order_id="order-1")))
 
 
-def intent(key="key", body="body"):
+def intent(key: str = "key", body: str = "body") -> Intent:
     return Intent(hashlib.sha256(key.encode()).digest(), hashlib.sha256(body.encode()).digest())
 
 
 @pytest.fixture
-async def engine(postgres_url):
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     engine = async_engine(postgres_url, "test")
     await execute(engine, text("CREATE SCHEMA IF NOT EXISTS room"))
     await execute(engine, text("DROP TABLE IF EXISTS room.idempotency"))
@@ -30,8 +31,12 @@ async def engine(postgres_url):
 
 
 @pytest.fixture
-def records():
+def records() -> Idempotency:
     return Idempotency("room")
+
+
+async def claim(engine: AsyncEngine, records: Idempotency, of: Intent, answer: Answer | None = None) -> Answer | None:
+    return await transact(engine, lambda tx: records.claim(tx, of, answer))
 
 
 async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answer(
@@ -39,13 +44,13 @@ async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answe
 ) -> None:
     claimed, may_end = asyncio.Event(), asyncio.Event()
 
-    async def earlier(connection):
+    async def earlier(connection: AsyncConnection) -> None:
         assert await records.claim(connection, intent()) is None
         claimed.set()
         await may_end.wait()
         await records.settle(connection, intent(), ANSWER)
 
-    async def later(connection):
+    async def later(connection: AsyncConnection) -> Answer | None:
         return await records.claim(connection, intent())
 
     first = asyncio.create_task(transact(engine, earlier))
@@ -57,23 +62,26 @@ async def test_a_later_call_waits_for_the_earlier_transaction_and_gets_its_answe
             await asyncio.sleep(0.01)
     may_end.set()
     await first
-    assert (await second).give() == ANSWER.answer
+    answer = await second
+    assert answer is not None
+    assert answer.give() == ANSWER.answer
 
 
 async def test_a_call_whose_transaction_failed_leaves_no_record(engine: AsyncEngine, records: Idempotency) -> None:
-    async def fails(connection):
+    async def fails(connection: AsyncConnection) -> None:
         await records.claim(connection, intent(), ANSWER)
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
         await transact(engine, fails)
-    assert await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER)) is None
+    assert await claim(engine, records, intent(), ANSWER) is None
 
 
 async def test_a_refusal_comes_back_as_it_was(engine: AsyncEngine, records: Idempotency) -> None:
     refusal = FailedPrecondition("WRONG_STATE", "not now", remedy="later", metadata={"state": "held"})
-    await transact(engine, lambda tx: records.claim(tx, intent(), Answer.of(refusal)))
-    stored = await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER))
+    await claim(engine, records, intent(), Answer.of(refusal))
+    stored = await claim(engine, records, intent(), ANSWER)
+    assert stored is not None
     with pytest.raises(FailedPrecondition) as again:
         stored.give()
     assert (again.value.reason, again.value.message, again.value.remedy) == ("WRONG_STATE", "not now", "later")
@@ -81,17 +89,21 @@ async def test_a_refusal_comes_back_as_it_was(engine: AsyncEngine, records: Idem
 
 
 async def test_another_body_is_refused_whether_answered_or_open(engine: AsyncEngine, records: Idempotency) -> None:
-    await transact(engine, lambda tx: records.claim(tx, intent("open")))
-    await transact(engine, lambda tx: records.claim(tx, intent("answered"), ANSWER))
+    await claim(engine, records, intent("open"))
+    await claim(engine, records, intent("answered"), ANSWER)
     for key in ("open", "answered"):
         with pytest.raises(AlreadyExists) as refused:
-            await transact(engine, lambda tx, key=key: records.claim(tx, intent(key, "other")))
+            await claim(engine, records, intent(key, "other"))
         assert refused.value.reason == "IDEMPOTENCY_KEY_REUSED"
 
 
 async def test_an_open_record_is_taken_up_and_answered_once(engine: AsyncEngine, records: Idempotency) -> None:
-    await transact(engine, lambda tx: records.claim(tx, intent()))
-    assert await transact(engine, lambda tx: records.claim(tx, intent(), ANSWER)) is None
-    assert (await transact(engine, lambda tx: records.claim(tx, intent()))).give() == ANSWER.answer
+    await claim(engine, records, intent())
+    assert await claim(engine, records, intent(), ANSWER) is None
+    first = await claim(engine, records, intent())
+    assert first is not None
+    assert first.give() == ANSWER.answer
     await transact(engine, lambda tx: records.settle(tx, intent(), Answer(answer=b"other")))
-    assert (await transact(engine, lambda tx: records.claim(tx, intent()))).give() == ANSWER.answer
+    again = await claim(engine, records, intent())
+    assert again is not None
+    assert again.give() == ANSWER.answer

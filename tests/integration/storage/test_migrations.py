@@ -1,6 +1,8 @@
 """Migrations: found by convention, applied by one at a time, and required by whoever starts."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -23,7 +25,7 @@ def upgrade():
 
 
 @pytest.fixture
-def owner(tmp_path):
+def owner(tmp_path: Path) -> Owner:
     versions = tmp_path / "room" / "migrations" / "versions"
     versions.mkdir(parents=True)
     (versions / "0001_first.py").write_text(
@@ -34,7 +36,7 @@ def owner(tmp_path):
 
 
 @pytest.fixture
-async def engine(postgres_url):
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     engine = async_engine(postgres_url, "test")
     yield engine
     await engine.dispose()

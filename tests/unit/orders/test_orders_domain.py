@@ -1,11 +1,13 @@
 """The rules of orders."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from private_core.callers import Caller
 from private_core.money import Money
 from private_core.orders import domain
-from private_core.orders.domain import Line, State
+from private_core.orders.domain import Line, Order, State
 from private_core.refusals import Absent, Forbidden, Malformed
 
 NOW_US = 1_790_000_000_000_000
@@ -14,7 +16,9 @@ MEMBER = Caller("member-1", is_member=True)
 LINES = (Line("cd-1", 2, Money(2000, "USD")), Line("cd-2", 1, Money(933, "USD")))
 
 
-def place(member="member-1", lines=LINES, by=STOREFRONT, source_time_us=5):
+def place(
+    member: str = "member-1", lines: Sequence[Line] = LINES, by: Caller = STOREFRONT, source_time_us: int = 5
+) -> Order:
     return domain.place("order-1", member, lines, source_time_us, NOW_US, by)
 
 

@@ -7,19 +7,21 @@ import pytest
 from private_core.callers import Caller
 from private_core.money import Money
 from private_core.payments import domain
-from private_core.payments.domain import POSTINGS, Account, Kind, Operation, Order, Progress, State
+from private_core.payments.domain import POSTINGS, Account, Kind, Operation, Order, Payment, Progress, State
 from private_core.refusals import Absent, Busy, Duplicate, Malformed, WrongState
 
 PENDING = domain.pending("payment-1", "order-1", Money(2933, "USD"), 5)
 CAPTURED = replace(PENDING, state=State.CAPTURED, captured=Money(2933, "USD"), member_id="member-1")
 
 
-def operation(kind, minor=2933, payment=PENDING, progress=Progress.OPEN):
+def operation(
+    kind: Kind, minor: int = 2933, payment: Payment = PENDING, progress: Progress = Progress.OPEN
+) -> Operation:
     return Operation("op-1", kind, progress, Money(minor, "USD"), payment)
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_the_postings_of_every_kind_sum_to_zero(kind) -> None:
+def test_the_postings_of_every_kind_sum_to_zero(kind: Kind) -> None:
     assert sum(sign for _, sign in POSTINGS[kind]) == 0
 
 
@@ -40,7 +42,7 @@ def test_a_capture_undoes_exactly_what_its_hold_posted() -> None:
         (Kind.REFUND, Progress.DECLINED, State.CAPTURED, State.CAPTURED),
     ],
 )
-def test_what_an_operation_makes_of_its_payment(kind, progress, before, after) -> None:
+def test_what_an_operation_makes_of_its_payment(kind: Kind, progress: Progress, before: State, after: State) -> None:
     payment = replace(CAPTURED if kind is Kind.REFUND else PENDING, state=before)
     assert domain.after(operation(kind, payment=payment), progress).state is after
 
@@ -84,7 +86,7 @@ def test_a_refund_gives_something_back() -> None:
         (CAPTURED, Money(2934, "USD"), "REFUND_OVER_CAPTURE"),
     ],
 )
-def test_why_a_refund_is_not_possible(payment, amount, reason: str) -> None:
+def test_why_a_refund_is_not_possible(payment: Payment, amount: Money, reason: str) -> None:
     assert domain.not_refundable(payment, amount).reason == reason
 
 

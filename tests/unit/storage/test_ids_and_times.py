@@ -14,7 +14,7 @@ NOW_US = 1_790_000_000_000_000
 
 
 @given(st.integers(0, 2**48 - 2))
-def test_an_id_says_its_millisecond_and_sorts_by_it(ms) -> None:
+def test_an_id_says_its_millisecond_and_sorts_by_it(ms: int) -> None:
     one, next_one = new_id(ms * 1000), new_id((ms + 1) * 1000)
     parsed = uuid.UUID(one)
     assert (parsed.version, parsed.variant, parsed.int >> 80) == (7, uuid.RFC_4122, ms)
@@ -26,7 +26,7 @@ def test_ids_of_one_moment_differ() -> None:
 
 
 @given(st.integers(0, NOW_US))
-def test_a_time_comes_back_to_the_microsecond(time_us) -> None:
+def test_a_time_comes_back_to_the_microsecond(time_us: int) -> None:
     assert to_us(to_datetime(time_us)) == time_us
 
 

@@ -8,7 +8,7 @@ from private_core.translation import error_of, translated
 
 
 @pytest.mark.parametrize("kind", refusals.Refusal.__subclasses__())
-def test_a_refusal_crosses_with_its_reason_message_and_remedy(kind) -> None:
+def test_a_refusal_crosses_with_its_reason_message_and_remedy(kind: type[refusals.Refusal]) -> None:
     error = error_of(kind("SOME_REASON", "what is wrong", "what to do"))
     back = from_status(error.to_status())
     assert type(back) is type(error)
