@@ -113,7 +113,8 @@ class SnapshotConsumer:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
+                # New records are answered at once; this is how often every node asks when there are none.
+                "fetch.wait.max.ms": 500,
                 "queued.max.messages.kbytes": 16384,
             },
             logger=SILENT,

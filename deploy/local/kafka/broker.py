@@ -27,6 +27,8 @@ JVM = (
     "-Xms96m",
     "-Xmx384m",
     "-XX:+UseSerialGC",
+    # The optimising compiler would take as much of two cores at each start as all the rest of the start.
+    "-XX:TieredStopAtLevel=1",
     "-XX:MaxDirectMemorySize=96m",
     "-XX:ReservedCodeCacheSize=64m",
     "-XX:+ExitOnOutOfMemoryError",
