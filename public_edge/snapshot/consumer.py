@@ -27,6 +27,10 @@ BACKOFF_S_MAX = 5.0
 _METADATA_S = 10.0
 
 
+# A node that has an old snapshot gives Kafka this long to bring it up to date before it answers from the old one.
+CATCH_UP_S = 5.0
+
+
 class _Restart(Exception):
     """The consumer must be made anew."""
 
@@ -53,6 +57,8 @@ class SnapshotConsumer:
         self._saved_at = self._fresh_at = self._probed_at = 0.0
         self._unsaved = False
         self.ready = threading.Event()
+        self._old_is_better_than_none = threading.Timer(CATCH_UP_S, self.ready.set)
+        self._old_is_better_than_none.daemon = True
         self.caught_up = False
 
     def start(self) -> None:
@@ -64,6 +70,7 @@ class SnapshotConsumer:
 
     def stop(self, grace_s: float) -> None:
         self._stopping.set()
+        self._old_is_better_than_none.cancel()
         self._thread.join(grace_s)
 
     def staleness_s(self) -> float:
@@ -101,7 +108,7 @@ class SnapshotConsumer:
         if records is not None:
             self._publisher.publish(dict(records))
             self._records = records
-            self.ready.set()
+            self._old_is_better_than_none.start()
 
     def _follow(self, positions: dict[tuple[str, int], int]) -> None:
         """Read until stopped or renewed. `positions` are the next offsets; empty: from the beginning."""
