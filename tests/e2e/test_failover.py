@@ -10,7 +10,7 @@ from signal import SIGKILL
 
 import pytest
 
-from chaos.checkers.books import Books, Traffic, read_until
+from chaos.checkers.books import Books, Traffic, read_settled, read_until
 from chaos.demo.replay import operator
 from chaos.load.outcomes import CallFailed, Outcomes
 from deploy.local.mesh import LocalMesh
@@ -71,9 +71,14 @@ async def landed(mesh: LocalMesh, wanted: Callable[[Books], bool]) -> Books:
         return await read_until(channel, wanted, deadline_s=BACK_WITHIN_S)
 
 
-async def impressions(mesh: LocalMesh, slot: str, at_least: int = 0) -> int:
-    """Landed impressions of the slot, once there are so many or the deadline is over."""
-    books = await landed(mesh, lambda books: books.slots.get(slot, Traffic()).impressions >= at_least)
+async def impressions(mesh: LocalMesh, slot: str, at_least: int | None = None) -> int:
+    """What has landed of a slot: once it is so many, or else once nothing more is on its way."""
+    if at_least is None:
+        async with operator(mesh) as channel:
+            books = await read_settled(channel)
+    else:
+        wanted = at_least
+        books = await landed(mesh, lambda books: books.slots.get(slot, Traffic()).impressions >= wanted)
     return books.slots.get(slot, Traffic()).impressions
 
 
