@@ -30,8 +30,9 @@ from mesh.channel import Channels
 from mesh.contract import load
 from mesh.tls import Identity
 
-VIEWERS_AT_ONCE = 4
-SHOPPERS_AT_ONCE = 6
+# More would only wait in line on two cores, and a Kafka that comes back would wait with them.
+VIEWERS_AT_ONCE = 6
+SHOPPERS_AT_ONCE = 12
 PUBLISHERS_AT_ONCE = 8
 LIVE_WITHIN_S = 120.0
 # The gateway chooses a node for each request. So many good answers in a row for each node leave no node out:
