@@ -174,7 +174,7 @@ def test_what_is_rolled_back_is_never_sent(
 def test_a_leak_is_stopped_and_buried_and_the_rest_goes_on(
     database: psycopg.Connection, edge: Edge, start_relay: Callable[[str], Running]
 ) -> None:
-    member = members_pb2.Member(member_id="m-1", phone="+8613812340099", name="Li").SerializeToString()
+    member = members_pb2.Member(member_id="m-1", phone="+8613900005511", name="Li").SerializeToString()
     append(database, "m-1", member, topic="isthmus.member.v1")
     append(database, "m-1", member)
     append(database, "summer", campaign("summer", 1) + b"\xfa\x07\x05hello")

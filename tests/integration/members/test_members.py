@@ -34,6 +34,7 @@ from tests.integration.room import PrivateRoom, plain
 if TYPE_CHECKING:
     from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
 
+# No other test may write these: one PostgreSQL serves them all, and its files are searched for them.
 PHONE, NAME, ADDRESS = "+8613812340099", "Marisol Vandenbroucke", "7 Quillfeather Lane, Shenzhen"
 WRITE, READ = "members.write", "members.read"
 
