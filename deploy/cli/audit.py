@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -99,11 +99,14 @@ def verify(
     checkpoints: Annotated[
         Path | None, typer.Option(help="More checkpoints, kept elsewhere: the log must not be behind them.")
     ] = None,
+    witness: Annotated[
+        Path | None, typer.Option(help="The witness's public key: it must have cosigned. By default that of this home.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find out whether the log is what was signed, and name what is not. Exit status 1 when anything is not."""
     with clear_errors():
-        report = _verified(export, key, checkpoints)
+        report = _verified(export, key, checkpoints, witness)
     _show_report(report, as_json)
     if not report.ok:
         raise typer.Exit(1)
@@ -187,7 +190,7 @@ async def _export(output: Path, from_time_us: int, to_time_us: int) -> int:
     return lines
 
 
-def _verified(export: Path | None, key: Path | None, checkpoints: Path | None) -> "Report":
+def _verified(export: Path | None, key: Path | None, checkpoints: Path | None, witness: Path | None) -> "Report":
     import psycopg
 
     from deploy.local import postgres
@@ -196,6 +199,7 @@ def _verified(export: Path | None, key: Path | None, checkpoints: Path | None) -
     from mesh.clock import SystemClock
     from mesh.errors import MeshError
     from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
+    from security.audit.cosignature import WITNESS_FILE, WITNESS_VERIFIER_KEY, WitnessVerifier
     from security.audit.export import ExportMalformed, verify_export
     from security.audit.findings import KeptNote
     from security.audit.inspection import inspect
@@ -205,16 +209,23 @@ def _verified(export: Path | None, key: Path | None, checkpoints: Path | None) -
     home = settings.layout
     try:
         verifier = Verifier.parse((key or home.root / VERIFIER_KEY).read_text(errors="replace"))
-        elsewhere: Sequence[KeptNote] = ()
+        own = home.root / WITNESS_VERIFIER_KEY
+        asked = witness or (own if export is None and own.exists() else None)
+        witnessed = WitnessVerifier.parse(asked.read_text(errors="replace")) if asked else None
+        elsewhere: list[KeptNote] = []
+        if export is None and (home.root / WITNESS_FILE).exists():
+            elsewhere = [KeptNote((home.root / WITNESS_FILE).read_text(errors="replace"), "the witness")]
         if checkpoints is not None:
-            elsewhere = [KeptNote(note, str(checkpoints)) for note in CheckpointFile(checkpoints).notes()]
-            if not elsewhere:
+            notes = CheckpointFile(checkpoints).notes()
+            elsewhere.extend(KeptNote(note, str(checkpoints)) for note in notes)
+            if not notes:
                 raise LauncherError(f"{checkpoints} holds no checkpoint", "Name a file of checkpoints")
         if export is not None:
             with _text(export) as lines:
-                return verify_export(lines, elsewhere, verifier)
+                return verify_export(lines, elsewhere, verifier, witnessed)
         url = settings.database_url or postgres.url(home)
-        return inspect(url, CheckpointFile(home.root / CHECKPOINT_FILE), verifier, SystemClock().now_us(), elsewhere)
+        file, now_us = CheckpointFile(home.root / CHECKPOINT_FILE), SystemClock().now_us()
+        return inspect(url, file, verifier, now_us, elsewhere, witnessed)
     except (OSError, MeshError, ExportMalformed) as error:
         raise LauncherError(
             f"The audit log cannot be verified: {error}", "See `isthmus audit verify --help`"
@@ -234,7 +245,8 @@ def _show_report(report: "Report", as_json: bool) -> None:
     newest = report.newest
     if as_json:
         found: dict[str, Any] = {"ok": report.ok} | asdict(report)
-        found["newest"] = {"size": newest.size, "root": newest.root.hex()} if newest else None
+        for name, mark in (("newest", newest), ("witnessed", report.witnessed)):
+            found[name] = {"size": mark.size, "root": mark.root.hex()} if mark else None
         print_json(found)
         return
     out = console()
@@ -244,6 +256,8 @@ def _show_report(report: "Report", as_json: bool) -> None:
         out.print(f"[red]and {report.unnamed} more[/]")
     state = "[green]The log is what was signed[/]" if report.ok else "[red]The log is not what was signed[/]"
     signed = f"signed up to leaf {newest.size - 1}" if newest else "nothing signed"
+    if report.witnessed:
+        signed += f", cosigned up to leaf {report.witnessed.size - 1}"
     waiting = f", {report.pending} rows wait for their leaf" if report.pending else ""
     out.print(
         f"{state}: {report.rows} rows, {report.leaves} leaves, {report.checkpoints} checkpoints, {signed}{waiting}"

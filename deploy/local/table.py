@@ -60,6 +60,7 @@ class Room:
 ROOMS = (
     Room("public", "control-public", "mesh.control", 1, ("ads", "metrics"), ()),
     Room("private", "control-private", "mesh.control", 1, ("ads", "metrics"), ()),
+    Room("public", "witness", "security.witness", 1, ("http", "metrics"), ()),
     Room("private", "audit", "security.audit", 1, ("grpc", "metrics"), ("migrate",)),
     Room("private", "oauth", "security.oauth", 2, ("grpc", "http", "metrics"), ("migrate",)),
     Room("private", "members", "private_core.members", 2, ("grpc", "metrics"), ("migrate", "oauth-1")),
@@ -99,6 +100,7 @@ class _Builder:
         self.kafka_bootstrap = settings.kafka_bootstrap or ""
         self.database_url = settings.database_url or postgres.url(self.home)
         self.control: dict[str, str] = {}
+        self.witness = ""
 
     def rows(self) -> tuple[Row, ...]:
         rows = [self.python("public", "identity-public", "security.identity", ("metrics",), ())]
@@ -145,6 +147,10 @@ class _Builder:
         # Only those that use the database or Kafka learn where it is.
         if "migrate" in after:
             environment["ISTHMUS_DATABASE_URL"] = self.database_url
+        if workload == "witness":
+            self.witness = str(process.listen("http"))
+        if workload == "audit":
+            environment["ISTHMUS_WITNESS_ADDRESS"] = self.witness
         if workload == "edge":
             environment["ISTHMUS_EDGE_NODES"] = str(self.settings.edge_nodes)
         if "topics" in after:

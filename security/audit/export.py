@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from security.audit import ocsf
 from security.audit.checkpoint import Checkpoint
+from security.audit.cosignature import WitnessVerifier, newest_witnessed
 from security.audit.findings import KeptNote, Leaf, Report, Row, Tampering
 from security.audit.merkle import CompactRange
 from security.audit.note import NoteRejected, Verifier
@@ -19,10 +20,12 @@ class ExportMalformed(Exception):
     """The file is no export of an audit log."""
 
 
-def verify_export(lines: Iterable[str], kept: Sequence[KeptNote], verifier: Verifier) -> Report:
+def verify_export(
+    lines: Iterable[str], kept: Sequence[KeptNote], verifier: Verifier, witness: WitnessVerifier | None = None
+) -> Report:
     """Check every line against the checkpoints among them, the newest of which stands at the end.
 
-    kept: checkpoints that lie elsewhere. Raises ExportMalformed.
+    kept: checkpoints that lie elsewhere. witness: who must have cosigned one of them. Raises ExportMalformed.
     """
     export = _Export(lines)
     if export.proof is None:
@@ -41,6 +44,10 @@ def verify_export(lines: Iterable[str], kept: Sequence[KeptNote], verifier: Veri
     report = verify(rows, leaves, [*notes, *kept], verifier, start, tail)
     for kind, message, index in export.findings:
         report.add(kind, message, leaf_index=index)
+    if witness is not None:
+        report.witnessed = newest_witnessed([*notes, *kept], verifier, witness)
+        if report.witnessed is None:
+            report.add(Tampering.UNWITNESSED, f"no checkpoint in it is cosigned by {witness.name}")
     return report
 
 

@@ -19,6 +19,7 @@ class Tampering(StrEnum):
     FORKED = "forked"
     WRONG_KEY = "wrong-key"
     UNSIGNED = "unsigned"
+    UNWITNESSED = "unwitnessed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class Report:
     pending: int = 0
     # The newest checkpoint whose signature is good.
     newest: Checkpoint | None = None
+    # The newest checkpoint that the witness has cosigned; None also when no witness was asked for.
+    witnessed: Checkpoint | None = None
     findings: list[Finding] = field(default_factory=list)
     # Findings beyond FINDINGS_MAX.
     unnamed: int = 0

@@ -8,12 +8,15 @@ import psycopg
 from sqlalchemy import make_url
 
 from security.audit.checkpoint import Checkpoint, CheckpointFile
+from security.audit.cosignature import WitnessVerifier, newest_witnessed
 from security.audit.findings import KeptNote, Leaf, Report, Row, Tampering
 from security.audit.note import Verifier
 from security.audit.record import AuditRecord, Decision
 from security.audit.verify import verify
 
 HANDED_OUT_S_MAX: Final = 10
+# The other zone may be away for a while.
+WITNESSED_S_MAX: Final = 600
 _PAGE: Final = 5000
 _STATEMENT_MS_MAX: Final = 60_000
 _DECISIONS: Final = {int(decision): decision for decision in Decision}
@@ -29,11 +32,18 @@ _DECISION_AT: Final = AuditRecord.__slots__.index("decision")
 
 
 def inspect(
-    url: str, file: CheckpointFile, verifier: Verifier, now_us: int, elsewhere: Sequence[KeptNote] = ()
+    url: str,
+    file: CheckpointFile,
+    verifier: Verifier,
+    now_us: int,
+    elsewhere: Sequence[KeptNote] = (),
+    witness: WitnessVerifier | None = None,
 ) -> Report:
     """Compare the tables of one moment with each other, with the checkpoint file and with the key.
 
-    url: SQLAlchemy's. elsewhere: checkpoints that others keep. Raises psycopg.Error and OSError.
+    url: SQLAlchemy's. elsewhere: checkpoints that others keep. witness: whose cosignature is asked for.
+
+    Raises psycopg.Error and OSError.
     """
     # Before the tables: what is handed out later than they are read would look like cut off.
     kept = [KeptNote(note, "the checkpoint file") for note in file.notes()]
@@ -45,11 +55,20 @@ def inspect(
             notes = [KeptNote(note, "the database", bytes(sub)) for note, sub in connection.execute(_CHECKPOINTS)]
             given = [*notes, *kept, *elsewhere]
             report = verify(map(_row, rows), (Leaf(*leaf) for leaf in leaves), given, verifier)
-            (overdue,) = connection.execute(_OVERDUE, (now_us - HANDED_OUT_S_MAX * 1_000_000,)).fetchone() or (0,)
+            overdue, unseen = (
+                (connection.execute(_OVERDUE, (now_us - limit_s * 1_000_000,)).fetchone() or (0,))[0]
+                for limit_s in (HANDED_OUT_S_MAX, WITNESSED_S_MAX)
+            )
     newest = max((Checkpoint.parse(each.note).size for each in kept), default=0)
     if overdue > newest:
         message = f"the checkpoint file ends at size {newest} and should end at {overdue}: cut, or it cannot be written"
         report.add(Tampering.CUT, message, leaf_index=newest, leaf_end=overdue)
+    if witness is not None:
+        report.witnessed = newest_witnessed(given, verifier, witness)
+        size = report.witnessed.size if report.witnessed else 0
+        if unseen > size:
+            message = f"{witness.name} has cosigned {size} leaves and should have cosigned {unseen}"
+            report.add(Tampering.UNWITNESSED, message, leaf_index=size, leaf_end=unseen)
     return report
 
 

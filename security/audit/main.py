@@ -6,6 +6,7 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.process import Process
 from mesh.server import ServerBuilder
+from mesh.spiffe import SpiffeId
 from security.audit.checkpoint import CHECKPOINT_FILE, SIGNING_KEY, CheckpointFile, origin
 from security.audit.interceptor import AuditInterceptor
 from security.audit.note import Signer
@@ -15,6 +16,8 @@ from security.audit.service import AuditLogService
 from security.audit.settings import AuditSettings
 from security.audit.store import AuditStore
 from security.audit.tree_store import TreeStore
+from security.audit.witness_client import WitnessClient
+from security.audit.witnessing import Witnessing
 
 
 async def main(settings: AuditSettings, process: Process) -> None:
@@ -24,8 +27,15 @@ async def main(settings: AuditSettings, process: Process) -> None:
     tree = TreeStore(engine, signer, SystemClock())
     kept = [CheckpointFile(settings.home / CHECKPOINT_FILE)]
     sequencer = Sequencer(tree, signer.verifier, kept, settings.audit_checkpoint_s)
+    store = AuditStore(engine)
+    witnesses: list[Witnessing] = []
+    if settings.witness_address:
+        peer = SpiffeId("public", "witness", settings.trust_domain)
+        client = WitnessClient(settings.witness_address, peer, process.identity)
+        name = f"{settings.trust_domain}/witness"
+        witnesses.append(Witnessing(store, client, name, settings.audit_checkpoint_s))
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
-    server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(AuditStore(engine)))
+    server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.
-    await process.serve(server.build(), sequencer, sink)
+    await process.serve(server.build(), sequencer, sink, *witnesses)
     await engine.dispose()

@@ -138,6 +138,34 @@ def consistency_proof(leaf_hashes: Sequence[bytes], size: int) -> list[bytes]:
     return proof[::-1]
 
 
+def growth_proof(old: CompactRange, added: CompactRange) -> list[bytes]:
+    """The same as consistency_proof, from the compact ranges of the old tree and of the leaves added since."""
+    if old.begin or not old.end or added.begin != old.end:
+        raise ValueError(f"[{added.begin}, {added.end}) does not follow a tree of {old.end}")
+    if added.end == old.end:
+        return []
+    spans = [*zip(old.spans(), old.hashes, strict=True), *zip(added.spans(), added.hashes, strict=True)]
+
+    def part(begin: int, stop: int) -> bytes:
+        *lefts, joined = [subtree for (first, end), subtree in spans if begin <= first and end <= stop]
+        for left in reversed(lefts):
+            joined = node_hash(left, joined)
+        return joined
+
+    proof, first, end, size = [], 0, added.end, old.end
+    while size != end:
+        middle = first + _left(end - first)
+        if size <= middle:
+            proof.append(part(middle, end))
+            end = middle
+        else:
+            proof.append(part(first, middle))
+            first = middle
+    if first:
+        proof.append(part(first, end))
+    return proof[::-1]
+
+
 def verify_inclusion(index: int, size: int, leaf_hash: bytes, proof: Sequence[bytes], root: bytes) -> None:
     """Section 2.1.3.2. Raises ProofInvalid."""
     if not 0 <= index < size:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, Generic, Self, TypeVar, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from mesh.errors import FailedPrecondition
 from security.identity.files import CERTIFICATE_MODE, DIRECTORY_MODE, KEY_MODE, read_file, read_key_file, write_file
 
-_ED25519: Final = b"\x01"
 _KEY_BYTES: Final = 32
 _ID_BYTES: Final = 4
 _NAME: Final = r"[^\s+]+"
@@ -42,13 +41,16 @@ class KeyMalformed(FailedPrecondition):
 class Verifier:
     """Whose signature is asked for. Its text form is what the note tools call a verifier key."""
 
+    # What the note's signature type byte says of the key and of what is signed with it.
+    TYPE: ClassVar[bytes] = b"\x01"
+
     name: str
     key: bytes
 
     @classmethod
-    def parse(cls, text: str) -> "Verifier":
+    def parse(cls, text: str) -> Self:
         """From NAME+ID+BASE64. Raises KeyMalformed."""
-        name, key = _parsed(_VERIFIER, text, "the public key")
+        name, key = _parsed(_VERIFIER, text, cls.TYPE, "the public key")
         verifier = cls(name, key)
         if str(verifier) != text.rstrip("\n"):
             raise KeyMalformed("the public key")
@@ -56,13 +58,19 @@ class Verifier:
 
     @property
     def id(self) -> bytes:
-        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.key).digest()[:_ID_BYTES]
+        return hashlib.sha256(self.name.encode() + b"\n" + self.TYPE + self.key).digest()[:_ID_BYTES]
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.id.hex()}+{base64.b64encode(_ED25519 + self.key).decode()}"
+        return f"{self.name}+{self.id.hex()}+{base64.b64encode(self.TYPE + self.key).decode()}"
 
     def open(self, note: str) -> str:
         """The text of `note`, once the signature over it is found good. Raises NoteRejected."""
+        text, signature = self._find(note)
+        self._check(signature, text.encode())
+        return text
+
+    def _find(self, note: str) -> tuple[str, bytes]:
+        """The text, and what this key's signature line holds behind the key's id."""
         text, separator, signatures = note.rpartition("\n\n")
         if not separator:
             raise NoteRejected("a signed note has a blank line between text and signatures")
@@ -73,27 +81,36 @@ class Verifier:
             except binascii.Error:
                 raise NoteRejected("a signature is not in base64") from None
             if match["name"] == self.name and signature[:_ID_BYTES] == self.id:
-                try:
-                    Ed25519PublicKey.from_public_bytes(self.key).verify(signature[_ID_BYTES:], text.encode())
-                except InvalidSignature:
-                    raise NoteRejected("the signature does not fit the text") from None
-                return text
+                return text, signature[_ID_BYTES:]
         raise WrongKey(f"it is not signed by {self.name}+{self.id.hex()}")
 
+    def _check(self, signature: bytes, message: bytes) -> None:
+        try:
+            Ed25519PublicKey.from_public_bytes(self.key).verify(signature, message)
+        except InvalidSignature:
+            raise NoteRejected("the signature does not fit the text") from None
 
-class Signer:
+
+V = TypeVar("V", bound=Verifier)
+
+
+class KeyHolder(Generic[V]):
+    """A private key, and the form in which it is kept. What it signs with the key is the subclass' matter."""
+
+    VERIFIER: ClassVar[type[Verifier]]
+
     def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
         self._key = key
-        self.verifier = Verifier(name, key.public_key().public_bytes_raw())
+        self.verifier = cast(V, self.VERIFIER(name, key.public_key().public_bytes_raw()))
 
     @classmethod
-    def parse(cls, text: str) -> "Signer":
+    def parse(cls, text: str) -> Self:
         """From PRIVATE+KEY+NAME+ID+BASE64, as Go's note package writes it. Raises KeyMalformed."""
-        name, key = _parsed(_SIGNER, text, "the private key")
+        name, key = _parsed(_SIGNER, text, cls.VERIFIER.TYPE, "the private key")
         return cls(name, Ed25519PrivateKey.from_private_bytes(key))
 
     @classmethod
-    def open_or_create(cls, path: Path, name: str) -> "Signer":
+    def open_or_create(cls, path: Path, name: str) -> Self:
         """The signer kept at `path`; the first to ask makes it, 0600, and its public key beside it (`.pub`)."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
         if not path.exists():
@@ -105,6 +122,14 @@ class Signer:
             write_file(path.with_suffix(".pub"), public, CERTIFICATE_MODE)
         return signer
 
+    def _text(self) -> str:
+        key = base64.b64encode(self.verifier.TYPE + self._key.private_bytes_raw()).decode()
+        return f"PRIVATE+KEY+{self.verifier.name}+{self.verifier.id.hex()}+{key}\n"
+
+
+class Signer(KeyHolder[Verifier]):
+    VERIFIER = Verifier
+
     def sign(self, text: str) -> str:
         """`text`, which ends in a newline, as a signed note."""
         if not text.endswith("\n"):
@@ -112,17 +137,13 @@ class Signer:
         signature = base64.b64encode(self.verifier.id + self._key.sign(text.encode())).decode()
         return f"{text}\n— {self.verifier.name} {signature}\n"
 
-    def _text(self) -> str:
-        key = base64.b64encode(_ED25519 + self._key.private_bytes_raw()).decode()
-        return f"PRIVATE+KEY+{self.verifier.name}+{self.verifier.id.hex()}+{key}\n"
 
-
-def _parsed(pattern: re.Pattern[str], text: str, what: str) -> tuple[str, bytes]:
+def _parsed(pattern: re.Pattern[str], text: str, kind: bytes, what: str) -> tuple[str, bytes]:
     match = pattern.fullmatch(text)
     try:
         key = base64.b64decode(match["key"], validate=True) if match else b""
     except binascii.Error:
         key = b""
-    if match is None or len(key) != 1 + _KEY_BYTES or key[:1] != _ED25519:
+    if match is None or len(key) != 1 + _KEY_BYTES or key[:1] != kind:
         raise KeyMalformed(what)
     return match["name"], key[1:]

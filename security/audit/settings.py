@@ -10,3 +10,5 @@ class AuditSettings(DatabaseSettings):
 
     # How soon new records are under a signed checkpoint.
     audit_checkpoint_s: float = Field(default=2.0, gt=0, le=10)
+    # host:port of the witness in the other zone; without one, checkpoints lie in the file sink alone.
+    witness_address: str | None = None

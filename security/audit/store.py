@@ -21,9 +21,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.database.engine import transact
+from mesh.database.engine import execute, transact
 from mesh.errors import DataLoss
-from security.audit.merkle import HASH_BYTES, CompactRange
+from security.audit.merkle import HASH_BYTES, CompactRange, growth_proof
 from security.audit.record import AuditRecord, Decision
 
 _TEXTS: Final = (
@@ -64,6 +64,23 @@ CHECKPOINT: Final = Table(
     Column("time_us", BigInteger),
     Column("subtrees", LargeBinary),
     Column("note", Text),
+)
+COSIGNATURE: Final = Table(
+    "cosignature",
+    RECORD.metadata,
+    Column("tree_size", BigInteger, primary_key=True),
+    Column("witness", Text, primary_key=True),
+    Column("line", Text),
+)
+_COSIGNATURES: Final = (
+    select(func.string_agg(COSIGNATURE.c.line, text("''")))
+    .where(COSIGNATURE.c.tree_size == CHECKPOINT.c.tree_size)
+    .scalar_subquery()
+)
+# The note with what witnesses have signed below it.
+_COSIGNED_NOTE: Final = CHECKPOINT.c.note.concat(func.coalesce(_COSIGNATURES, "")).label("note")
+_KEEP_COSIGNATURE: Final = text(
+    "INSERT INTO audit.cosignature (tree_size, witness, line) VALUES (:size, :witness, :line) ON CONFLICT DO NOTHING"
 )
 _LEAVES_PAGE: Final = 10_000
 _RECORDS: Final = select(RECORD, LEAF.c.leaf_index).outerjoin(LEAF, LEAF.c.record_sequence == RECORD.c.sequence)
@@ -146,7 +163,7 @@ class AuditStore:
 
     async def checkpoints(self, after_size: int, limit: int, newest_first: bool = False) -> Sequence[StoredCheckpoint]:
         size = CHECKPOINT.c.tree_size
-        query = select(size, CHECKPOINT.c.time_us, CHECKPOINT.c.note).where(size > after_size)
+        query = select(size, CHECKPOINT.c.time_us, _COSIGNED_NOTE).where(size > after_size)
         query = query.order_by(size.desc() if newest_first else size).limit(limit)
         return [StoredCheckpoint(**row) for row in await self._all(query)]
 
@@ -162,17 +179,33 @@ class AuditStore:
             found = found.join(RECORD, LEAF.c.record_sequence == RECORD.c.sequence).where(LEAF.c.leaf_index < size)
             (row,) = await self._all(_within(found, from_time_us, to_time_us))
             first, end = (row["first"], row["last"] + 1) if row["first"] is not None else (size, size)
-        known = await self._all(
-            select(CHECKPOINT.c.tree_size, CHECKPOINT.c.subtrees)
-            .where(CHECKPOINT.c.tree_size <= first)
-            .order_by(CHECKPOINT.c.tree_size.desc())
-            .limit(1)
-        )
-        before = CompactRange(0, known[0]["tree_size"], _hashes(known[0]["subtrees"])) if known else CompactRange()
-        await self._grow(before, first)
+        before = await self._tree(first)
         behind = CompactRange(end)
         await self._grow(behind, size)
         return RangeProof(newest[0], first, end, before.hashes, behind.hashes)
+
+    async def prove_growth(self, old_size: int, size: int) -> Sequence[bytes]:
+        """The consistency proof from the tree of `old_size` leaves to that of `size`; none from the empty one."""
+        if old_size == 0:
+            return ()
+        old, added = await self._tree(old_size), CompactRange(old_size)
+        await self._grow(added, size)
+        return growth_proof(old, added)
+
+    async def keep_cosignature(self, size: int, witness: str, line: str) -> None:
+        await execute(self._engine, _KEEP_COSIGNATURE, {"size": size, "witness": witness, "line": line})
+
+    async def _tree(self, size: int) -> CompactRange:
+        """The tree of the first `size` leaves, grown from the nearest checkpoint."""
+        known = await self._all(
+            select(CHECKPOINT.c.tree_size, CHECKPOINT.c.subtrees)
+            .where(CHECKPOINT.c.tree_size <= size)
+            .order_by(CHECKPOINT.c.tree_size.desc())
+            .limit(1)
+        )
+        tree = CompactRange(0, known[0]["tree_size"], _hashes(known[0]["subtrees"])) if known else CompactRange()
+        await self._grow(tree, size)
+        return tree
 
     async def _grow(self, compact: CompactRange, end: int) -> None:
         """Add the leaves up to `end`. Raises DataLoss when one of them is gone."""

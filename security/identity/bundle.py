@@ -12,9 +12,11 @@ MEETING_POINTS = frozenset(
     {
         ("public", "edge-gateway"),
         ("public", "kafka"),
+        ("public", "witness"),
         ("private", "core-gateway"),
         ("private", "bridge-inbound"),
         ("private", "bridge-outbound"),
+        ("private", "audit"),
         ("private", "operator"),
     }
 )

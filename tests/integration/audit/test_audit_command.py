@@ -20,6 +20,7 @@ from mesh.errors import PermissionDenied
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
+from security.audit.cosignature import WITNESS_FILE
 from tests.integration.conftest import free_port_base
 
 DEADLINE_S = 10.0
@@ -32,14 +33,14 @@ def isthmus(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 async def until_signed(home: Path) -> None:
-    """Wait for the first signed checkpoint."""
+    """Wait for the first signed checkpoint, and for the first that the witness has seen."""
     async with asyncio.timeout(DEADLINE_S):
-        while not CheckpointFile(home / CHECKPOINT_FILE).notes():  # noqa: ASYNC110 - a file rings no bell
+        while not (CheckpointFile(home / CHECKPOINT_FILE).notes() and (home / WITNESS_FILE).exists()):  # noqa: ASYNC110 - a file rings no bell
             await asyncio.sleep(0.1)
 
 
 async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None:
-    async with LocalMesh(tmp_path, free_port_base(), only=("members", "catalog", "audit")) as mesh:
+    async with LocalMesh(tmp_path, free_port_base(), only=("members", "catalog", "witness", "audit")) as mesh:
         listen = read(mesh.home.topology).process("members-1").listen("grpc")
         channels = Channels(Identity(mesh.operator_identity), load())
         members = MembersStub(channels.direct(str(listen), SpiffeId("private", "members")))
@@ -74,6 +75,7 @@ async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None
         verified = await asyncio.to_thread(isthmus, tmp_path, "audit", "verify", "--json")
         assert verified.returncode == 0, verified.stdout
         assert json.loads(verified.stdout)["ok"]
+        assert json.loads(verified.stdout)["witnessed"]["size"] > 0
     stopped = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail")
     assert stopped.returncode == 1
     assert "Traceback" not in stopped.stderr

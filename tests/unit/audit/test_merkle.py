@@ -16,6 +16,7 @@ from security.audit.merkle import (
     CompactRange,
     ProofInvalid,
     consistency_proof,
+    growth_proof,
     inclusion_proof,
     node_hash,
     root,
@@ -126,3 +127,11 @@ def test_a_range_is_not_made_from_too_few_hashes() -> None:
         CompactRange().extend(CompactRange(1))
     with pytest.raises(ValueError, match="has a root"):
         CompactRange(1).root()
+
+
+def test_a_growth_proof_is_the_consistency_proof() -> None:
+    leaves = LEAVES[:40]
+    for size in range(1, 41):
+        for old in range(1, size + 1):
+            proof = growth_proof(tree(leaves[:old]), tree(leaves[old:size], old))
+            assert proof == consistency_proof(leaves[:size], old), (old, size)

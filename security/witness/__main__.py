@@ -1,0 +1,5 @@
+from mesh.process import start
+from security.witness.main import main
+from security.witness.settings import WitnessSettings
+
+start(main, WitnessSettings)
