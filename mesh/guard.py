@@ -7,6 +7,7 @@ Guard: checks the peer against the method's callers, then the request against it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,7 @@ import grpc
 import protovalidate
 
 from mesh import telemetry
-from mesh.call import Call, begin
+from mesh.call import Call, begin, current_call
 from mesh.contract import Contract, MethodPolicy
 from mesh.errors import (
     DeadlineExceeded,
@@ -29,6 +30,7 @@ from mesh.errors import (
 )
 from mesh.logs import logger
 from mesh.settings import ProcessSettings
+from mesh.spiffe import SpiffeId
 from mesh.tls import peer_of
 
 # Less than this and an answer could not even be sent.
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 Behaviour = Callable[[Any, "Context"], Awaitable[Any]]
+# Raises PermissionDenied.
+PeerCheck = Callable[[SpiffeId | None], None]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
 
 
@@ -49,22 +53,17 @@ class Entry(grpc.aio.ServerInterceptor):
         self._methods = contract.methods
         self._trace_ratio = settings.trace_ratio
         self._log = logger("server")
-        self._duration = telemetry.meter().create_histogram("rpc.server.duration", unit="ms")
-        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         method = self._methods.get(details.method)
         handler = await continuation(details)
         if method is None or handler is None or handler.unary_unary is None:
             return handler
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is None:
-            wrapped = self._wrapped[details.method] = _unary(
-                handler, self._wrap(method, cast(Behaviour, handler.unary_unary))
-            )
-        return wrapped
+        return _unary(handler, self._wrap(method, cast(Behaviour, handler.unary_unary)))
 
     def _wrap(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
+        measure = telemetry.call_durations(method.path)
+
         async def enter(request: Any, context: Context) -> Any:
             started = time.monotonic()
             call = self._call(method, context, started)
@@ -89,11 +88,11 @@ class Entry(grpc.aio.ServerInterceptor):
                 raise
             except Exception:
                 code = grpc.StatusCode.INTERNAL
-                self._log.exception("call failed", method=method.path)
+                self._log.exception("call failed", conceal=request, method=method.path)
                 failed = Internal("INTERNAL", "the service failed on this call", metadata={"trace_id": call.trace_id})
                 await context.abort(code, failed.message, failed.trailing_metadata())
             finally:
-                self._duration.record((time.monotonic() - started) * 1000, {"method": method.path, "code": code.name})
+                measure(code.name, time.monotonic() - started)
 
         return enter
 
@@ -125,16 +124,10 @@ class Guard(grpc.aio.ServerInterceptor):
         self._infrastructure = infrastructure
         self._settings = settings
         self._validator = protovalidate.Validator()
-        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
-        if handler is None:
-            return None
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is None:
-            wrapped = self._wrapped[details.method] = self._guard(details.method, handler)
-        return wrapped
+        return None if handler is None else self._guard(details.method, handler)
 
     def _guard(self, path: str, handler: Handler) -> Handler:
         service = path.rsplit("/", 1)[0].lstrip("/")
@@ -151,20 +144,19 @@ class Guard(grpc.aio.ServerInterceptor):
         check, validate = self._peer_check(method.callers, method.path), self._validate
 
         async def guarded(request: Any, context: Context) -> Any:
-            check(context)
+            check(current_call().peer)
             validate(request)
             return await handle(request, context)
 
         return guarded
 
-    def _peer_check(self, callers: frozenset[str], path: str) -> Callable[[Context], None]:
+    def _peer_check(self, callers: frozenset[str], path: str) -> PeerCheck:
         own = self._settings
         # The transport has verified the chain; a workload of the same name in another zone is somebody else.
-        allowed = frozenset(f"spiffe://{own.trust_domain}/{own.zone}/{workload}" for workload in callers)
+        allowed = frozenset(SpiffeId(own.zone, workload, own.trust_domain) for workload in callers)
 
-        def check(context: Context) -> None:
-            peer = peer_of(context.auth_context())
-            if peer is None or str(peer) not in allowed:
+        def check(peer: SpiffeId | None) -> None:
+            if peer not in allowed:
                 raise PermissionDenied(
                     "CALLER_NOT_ALLOWED",
                     "this workload may not call this method",
@@ -197,12 +189,12 @@ def _unary(handler: Handler, behaviour: Behaviour) -> Handler:
     )
 
 
-def _infrastructure(handler: Any, check: Callable[[Context], None]) -> Handler:
+def _infrastructure(handler: Any, check: PeerCheck) -> Handler:
     """The same handler behind the peer check, whatever its arity; these are outside of Entry, so errors end here."""
 
     async def admit(context: Context) -> None:
         try:
-            check(context)
+            check(peer_of(context.auth_context()))
         except MeshError as error:
             await context.abort(error.code, error.message, error.trailing_metadata())
 
@@ -210,8 +202,10 @@ def _infrastructure(handler: Any, check: Callable[[Context], None]) -> Handler:
 
         async def stream_stream(requests: Any, context: Any) -> Any:
             await admit(context)
-            async for answer in handler.stream_stream(requests, context):
-                yield answer
+            # Closed with the stream, and not when the collector comes by: what the handler holds is let go now.
+            async with contextlib.aclosing(handler.stream_stream(requests, context)) as answers:
+                async for answer in answers:
+                    yield answer
 
         return grpc.stream_stream_rpc_method_handler(
             stream_stream, handler.request_deserializer, handler.response_serializer
@@ -221,9 +215,10 @@ def _infrastructure(handler: Any, check: Callable[[Context], None]) -> Handler:
         async def unary_stream(request: Any, context: Any) -> Any:
             await admit(context)
             result = handler.unary_stream(request, context)
-            if hasattr(result, "__aiter__"):
-                async for answer in result:
-                    yield answer
+            if hasattr(result, "aclose"):
+                async with contextlib.aclosing(result) as answers:
+                    async for answer in answers:
+                        yield answer
             else:
                 await result
 

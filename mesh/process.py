@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 
 from mesh import logs, telemetry
 from mesh.channel import Channels
-from mesh.contract import Contract, load
+from mesh.contract import Contract, ContractError, load
 from mesh.server import MeshServer
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity, IdentityError, require_tls13
@@ -84,7 +85,11 @@ def start(main: Callable[[S, Process], Awaitable[None]], settings_type: type[S])
         wrong = "; ".join(f"ISTHMUS_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         print(f"cannot start: {wrong}", file=sys.stderr)
         sys.exit(_EXIT_MISCONFIGURED)
-    logs.configure(settings)
+    try:
+        logs.configure(settings)
+    except ContractError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        sys.exit(_EXIT_MISCONFIGURED)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_live(main, settings))
 
@@ -99,6 +104,9 @@ async def _live(main: Callable[[S, Process], Awaitable[None]], settings: S) -> N
     telemetry.meter().create_observable_gauge(
         "identity.remaining", [lambda _: [Observation(identity.remaining_s())]], unit="s"
     )
+    # What stands now stays for good: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
     try:
         await main(settings, process)
     finally:

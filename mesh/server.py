@@ -1,12 +1,14 @@
 """Build a gRPC server that cannot be unsafe: without identity, allow-list or one of its services there is none."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from mesh import guard
 from mesh.contract import Contract
@@ -15,6 +17,7 @@ from mesh.tls import Identity
 
 # Whoever routes to a process or operates it may ask whether it is well.
 _HEALTH_CALLERS: Final = frozenset({"control-public", "control-private", "edge-gateway", "core-gateway", "operator"})
+_REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
 _REFLECTION_CALLERS: Final = frozenset({"operator"})
 _MESSAGE_BYTES_MAX: Final = 1 << 20
 _OPTIONS: Final = (
@@ -46,30 +49,73 @@ class Context(Protocol):
 
 
 class _Recorder:
-    """Stands in for a server while a generated adder registers, to learn which services it brings."""
+    """Stands in for a server while a generated adder registers, to learn which services and methods it brings."""
 
     def __init__(self) -> None:
-        self.services: list[str] = []
-        self.handlers: list[grpc.GenericRpcHandler] = []
+        # By service, then by the method's short name.
+        self.services: dict[str, Mapping[str, Any]] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        self.handlers.extend(handlers)
-        self.services.extend(handler.service_name() for handler in handlers)  # type: ignore[attr-defined]
+        """They hold the same methods, and do not list them."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """The generic handlers hold the same methods; asyncio servers use those."""
+        self.services[service] = handlers
+
+
+class _Details(NamedTuple):
+    """grpc.HandlerCallDetails of no call in particular."""
+
+    method: str
+    invocation_metadata: tuple[tuple[str, str], ...] = ()
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Every method with all that stands before it.
+
+    The interceptors are asked once for each method and not once for each call, as gRPC would: what they decide by is
+    the contract, and asking them took as long as what they do.
+    """
+
+    def __init__(
+        self, services: Mapping[str, Mapping[str, Any]], interceptors: Sequence[grpc.aio.ServerInterceptor]
+    ) -> None:
+        self._services = services
+        self._interceptors = interceptors
+        self._handlers: dict[str, Any] = {}
+
+    async def compile(self) -> None:
+        for service, handlers in self._services.items():
+            for name, handler in handlers.items():
+                path = f"/{service}/{name}"
+                self._handlers[path] = await self._behind(path, handler)
+
+    async def _behind(self, path: str, handler: Any) -> Any:
+        async def innermost(_: Any) -> Any:
+            return handler
+
+        continuation: Any = innermost
+        for interceptor in reversed(self._interceptors):
+            continuation = partial(interceptor.intercept_service, continuation)
+        return await continuation(_Details(path))
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(handler_call_details.method)
 
 
 class MeshServer:
     """A running or runnable gRPC server with health, reflection and a bounded drain."""
 
-    def __init__(self, server: grpc.aio.Server, health: HealthServicer, services: Sequence[str], address: str) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, methods: _Methods, health: HealthServicer, services: Sequence[str], address: str
+    ) -> None:
         self._server = server
+        self._methods = methods
         self._health = health
         self._services = services
         self.address = address
 
     async def start(self) -> None:
+        await self._methods.compile()
         await self._server.start()
 
     async def mark(self, serving: bool) -> None:
@@ -99,15 +145,15 @@ class ServerBuilder:
         self._process = process
         self._interceptors = tuple(interceptors)
         self._audit = audit
-        self._handlers: dict[str, grpc.GenericRpcHandler] = {}
+        self._handlers: dict[str, Mapping[str, Any]] = {}
         self._infrastructure: dict[str, frozenset[str]] = {}
 
     def add(self, adder: Callable[[Any, Any], None], servicer: object) -> "ServerBuilder":
         """Register a service of the contract with its generated `add_..._to_server`."""
-        for name, handler in self._record(adder, servicer):
+        for name, handlers in self._record(adder, servicer).items():
             if name not in self._process.contract.services:
                 raise UnsafeServerError(f"service {name} has no policy in the contract: state one in its .proto")
-            self._handlers[name] = handler
+            self._handlers[name] = handlers
         return self
 
     def add_infrastructure(
@@ -116,8 +162,8 @@ class ServerBuilder:
         """Register a service that others define (xDS, health), open to the named workloads of the same zone."""
         if not callers:
             raise UnsafeServerError("an infrastructure service needs callers: name the workloads that may use it")
-        for name, handler in self._record(adder, servicer):
-            self._handlers[name] = handler
+        for name, handlers in self._record(adder, servicer).items():
+            self._handlers[name] = handlers
             self._infrastructure[name] = callers
         return self
 
@@ -152,29 +198,28 @@ class ServerBuilder:
         # Whoever holds the process's own certificate, its launcher, may ask too.
         askers = _HEALTH_CALLERS | {settings.workload}
         self.add_infrastructure(health_pb2_grpc.add_HealthServicer_to_server, health, askers)
-        names = (*sorted(self._handlers), reflection.SERVICE_NAME)
-        self._infrastructure[reflection.SERVICE_NAME] = _REFLECTION_CALLERS
+        reflection = ReflectionServicer((*sorted(self._handlers), _REFLECTION))
+        self.add_infrastructure(
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflection, _REFLECTION_CALLERS
+        )
         chain: list[grpc.aio.ServerInterceptor] = [guard.Entry(contract, settings)]
         if self._audit is not None:
             chain.append(self._audit)
         chain.append(guard.Guard(contract, self._infrastructure, settings))
+        methods = _Methods(self._handlers, (*chain, *self._interceptors))
         server = grpc.aio.server(
-            interceptors=(*chain, *self._interceptors),
-            options=_OPTIONS,
-            maximum_concurrent_rpcs=settings.concurrent_calls_max,
+            handlers=(methods,), options=_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
         )
-        server.add_generic_rpc_handlers(tuple(self._handlers.values()))
-        reflection.enable_server_reflection(names, server)
         server.add_secure_port(settings.grpc_address, self._process.identity.server_credentials())
-        return MeshServer(server, health, business, settings.grpc_address)
+        return MeshServer(server, methods, health, business, settings.grpc_address)
 
-    def _record(self, adder: Callable[[Any, Any], None], servicer: object) -> list[tuple[str, grpc.GenericRpcHandler]]:
+    def _record(self, adder: Callable[[Any, Any], None], servicer: object) -> dict[str, Mapping[str, Any]]:
         recorder = _Recorder()
         adder(servicer, recorder)
         for name in recorder.services:
             if name in self._handlers:
                 raise UnsafeServerError(f"service {name} was added twice")
-        return list(zip(recorder.services, recorder.handlers, strict=True))
+        return recorder.services
 
 
 def health_server(process: Context) -> MeshServer:

@@ -1,11 +1,13 @@
 """Traces and metrics (OpenTelemetry), carried across HTTP, gRPC and Kafka by the W3C traceparent header."""
 
 import contextlib
+import functools
 import re
 import secrets
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -14,10 +16,6 @@ from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity, peer_of_socket
@@ -29,6 +27,7 @@ _SAMPLED: Final = "01"
 # Neither id may be all zeros.
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _SCOPE: Final = "isthmus"
+_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def configure(settings: ProcessSettings) -> None:
@@ -40,20 +39,24 @@ def configure(settings: ProcessSettings) -> None:
             "service.instance.id": settings.node,
         }
     )
-    tracers = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)))
     if settings.otlp_endpoint:
-        # Its generated code takes long to load, in each of many processes, and most send no spans.
+        # They take long to load, in each of many processes, and most send no spans.
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+        tracers = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)))
         tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint)))
-    trace.set_tracer_provider(tracers)
+        trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
 
 
 def shutdown() -> None:
     """Send what is still buffered, for a bounded time."""
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, TracerProvider):
+    # Providers that send nothing have neither method.
+    provider: Any = trace.get_tracer_provider()
+    if hasattr(provider, "force_flush"):
         provider.force_flush(2000)
         provider.shutdown()
 
@@ -76,32 +79,77 @@ def valid_traceparent(value: str | None) -> str:
     return value if value is not None and _TRACEPARENT.fullmatch(value) else ""
 
 
-@contextlib.contextmanager
-def span(name: str, traceparent: str, kind: SpanKind = SpanKind.SERVER, **attributes: str | int) -> Iterator[str]:
-    """Run the block in a span below `traceparent` and yield the traceparent to hand on.
+class span:  # noqa: N801 (read as a verb: with span(...))
+    """Run the block in a span below `traceparent` and hand out the traceparent to pass on.
 
-    Where the trace is not sampled, no span is made and the given value is yielded: the identity of the trace travels
+    Where the trace is not sampled, no span is made and the given value is handed out: the identity of the trace travels
     all the same, and a hot path pays nothing.
     """
-    if not traceparent.endswith(_SAMPLED):
-        yield traceparent
-        return
-    parent = SpanContext(
-        trace_id=int(traceparent[3:35], 16),
-        span_id=int(traceparent[36:52], 16),
-        is_remote=True,
-        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+
+    __slots__ = ("_attributes", "_current", "_kind", "_name", "_scope", "_traceparent")
+
+    def __init__(
+        self, name: str, traceparent: str, kind: trace.SpanKind = trace.SpanKind.SERVER, **attributes: str | int
+    ) -> None:
+        self._name = name
+        self._traceparent = traceparent
+        self._kind = kind
+        self._attributes = attributes
+        self._scope: contextlib.AbstractContextManager[trace.Span] | None = None
+
+    def __enter__(self) -> str:
+        given = self._traceparent
+        if not given.endswith(_SAMPLED):
+            return given
+        parent = trace.SpanContext(
+            trace_id=int(given[3:35], 16),
+            span_id=int(given[36:52], 16),
+            is_remote=True,
+            trace_flags=trace.TraceFlags(trace.TraceFlags.SAMPLED),
+        )
+        self._scope = tracer().start_as_current_span(
+            self._name,
+            trace.set_span_in_context(trace.NonRecordingSpan(parent)),
+            kind=self._kind,
+            attributes=self._attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        self._current = self._scope.__enter__()
+        own = self._current.get_span_context()
+        return f"00-{own.trace_id:032x}-{own.span_id:016x}-{_SAMPLED}"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._scope is None:
+            return
+        if isinstance(error, Exception):
+            # Its type alone: a message may hold what the policy of its fields keeps out of traces.
+            self._current.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+        self._scope.__exit__(kind, error, traceback)
+
+
+@functools.cache
+def _durations() -> prometheus_client.Histogram:
+    return prometheus_client.Histogram(
+        "rpc_server_duration_seconds", "Time from a call's arrival to its answer", ("method", "code"), buckets=_BUCKETS
     )
-    context = trace.set_span_in_context(NonRecordingSpan(parent))
-    with tracer().start_as_current_span(
-        name, context, kind=kind, attributes=attributes, record_exception=False
-    ) as current:
-        own = current.get_span_context()
-        try:
-            yield f"00-{own.trace_id:032x}-{own.span_id:016x}-{_SAMPLED}"
-        except Exception as error:
-            current.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            raise
+
+
+def call_durations(method: str) -> Callable[[str, float], None]:
+    """Takes the status code's name and the seconds that each call of `method` took.
+
+    Straight to Prometheus: on the path of every call, OpenTelemetry's histogram took a quarter of what all
+    interceptors took together.
+    """
+    histogram = _durations()
+    succeeded = histogram.labels(method, "OK")
+
+    def observe(code: str, seconds: float) -> None:
+        (succeeded if code == "OK" else histogram.labels(method, code)).observe(seconds)
+
+    return observe
 
 
 class _Handler(WSGIRequestHandler):

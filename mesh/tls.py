@@ -7,6 +7,7 @@ reader that resolves it once never sees a certificate with another's key.
 
 import asyncio
 import contextlib
+import functools
 import os
 import ssl
 import time
@@ -142,10 +143,14 @@ class Identity:
 def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeId | None:
     """The SPIFFE id in a gRPC peer's verified certificate; None when it has none or several (X.509-SVID, section 2)."""
     found = [name for name in auth_context.get("x509_subject_alternative_name", ()) if name.startswith(b"spiffe://")]
-    if len(found) != 1:
-        return None
+    return _parsed(found[0]) if len(found) == 1 else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(name: bytes) -> SpiffeId | None:
+    # Kept, since the same few peers call again and again.
     try:
-        return SpiffeId.parse(found[0].decode())
+        return SpiffeId.parse(name.decode())
     except ValueError:
         return None
 

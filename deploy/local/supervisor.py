@@ -280,6 +280,8 @@ class Supervisor:
         log = self._home.log(row.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **row.environment, "ISTHMUS_HOME": str(self._home.root)}
+        # Many processes load the same modules: whoever is first compiles them for all, also where this shell would not.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         # setpriv asks the kernel for a SIGTERM at the launcher's death, then becomes the command: same pid.
         wrapper = () if row.command[0] == "setpriv" else ("setpriv", "--pdeathsig", "TERM", "--")
         with log.open("ab") as output:
