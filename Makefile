@@ -10,7 +10,7 @@ PACKAGES := mesh security public_edge private_core sync_bridge deploy chaos test
 SET_UP := .venv/.packages $(CACHE)/datasets/.unpacked
 # Nobody who brings a Kafka needs its jars, or Java.
 ifeq ($(ISTHMUS_KAFKA_BOOTSTRAP),)
-SET_UP += java $(CACHE)/kafka/.jars
+SET_UP += java $(CACHE)/kafka/broker.jsa
 endif
 
 ##@ Use
@@ -70,6 +70,9 @@ java:
 $(CACHE)/kafka/.jars: deploy/local/kafka/pom.xml | java
 	@deploy/local/setup.sh kafka
 	@mkdir -p $(@D) && touch $@
+
+$(CACHE)/kafka/broker.jsa: $(CACHE)/kafka/.jars | .venv/.packages
+	@deploy/local/setup.sh archive
 
 $(CACHE)/datasets/.unpacked: deploy/local/datasets.txt | .venv/.packages
 	@deploy/local/setup.sh datasets

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings one part of what a mesh on this machine needs: setup.sh packages|java|kafka|datasets. Called by the Makefile,
+# Brings one part of what a mesh on this machine needs: setup.sh packages|java|kafka|archive|datasets. Called by the Makefile,
 # which knows when a part is out of date. Debian packages are installed only where they are missing and we are root.
 set -eu
 
@@ -59,6 +59,12 @@ kafka() {
         -DoutputDirectory="$(mkdir -p "$cache" && cd "$cache" && pwd)/kafka/libs"
 }
 
+# Without it a broker starts as well, only slower: nothing to fail for.
+archive() {
+    say "running Kafka once, so that later starts find its classes loaded and verified"
+    ISTHMUS_CACHE="$cache" .venv/bin/python -m deploy.local.kafka.archive || say "no archive of Kafka's classes was made"
+}
+
 datasets() {
     say "fetching the data sets, each checked against its hash"
     rm -rf "$cache/datasets" "$cache/wheels"
@@ -71,7 +77,7 @@ datasets() {
 }
 
 case "${1:-}" in
-    packages | kafka | datasets) "$1" ;;
+    packages | kafka | archive | datasets) "$1" ;;
     java) java_runtime ;;
-    *) fail "usage: setup.sh packages|java|kafka|datasets" ;;
+    *) fail "usage: setup.sh packages|java|kafka|archive|datasets" ;;
 esac

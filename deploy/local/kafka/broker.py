@@ -85,6 +85,9 @@ def properties(home: Home, process: Process) -> dict[str, str]:
         # An acknowledged record leaves the edge node's spool, so it may not wait long for the disk.
         "log.flush.interval.ms": "500",
         "log.flush.scheduler.interval.ms": "500",
+        # A broker that comes back after a kill waits until the controller has forgotten the one before; by default 9 s.
+        "broker.session.timeout.ms": "2000",
+        "broker.heartbeat.interval.ms": "400",
         # The defaults are those of a large machine.
         "num.network.threads": "2",
         "num.io.threads": "4",
@@ -99,12 +102,19 @@ def properties(home: Home, process: Process) -> dict[str, str]:
 
 
 def command(home: Home, cache: Path) -> tuple[str, ...]:
-    java = ("java", *JVM, f"-Dlog4j2.configurationFile={LOG4J2}", "-cp", f"{libraries(cache)}/*")
+    shared = (f"-XX:SharedArchiveFile={archive(cache)}",) if archive(cache).exists() else ()
+    java = ("java", *JVM, *shared, f"-Dlog4j2.configurationFile={LOG4J2}", "-cp", f"{libraries(cache)}/*")
     return (*java, "kafka.Kafka", str(_properties_file(home)))
 
 
 def libraries(cache: Path) -> Path:
-    return cache / "kafka" / "libs"
+    # Absolute: the JVM takes the archive only for the class path, to the letter, that it was made with.
+    return (cache / "kafka" / "libs").absolute()
+
+
+def archive(cache: Path) -> Path:
+    """The classes of a broker as its JVM had them after loading; see archive.py. A broker starts without it too."""
+    return (cache / "kafka" / "broker.jsa").absolute()
 
 
 def _properties_file(home: Home) -> Path:
