@@ -11,7 +11,7 @@ import grpc.aio
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.local import envoy, postgres
+from deploy.local import door, envoy, links, postgres
 from deploy.local.kafka import broker
 from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
@@ -53,6 +53,8 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
         return lambda: asyncio.to_thread(broker.ping, home, str(process.listen("kafka")), PROBE_DEADLINE_S)
     if process.workload.endswith("-gateway"):
         return lambda: _envoy_ready(envoy.admin_socket(home, process.name))
+    if process.workload == links.NAME:
+        return lambda: _door_answers(home, process)
     if process.workload.startswith("identity-"):
         # It serves files: when its own leaf is there and young, it works.
         return lambda: _has_identity(identity)
@@ -62,6 +64,10 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     metrics = process.listen("metrics")
     assert metrics is not None, f"{process.name} has nothing that could be asked"
     return lambda: _https_answers(metrics, identity)
+
+
+async def _door_answers(home: Home, process: Process) -> None:
+    await asyncio.to_thread(door.call, door.path(home, process.name), PROBE_DEADLINE_S, do="active")
 
 
 async def _has_identity(identity: Path) -> None:

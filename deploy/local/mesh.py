@@ -9,7 +9,9 @@ from typing import IO, Self
 
 import grpc
 
-from deploy.local import postgres, preflight, table, topology
+from deploy.local import door, links, postgres, preflight, table, topology
+from deploy.local.door import Door
+from deploy.local.faults import Faults
 from deploy.local.kafka import broker
 from deploy.local.settings import LauncherSettings
 from deploy.local.supervisor import Child, Supervisor
@@ -37,6 +39,8 @@ class LocalMesh:
         self.swept: tuple[str, ...] = ()
         self._on_change = on_change
         self._supervisor = Supervisor(self.home, self.rows, self._changed)
+        self._faults = Faults(self._supervisor, self.home)
+        self._door = Door(door.path(self.home), self._faults.handle)
         self._lock: IO[str] | None = None
         self._identity_task: asyncio.Task[None] | None = None
 
@@ -62,12 +66,15 @@ class LocalMesh:
             self.swept = await asyncio.to_thread(preflight.sweep, self.home, self.rows)
             preflight.check_ports(self.rows)
             self._write_topology()
+            await self._door.open()
             await self._supervisor.start()
         except BaseException:
+            await self._door.close()
             self._release()
             raise
         if "kafka" in self._supervisor.children:
-            self._identity_task = asyncio.create_task(broker.follow_identity(self.home, self.kafka_bootstrap))
+            following = broker.follow_identity(self.home, self.kafka_bootstrap, private=self.settings.fault_links)
+            self._identity_task = asyncio.create_task(following)
 
     async def stop(self) -> None:
         """Drain and stop everything. Safe to call twice."""
@@ -75,6 +82,8 @@ class LocalMesh:
             return
         if self._identity_task:
             self._identity_task.cancel()
+        await self._door.close()
+        await self._faults.close()
         await self._supervisor.stop()
         self._release()
 
@@ -132,7 +141,10 @@ class LocalMesh:
 
     def _write_topology(self) -> None:
         pids = self._supervisor.pids()
-        topology.write(self.home.topology, table.topology(self.settings, self.rows, pids))
+        processes = table.topology(self.settings, self.rows, pids)
+        if any(row.name == links.NAME for row in self.rows):
+            topology.write(self.home.public_topology, table.public_view(processes))
+        topology.write(self.home.topology, processes)
 
     def _release(self) -> None:
         if self._lock:

@@ -25,6 +25,11 @@ class Home:
         return self.root / "topology.json"
 
     @property
+    def public_topology(self) -> Path:
+        """The table as the public zone sees it, where it reaches the private one through a link."""
+        return self.root / "topology-public.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / "launcher.lock"
 
@@ -66,6 +71,8 @@ class LauncherSettings(BaseSettings):
     # A PostgreSQL or a Kafka that is already there; the launcher then starts none.
     database_url: str | None = None
     kafka_bootstrap: str | None = None
+    # Lead what crosses between the zones through TCP proxies that drills can disturb (deploy/local/links.py).
+    fault_links: bool = False
     # The least free space on the disk of the home, in MiB, to start at all.
     disk_free_mib_min: int = Field(default=1024, ge=0)
 

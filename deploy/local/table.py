@@ -1,12 +1,13 @@
 """The table of processes: everything that one machine runs, in the order in which ports are given out."""
 
+import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
-from deploy.local import envoy, postgres
+from deploy.local import envoy, links, postgres
 from deploy.local.health import Probe, probe
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -73,7 +74,15 @@ ROOMS = (
     Room("private", "bridge-outbound", "sync_bridge.outbound", 1, ("grpc", "metrics"), ("migrate", "topics")),
     Room("public", "edge", "public_edge.node", 0, ("http", "grpc", "metrics"), ("topics",)),
 )
-PROTOCOLS = {"ads": "grpc", "grpc": "grpc", "http": "https", "metrics": "https", "kafka": "kafka", "raft": "kafka"}
+PROTOCOLS = {
+    "ads": "grpc",
+    "grpc": "grpc",
+    "http": "https",
+    "metrics": "https",
+    "kafka": "kafka",
+    "raft": "kafka",
+    "private": "kafka",
+}
 
 
 def build(settings: LauncherSettings) -> tuple[Row, ...]:
@@ -90,6 +99,20 @@ def topology(settings: LauncherSettings, rows: tuple[Row, ...], pids: Mapping[st
     )
 
 
+def public_view(table: Topology) -> Topology:
+    """What the public zone is told where links lie between the zones: the core gateway is where its link listens."""
+    core = table.process(links.NAME).listen("core")
+    assert core is not None
+
+    def seen(process: Process) -> Process:
+        if process.name != "core-gateway":
+            return process
+        listens = (replace(one, port=core.port) if one.name == "https" else one for one in process.listens)
+        return replace(process, listens=tuple(listens))
+
+    return replace(table, processes=tuple(map(seen, table.processes)))
+
+
 class _Builder:
     def __init__(self, settings: LauncherSettings) -> None:
         self.settings = settings
@@ -101,6 +124,10 @@ class _Builder:
         self.database_url = settings.database_url or postgres.url(self.home)
         self.control: dict[str, str] = {}
         self.witness = ""
+        # What bridges dial: the broker, or the link that lies before it.
+        self.kafka_from_private = self.kafka_bootstrap
+        self.ways: dict[str, dict[str, str]] = {}
+        self.link_listens: tuple[Listen, ...] = ()
 
     def rows(self) -> tuple[Row, ...]:
         rows = [self.python("public", "identity-public", "security.identity", ("metrics",), ())]
@@ -115,6 +142,8 @@ class _Builder:
         else:
             # The step that makes the topics still needs an identity that the broker knows.
             rows.append(Row(Process("kafka", "public", "kafka", "kafka")))
+        if self.settings.fault_links:
+            rows.append(self.links())
         rows.append(self.topics())
         for room in ROOMS:
             rows.extend(self.room(room))
@@ -154,7 +183,11 @@ class _Builder:
         if workload == "edge":
             environment["ISTHMUS_EDGE_NODES"] = str(self.settings.edge_nodes)
         if "topics" in after:
-            environment["ISTHMUS_KAFKA_BOOTSTRAP"] = self.kafka_bootstrap
+            environment["ISTHMUS_KAFKA_BOOTSTRAP"] = (
+                self.kafka_bootstrap if zone == "public" else self.kafka_from_private
+            )
+        if workload == "control-public" and self.settings.fault_links:
+            environment["ISTHMUS_TOPOLOGY"] = str(self.home.public_topology)
 
         async def prepare() -> None:
             write_xds_bootstrap(self.home, process, control)
@@ -226,11 +259,15 @@ class _Builder:
         )
 
     def kafka(self) -> Row:
-        process = Process("kafka", "public", "kafka", "kafka", None, self.listens(("kafka", "raft")))
-        self.kafka_bootstrap = str(process.listen("kafka"))
+        names = ("kafka", "raft", "private") if self.settings.fault_links else ("kafka", "raft")
+        process = Process("kafka", "public", "kafka", "kafka", None, self.listens(names))
+        self.kafka_bootstrap = self.kafka_from_private = str(process.listen("kafka"))
+        if private := process.listen("private"):
+            self.kafka_from_private = self.link("kafka", "kafka", str(private))
+        advertised = self.kafka_from_private
 
         async def prepare() -> None:
-            await broker.prepare(self.home, self.settings.cache, process)
+            await broker.prepare(self.home, self.settings.cache, process, advertised)
 
         return Row(
             process,
@@ -241,6 +278,21 @@ class _Builder:
             prepare,
             probe(self.home, process),
         )
+
+    def link(self, name: str, protocol: str, to: str) -> str:
+        """A way between the zones that can be disturbed; returns where it listens."""
+        listen = Listen(name, "127.0.0.1", self.next_port, protocol)
+        self.next_port += 1
+        self.link_listens += (listen,)
+        self.ways[name] = {"listen": str(listen), "to": to}
+        return str(listen)
+
+    def links(self) -> Row:
+        self.link("core", "https", f"127.0.0.1:{self.core_port}")
+        process = Process(links.NAME, "public", links.NAME, links.NAME, None, self.link_listens)
+        environment = {"ISTHMUS_LINKS": json.dumps(self.ways), "PYTHONUNBUFFERED": "1"}
+        command = (sys.executable, "-m", "deploy.local.links")
+        return Row(process, command, environment, ready=probe(self.home, process))
 
     def gateway(self, name: str, zone: str, port: int, client_cert: bool) -> Row:
         listens = (Listen("https", "127.0.0.1", port, "https", client_cert=client_cert), *self.listens(("metrics",)))

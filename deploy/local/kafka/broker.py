@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
 
 from deploy.local.errors import LauncherError, ToolMissing
 from deploy.local.settings import Home
-from deploy.local.topology import Process
+from deploy.local.topology import Listen, Process
 
 NODE_ID = 1
 # A fixed id: a home has exactly one cluster, and a data directory moved between homes stays readable.
@@ -38,16 +38,30 @@ JVM = (
 PRINCIPAL_RULES = "RULE:^CN=([a-z0-9-]+),O=([a-z]+)$/$1.$2/,RULE:^O=([a-z]+),CN=([a-z0-9-]+)$/$2.$1/"
 LOG4J2 = Path(__file__).with_name("log4j2.yaml")
 LISTENERS = ("clients", "controller")
+# Only where a link lies between the zones: the private zone then has a listener of its own.
+PRIVATE = "private"
 # librdkafka writes to standard error while a broker is away; the callers say what matters.
 _SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
 
 
-def properties(home: Home, process: Process) -> dict[str, str]:
-    """server.properties of a combined broker and controller."""
-    kafka, controller = process.listen("kafka"), process.listen("raft")
+def properties(home: Home, process: Process, private_advertised: str = "") -> dict[str, str]:
+    """server.properties of a combined broker and controller.
+
+    `private_advertised` is where the private zone finds the broker, when it has a listener of its own.
+    """
+    kafka, controller, private = process.listen("kafka"), process.listen("raft"), process.listen(PRIVATE)
     assert kafka is not None
     assert controller is not None
     identity = home.identity("kafka")
+    more = {
+        "listeners": f"CLIENTS://{kafka},CONTROLLER://{controller},PRIVATE://{private}",
+        "advertised.listeners": f"CLIENTS://{kafka},PRIVATE://{private_advertised}",
+        "listener.security.protocol.map": "CLIENTS:SSL,CONTROLLER:SSL,PRIVATE:SSL",
+    }
+    return _properties(home, kafka, controller, identity) | (more if private else {})
+
+
+def _properties(home: Home, kafka: Listen, controller: Listen, identity: Path) -> dict[str, str]:
     return {
         "process.roles": "broker,controller",
         "node.id": str(NODE_ID),
@@ -121,11 +135,11 @@ def _properties_file(home: Home) -> Path:
     return home.run("kafka") / "server.properties"
 
 
-async def prepare(home: Home, cache: Path, process: Process) -> None:
+async def prepare(home: Home, cache: Path, process: Process, private_advertised: str = "") -> None:
     """Write the configuration, and format the data directory once."""
     if not any(libraries(cache).glob("kafka_2.13-*.jar")):
         raise ToolMissing("Kafka's jars are not in the cache", "Run `make setup`, or set ISTHMUS_KAFKA_BOOTSTRAP")
-    lines = (f"{name}={value}\n" for name, value in properties(home, process).items())
+    lines = (f"{name}={value}\n" for name, value in properties(home, process, private_advertised).items())
     _properties_file(home).parent.mkdir(parents=True, exist_ok=True)
     _properties_file(home).write_text("".join(lines))
     home.data("kafka").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -168,7 +182,7 @@ def ping(home: Home, bootstrap: str, deadline_s: float) -> None:
     assert metadata.brokers, "the broker knows no broker"
 
 
-def reload_certificate(home: Home, bootstrap: str) -> None:
+def reload_certificate(home: Home, bootstrap: str, private: bool = False) -> None:
     """Make the broker read its PEM files again, without a restart.
 
     Writing a listener's keystore location, unchanged, makes a KRaft broker look at the file itself (KAFKA-14136).
@@ -177,7 +191,7 @@ def reload_certificate(home: Home, bootstrap: str) -> None:
     stores = {"keystore": identity / "keypair.pem", "truststore": identity / "bundle.pem"}
     entries = [
         ConfigEntry(f"listener.name.{listener}.ssl.{store}.{key}", value, incremental_operation=AlterConfigOpType.SET)
-        for listener in LISTENERS
+        for listener in (*LISTENERS, *((PRIVATE,) if private else ()))
         for store, path in stores.items()
         for key, value in (("type", "PEM"), ("location", str(path)))
     ]
@@ -188,7 +202,7 @@ def reload_certificate(home: Home, bootstrap: str) -> None:
         answer.result(timeout=15)
 
 
-async def follow_identity(home: Home, bootstrap: str, poll_s: float = 1.0) -> None:
+async def follow_identity(home: Home, bootstrap: str, poll_s: float = 1.0, private: bool = False) -> None:
     """Reload the broker's certificate whenever the identity agent has swapped it. Runs until cancelled."""
     seen = _version(home)
     while True:
@@ -196,7 +210,7 @@ async def follow_identity(home: Home, bootstrap: str, poll_s: float = 1.0) -> No
         version = _version(home)
         if version != seen:
             try:
-                await asyncio.to_thread(reload_certificate, home, bootstrap)
+                await asyncio.to_thread(reload_certificate, home, bootstrap, private)
             except Exception:  # noqa: S112  Kafka may be away just now; the old leaf lives on, so try at the next turn.
                 continue
             seen = version

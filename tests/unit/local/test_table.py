@@ -80,3 +80,20 @@ def test_socket_paths_stay_short_however_long_the_home_is(tmp_path: Path) -> Non
     sockets = Home(tmp_path / ("deep" * 30)).sockets("postgres")
     assert len(str(sockets / ".s.PGSQL.5432.lock")) <= SOCKET_PATH_BYTES_MAX
     assert sockets != Home(tmp_path).sockets("postgres")
+
+
+def test_links_lie_between_the_zones_and_nowhere_else(tmp_path: Path) -> None:
+    settings = LauncherSettings(home=tmp_path, port_base=20000, edge_nodes=2, fault_links=True)
+    rows = {row.name: row for row in table.build(settings)}
+    link = rows["links"].process
+    assert {listen.name for listen in link.listens} == {"core", "kafka"}
+    kafka = str(link.listen("kafka"))
+    for name, row in rows.items():
+        dialled = row.environment.get("ISTHMUS_KAFKA_BOOTSTRAP")
+        assert (dialled == kafka) == name.startswith("bridge-"), name
+    whole = table.topology(settings, tuple(rows.values()), {})
+    seen = {process.name: process for process in table.public_view(whole).processes}
+    assert seen["core-gateway"].listen("https").port == link.listen("core").port  # type: ignore[union-attr]
+    assert [seen[name] for name in seen if name != "core-gateway"] == [
+        one for one in whole.processes if one.name != "core-gateway"
+    ]

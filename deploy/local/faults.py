@@ -1,0 +1,104 @@
+"""Faults of processes, as the launcher makes them: each with a time to live, after which the launcher heals it."""
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Any
+
+from deploy.local.leases import BadFault, Leases
+from deploy.local.settings import Home
+from deploy.local.supervisor import Child, Supervisor
+
+
+class Faults:
+    """What the launcher's door does. One mesh, one instance."""
+
+    def __init__(self, supervisor: Supervisor, home: Home) -> None:
+        self._supervisor = supervisor
+        self._home = home
+        self._leases = Leases()
+        self._does: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "active": self._active,
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "hold": self._hold,
+            "lose-identity": self._lose_identity,
+            "heal": self._heal,
+        }
+
+    async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """
+        Raises:
+            BadFault: an unknown verb, an unknown process or a bad time to live; nothing was touched.
+        """
+        do = self._does.get(request["do"])
+        if do is None:
+            raise BadFault(f"the door does not do {request['do']!r}; it does {', '.join(self._does)}")
+        return await do(request)
+
+    async def close(self) -> None:
+        """Heal whatever is still broken."""
+        await self._leases.end(None)
+
+    async def _active(self, request: dict[str, Any]) -> dict[str, Any]:
+        states = {name: str(child.state) for name, child in self._supervisor.children.items()}
+        return {"leases": self._leases.active(), "states": states}
+
+    async def _kill(self, request: dict[str, Any]) -> dict[str, Any]:
+        """SIGKILL. No lease: the supervisor starts it again by itself."""
+        child = self._running(request)
+        return {"pid": self._supervisor.kill(child.row.name, SIGKILL)}
+
+    async def _freeze(self, request: dict[str, Any]) -> dict[str, Any]:
+        child = self._running(request)
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        process, pid = child.process, self._supervisor.kill(child.row.name, SIGSTOP)
+
+        async def thaw() -> None:
+            # The pid is ours as long as this very child has not been reaped.
+            if process is not None and process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, SIGCONT)
+
+        self._leases.begin(key, f"{child.row.name} frozen", ttl_s, thaw)
+        return {"pid": pid}
+
+    async def _hold(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Stop it and keep it down. With `abruptly` it gets a SIGKILL first, as a machine that fails would give it."""
+        child = self._running(request)
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        name = child.row.name
+
+        async def release() -> None:
+            await self._supervisor.resume(name)
+
+        # The lease first: whatever becomes of the stopping, it may run again later.
+        self._leases.begin(key, f"{name} held down", ttl_s, release)
+        if request.get("abruptly"):
+            child.wanted.clear()
+            with contextlib.suppress(ProcessLookupError):
+                self._supervisor.kill(name, SIGKILL)
+        await self._supervisor.suspend(name)
+        return {}
+
+    async def _lose_identity(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take away the link to a process' leaf. No lease: the zone's agent issues a new one at its next look."""
+        child = self._running(request)
+        if child.row.identity is None:
+            raise BadFault(f"{child.row.name} has no identity to lose")
+        child.row.identity.unlink(missing_ok=True)
+        return {}
+
+    async def _heal(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One lease, or all when none is named."""
+        return {"healed": await self._leases.end(request.get("lease"))}
+
+    def _running(self, request: dict[str, Any]) -> Child:
+        name = request.get("process")
+        child = self._supervisor.children.get(name) if isinstance(name, str) else None
+        if child is None or not child.row.command or child.row.one_shot:
+            raise BadFault(f"{name!r} is no process of this mesh")
+        if child.pid is None:
+            raise BadFault(f"{name} is not running")
+        return child
