@@ -306,7 +306,11 @@ class _Builder:
             process,
             envoy.command(self.home, name),
             {},
-            (*AUTHORITIES, f"control-{zone}"),
+            (
+                *AUTHORITIES,
+                f"control-{zone}",
+                *((links.NAME,) if self.settings.fault_links and zone == "public" else ()),
+            ),
             self.home.identity(name),
             prepare,
             probe(self.home, process),
