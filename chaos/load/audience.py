@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -15,7 +16,6 @@ from chaos.load.pace import Pace
 
 KINDS = ("ad", "click", "page")
 READS_EVERY = 10
-_JSON = {"content-type": "application/json"}
 
 T = TypeVar("T")
 
@@ -67,8 +67,9 @@ class Audience:
         Raises:
             CallFailed: no answer, or none that names an ad and where a click on it is taken.
         """
-        body = msgspec.json.encode({"slot": slot, "features": features, "source_time_us": source_time_us})
-        answer = await self._client.send("POST", "/v1/ads:decide", body, _JSON)
+        asked = {"slot": slot, "source_time_us": source_time_us}
+        asked |= {f"features.{name}": value for name, value in features.items()}
+        answer = await self._client.send("GET", f"/v1/ads:decide?{urlencode(asked)}")
         if answer.status != 200:
             raise answer.refused()
         try:

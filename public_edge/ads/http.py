@@ -1,7 +1,7 @@
-"""POST /v1/ads:decide"""
+"""GET and POST /v1/ads:decide"""
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from granian.rsgi import Scope
@@ -9,12 +9,14 @@ from msgspec import Meta
 
 from public_edge.ads.decision import Decider
 from public_edge.ads.domain import Creative
+from public_edge.http import query
 from public_edge.http.app import Route
-from public_edge.http.body import HttpProtocol, read_json
+from public_edge.http.body import HttpProtocol, invalid, read_json
 from public_edge.request import Origin
 
 _HEADERS = [("content-type", "application/json"), ("cache-control", "no-store")]
 _RENDERED_MAX = 65_536
+_FEATURE: Final = "features."
 
 
 class DecideBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,22 +43,51 @@ def _rendered(creative: Creative) -> bytes:
     )
 
 
+def _asked(text: str) -> DecideBody:
+    """The fields from a query, a feature as `features.name=value`. Raises InvalidArgument."""
+    fields: dict[str, object] = {}
+    features: dict[str, str] = {}
+    for name, value in query.pairs(text):
+        if name.startswith(_FEATURE):
+            feature = name[len(_FEATURE) :]
+            given = feature in features
+            features[feature] = value
+        else:
+            given = name in fields
+            fields[name] = value
+        if given:
+            raise query.invalid("query", "a parameter is given twice")
+    if "features" in fields:
+        raise query.invalid("features", "written features.name=value")
+    fields["features"] = features
+    try:
+        # Not strict: in a query a number is text.
+        return msgspec.convert(fields, DecideBody, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error, "query") from None
+
+
 def route(decider: Decider) -> Route:
     # Not strict: as JSON of protobuf, a 64-bit number may come as a string.
     decoder = msgspec.json.Decoder(DecideBody, strict=False)
 
-    async def decide(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
-        body = await read_json(scope, proto, decoder)
-        decision = await decider.decide(body.slot, body.features, body.viewer, body.source_time_us, origin)
+    async def get(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        return await answer(proto, _asked(scope.query_string), origin)
+
+    async def post(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        return await answer(proto, await read_json(scope, proto, decoder), origin)
+
+    async def answer(proto: HttpProtocol, asked: DecideBody, origin: Origin) -> int:
+        decision = await decider.decide(asked.slot, asked.features, asked.viewer, asked.source_time_us, origin)
         if decision.creative is None:
-            answer = b'{"impression_id":"","click_url":""}'
+            body = b'{"impression_id":"","click_url":""}'
         else:
-            answer = b'{"impression_id":"%b","creative":%b,"click_url":"%b"}' % (
+            body = b'{"impression_id":"%b","creative":%b,"click_url":"%b"}' % (
                 decision.impression_id.encode(),
                 _rendered(decision.creative),
                 decision.click_url.encode(),
             )
-        proto.response_bytes(200, _HEADERS, answer)
+        proto.response_bytes(200, _HEADERS, body)
         return 200
 
-    return Route("ads.decide", "/v1/ads:decide", {"POST": decide})
+    return Route("ads.decide", "/v1/ads:decide", {"GET": get, "POST": post})

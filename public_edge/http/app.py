@@ -17,7 +17,8 @@ from public_edge.http.refusal import MethodNotAllowed, UriTooLong, status_overri
 from public_edge.request import Origin
 
 PATH_CHARS_MAX = 2048
-QUERY_CHARS_MAX = 2048
+# The longest ad request that the contract allows fits.
+QUERY_CHARS_MAX = 8192
 
 # Answers the request and returns the status that it sent.
 Handler = Callable[[Scope, HttpProtocol, Origin], Awaitable[int]]

@@ -37,7 +37,7 @@ async def read_json(scope: Scope, proto: HttpProtocol, decoder: msgspec.json.Dec
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from None
+        raise invalid(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidArgument("BODY_MALFORMED", "the body is not valid JSON in UTF-8") from None
 
@@ -59,15 +59,15 @@ def _is_json(kind: str | None) -> bool:
     return media_type.strip() == "application/json" and charset in ("", "charset=utf-8", 'charset="utf-8"')
 
 
-def _invalid(message: str) -> InvalidArgument:
+def invalid(error: msgspec.ValidationError, of: str = "body") -> InvalidArgument:
     """From msgspec's "Expected `str` of length >= 1 - at `$.slot`"; the name of an unknown field is the sender's own
     text, so it is not repeated."""
-    rule, _, place = message.partition(" - at `")
-    field = place.rstrip("`").removeprefix("$").removeprefix(".") or "body"
+    rule, _, place = str(error).partition(" - at `")
+    field = place.rstrip("`").removeprefix("$").removeprefix(".") or of
     if rule.startswith("Object contains unknown field"):
         rule = "unknown field"
     elif rule.startswith("Object missing required field"):
         field, rule = rule.partition("`")[2].rstrip("`"), "required"
     return InvalidArgument(
-        "FIELDS_INVALID", "the body breaks the rules of its fields", fields=(FieldViolation(field, rule),)
+        "FIELDS_INVALID", f"the {of} breaks the rules of its fields", fields=(FieldViolation(field, rule),)
     )

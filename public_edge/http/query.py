@@ -1,7 +1,7 @@
 """Reads a query string, strictly."""
 
 from collections.abc import Mapping
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from mesh.errors import FieldViolation, InvalidArgument
 
@@ -9,22 +9,37 @@ PARAMETERS_MAX = 32
 TIME_US_MAX = 2**63 - 1
 
 
+def pairs(query: str) -> list[tuple[str, str]]:
+    """Names and values as they were sent (application/x-www-form-urlencoded). Raises InvalidArgument for bad UTF-8.
+
+    urllib.parse.parse_qsl takes three times as long, which is much of what an ad request may cost.
+    """
+    parts = query.split("&", PARAMETERS_MAX)
+    if len(parts) > PARAMETERS_MAX:
+        raise InvalidArgument("QUERY_MALFORMED", f"a query may have {PARAMETERS_MAX} parameters")
+    found = []
+    for part in parts:
+        name, _, value = part.partition("=")
+        if "%" in part or "+" in part:
+            try:
+                name, value = unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")
+            except ValueError:
+                raise InvalidArgument("QUERY_MALFORMED", "the query is not UTF-8") from None
+        if part:
+            found.append((name, value))
+    return found
+
+
 def parse(query: str, known: frozenset[str], *, others_allowed: bool = False) -> Mapping[str, str]:
     """The known parameters. Raises InvalidArgument for a repeated or (unless allowed) an unknown one, or bad UTF-8."""
-    if not query:
-        return {}
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
-    except ValueError:
-        raise InvalidArgument("QUERY_MALFORMED", "the query is not valid") from None
     found: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in pairs(query):
         if name not in known:
             if others_allowed:
                 continue
-            raise _invalid("query", "unknown parameter; known: " + ", ".join(sorted(known)))
+            raise invalid("query", "unknown parameter; known: " + ", ".join(sorted(known)))
         if name in found:
-            raise _invalid(name, "given twice")
+            raise invalid(name, "given twice")
         found[name] = value
     return found
 
@@ -33,9 +48,10 @@ def time_us(parameters: Mapping[str, str], name: str) -> int:
     """Microseconds since the epoch; 0 when absent."""
     value = parameters.get(name, "0")
     if not (value.isascii() and value.isdecimal() and len(value) <= 19) or int(value) > TIME_US_MAX:
-        raise _invalid(name, "microseconds since the epoch, not negative")
+        raise invalid(name, "microseconds since the epoch, not negative")
     return int(value)
 
 
-def _invalid(field: str, rule: str) -> InvalidArgument:
+def invalid(field: str, rule: str) -> InvalidArgument:
+    """A parameter that breaks a rule; `field` is its name as we know it, never as it was sent."""
     return InvalidArgument("QUERY_INVALID", "the query breaks its rules", fields=(FieldViolation(field, rule),))

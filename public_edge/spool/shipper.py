@@ -24,6 +24,7 @@ from public_edge.spool.tracker import Tracker
 
 INFLIGHT_MAX = 50_000
 IDLE_S = 0.2
+ACKNOWLEDGED_S = 0.05
 CHECKPOINT_EVERY_S = 1.0
 BACKOFF_S_MAX = 5.0
 # Kafka acknowledges before its disk has the record. The spool, which is on the disk, lets go of an event only when the
@@ -143,7 +144,8 @@ class Shipper:
             if ending and (not self._tracker or time.monotonic() >= self._drain_until):
                 return
             if self._tracker:
-                producer.poll(0.005)
+                # Returns with the next acknowledgement. What arrives meanwhile goes in one batch.
+                producer.poll(ACKNOWLEDGED_S)
                 self._advance()
             elif not ending:
                 self._spool.arrived.wait(IDLE_S)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import protovalidate
 import pytest
@@ -20,7 +20,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 ASK = json.dumps({"slot": "top"}).encode()
 CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 # The same rule, broken over HTTP and gRPC.
-BAD_FIELDS = [
+BAD_FIELDS: list[dict[str, object]] = [
     {},
     {"slot": ""},
     {"slot": "x" * 65},
@@ -40,7 +40,7 @@ BAD_FIELDS = [
     {"slot": "top", "features": []},
     {"slot": "top", "features": {"f": 1}},
 ]
-GOOD_FIELDS = [
+GOOD_FIELDS: list[dict[str, object]] = [
     {"slot": "top"},
     {"slot": "t" * 64},
     {"slot": "top", "features": {f"f{number}": "v" * 128 for number in range(16)}, "viewer": "é" * 128},
@@ -58,12 +58,41 @@ def grpc_refuses(fields: dict[str, object]) -> bool:
     return False
 
 
+def as_query(fields: dict[str, object]) -> str | None:
+    """The fields as a query; None where a query cannot say the same, because in it all is text."""
+    if any(isinstance(value, list) for value in fields.values()) or 7 in fields.values():
+        return None
+    features = fields.get("features", {})
+    assert isinstance(features, dict)
+    if any(isinstance(value, int) for value in features.values()):
+        return None
+    flat = {name: value for name, value in fields.items() if name != "features"}
+    return urlencode(flat | {f"features.{name}": value for name, value in features.items()})
+
+
 @pytest.mark.parametrize("fields", BAD_FIELDS)
 async def test_http_refuses_what_the_contract_refuses(room: EdgeRoom, fields: dict[str, object]) -> None:
     answer = await room.ask("POST", DECIDE, json.dumps(fields).encode())
     assert answer.status == 400
     assert grpc_refuses(fields)
     assert room.events() == []
+
+
+@pytest.mark.parametrize("fields", [fields for fields in BAD_FIELDS if as_query(fields) is not None])
+async def test_a_query_is_refused_as_a_body_is(room: EdgeRoom, fields: dict[str, object]) -> None:
+    answer = await room.ask("GET", f"{DECIDE}?{as_query(fields)}")
+    assert answer.status == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert room.events() == []
+
+
+@pytest.mark.parametrize("fields", GOOD_FIELDS)
+async def test_a_query_says_the_same_as_a_body(room: EdgeRoom, fields: dict[str, object]) -> None:
+    by_body = await room.ask("POST", DECIDE, json.dumps(fields).encode(), x_request_id="one")
+    by_query = await room.ask("GET", f"{DECIDE}?{as_query(fields)}", x_request_id="one")
+    assert (by_body.status, by_body.body) == (by_query.status, by_query.body)
+    events = room.events()
+    assert [event.body for event in events[::2]] == [event.body for event in events[1::2]]
 
 
 @pytest.mark.parametrize("fields", GOOD_FIELDS)
@@ -87,7 +116,13 @@ async def test_http_takes_what_the_contract_takes(room: EdgeRoom, fields: dict[s
         ("POST", DECIDE, ASK, {"content_length": "-1"}, 413),
         ("POST", DECIDE, ASK, {"content_type": "text/plain"}, 415),
         ("POST", DECIDE, ASK, {"content_type": "application/json; charset=latin-1"}, 415),
-        ("GET", DECIDE, b"", {}, 405),
+        ("DELETE", DECIDE, b"", {}, 405),
+        ("GET", DECIDE + "?slot=top&slot=top", b"", {}, 400),
+        ("GET", DECIDE + "?slot=top&features.f=1&features.f=2", b"", {}, 400),
+        ("GET", DECIDE + "?slot=%ff%fe", b"", {}, 400),
+        ("GET", DECIDE + "?slot=top" + "&a=b" * 40, b"", {}, 400),
+        ("GET", DECIDE + "?slot=elsewhere", b"", {}, 404),
+        ("GET", DECIDE + "?slot=top&viewer=" + "x" * 9000, b"", {}, 414),
         ("DELETE", "/v1/content/about", b"", {}, 405),
         ("POST", "/v1/clicks/x", b"", {}, 405),
         ("GET", "/", b"", {}, 404),
@@ -102,7 +137,7 @@ async def test_http_takes_what_the_contract_takes(room: EdgeRoom, fields: dict[s
         ("GET", "/v1/content/about?locale=%ff%fe", b"", {}, 400),
         ("GET", "/v1/content/about?source_time_us=-1", b"", {}, 400),
         ("GET", "/v1/content/about?source_time_us=9223372036854775808", b"", {}, 400),
-        ("GET", "/v1/content/about?" + "x" * 3000, b"", {}, 414),
+        ("GET", "/v1/content/about?" + "x" * 9000, b"", {}, 414),
         ("GET", "/v1/" + "x" * 3000, b"", {}, 414),
         ("GET", "/v1/clicks/", b"", {}, 400),
         ("GET", "/v1/clicks/nonsense", b"", {}, 400),
