@@ -1,6 +1,7 @@
 """The call that is being served: who asks, under which policy, how long it may take."""
 
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -19,6 +20,16 @@ class Claims:
     # Seconds since the epoch.
     expires: int
     token_id: str
+    issued: int = 0
+    # Names the consent that the token comes from; all its tokens end together. "" when there was none.
+    session_id: str = ""
+    # When the member last proved who they are, seconds since the epoch, and how (RFC 9068, section 2.2.1).
+    authenticated: int = 0
+    context: str = ""
+    # What the token is bound to (RFC 7800), by confirmation method: jkt, x5t#S256.
+    confirmation: Mapping[str, str] = field(default_factory=dict)
+    # SPIFFE ids of those who act for the subject, the present one first (RFC 8693, section 4.1).
+    actors: tuple[str, ...] = ()
 
     @property
     def is_member(self) -> bool:

@@ -22,8 +22,8 @@ LINGER_S: Final = 0.2
 WRITE_S_MAX: Final = 3.0
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-# All columns of a batch as arrays: one statement, one plan, one round trip.
-_INSERT: Final = """
+# All columns of a batch as arrays, see `arrays`: one statement, one plan, one round trip.
+INSERT: Final = """
     INSERT INTO audit.record (
         record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason,
         trace_id, workload, node, leaf_hash
@@ -127,7 +127,7 @@ class PostgresAuditSink:
         try:
             async with asyncio.timeout(self._write_s_max):
                 driver = await self._driver()
-                await driver.execute(_INSERT, _arrays([pending.record for pending in batch]))
+                await driver.execute(INSERT, arrays([pending.record for pending in batch]))
         except Exception as error:
             # Whoever waits is refused now. The records stay: what they tell has happened, and is written in time.
             self._log.error("audit write failed", error=type(error).__name__, records=len(batch))
@@ -167,8 +167,9 @@ class PostgresAuditSink:
                 await connection.close()
 
 
-def _arrays(records: list[AuditRecord]) -> dict[str, list[object]]:
-    arrays: dict[str, list[object]] = {name: [getattr(record, name) for record in records] for name in _COLUMNS}
-    arrays["decision"] = [int(record.decision) for record in records]
-    arrays["leaf_hash"] = [record.leaf_hash() for record in records]
-    return arrays
+def arrays(records: list[AuditRecord]) -> dict[str, list[object]]:
+    """The parameters of INSERT."""
+    columns: dict[str, list[object]] = {name: [getattr(record, name) for record in records] for name in _COLUMNS}
+    columns["decision"] = [int(record.decision) for record in records]
+    columns["leaf_hash"] = [record.leaf_hash() for record in records]
+    return columns

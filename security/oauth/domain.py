@@ -5,10 +5,19 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from urllib.parse import urlsplit
 
 TOKEN_LIFE = timedelta(minutes=10)
 CODE_LIFE = timedelta(seconds=60)
+# A refresh token that is not used for so long is of no use any more, and no family of them lives longer than that.
+REFRESH_LIFE = timedelta(days=7)
+FAMILY_LIFE = timedelta(days=30)
+# Whose answer got lost may ask again so long, and gets the same answer.
+REFRESH_GRACE = timedelta(seconds=10)
+PUSHED_LIFE = timedelta(seconds=90)
+DEVICE_CODE_LIFE = timedelta(minutes=10)
+DEVICE_POLL_S = 5
 
 # RFC 8252, section 7.3: a native app listens on whatever port it got, but only on its own machine.
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]"})
@@ -28,9 +37,21 @@ FREE_FAILURES = 5
 LOCK_MAX = timedelta(minutes=5)
 
 
+class Authentication(Enum):
+    """How a client proves itself at the token endpoint."""
+
+    # A public client (RFC 6749, section 2.1) has PKCE alone.
+    NONE = "none"
+    CLIENT_SECRET = "client_secret"  # noqa: S105 (the name of a method)
+    # RFC 7523, section 2.2.
+    PRIVATE_KEY_JWT = "private_key_jwt"
+    # RFC 8705, section 2.1: by the name in its certificate.
+    TLS = "tls_client_auth"
+
+
 @dataclass(frozen=True)
 class Client:
-    """A registered program. Without a secret it is public (RFC 6749, section 2.1) and proves itself by PKCE alone."""
+    """A registered program."""
 
     client_id: str
     name: str
@@ -38,6 +59,11 @@ class Client:
     grants: frozenset[str]
     scopes: frozenset[str]
     redirect_uris: tuple[str, ...]
+    authentication: Authentication = Authentication.NONE
+    # Its public keys, a JWK set as JSON, where it proves itself with one.
+    jwks: str | None = None
+    # Its name in the mesh, where it proves itself by its certificate.
+    spiffe_id: str | None = None
 
     def may_redirect_to(self, uri: str) -> bool:
         return any(redirect_matches(registered, uri) for registered in self.redirect_uris)
@@ -72,6 +98,53 @@ class Code:
     challenge: str
     signed_in_at: datetime
     expires_at: datetime
+    # The family that the tokens given for it will belong to.
+    family_id: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything that one consent of one member to one client brought about: its tokens live and end together."""
+
+    family_id: str
+    client_id: str
+    member_id: str
+    scope: str
+    signed_in_at: datetime
+    expires_at: datetime
+    # RFC 7638 thumbprint of the key that its refresh tokens are bound to (RFC 9449, section 5).
+    key_thumbprint: str | None = None
+
+
+class RefreshUse(Enum):
+    """What became of a refresh token that was shown."""
+
+    # It was good, and is used up now.
+    ROTATED = 1
+    # It was used moments ago and its successor is not: the holder asks again because the answer got lost.
+    REPEATED = 2
+    # It was used before: somebody else has it too, so the whole family ends.
+    REUSED = 3
+    UNKNOWN = 4
+
+
+def refresh_use(
+    *,
+    now: datetime,
+    expires_at: datetime,
+    family_ends: datetime,
+    ended: bool,
+    used_at: datetime | None,
+    passed_on: bool,
+) -> RefreshUse:
+    """What to make of a refresh token. passed_on: its successor was used, too."""
+    if ended or min(expires_at, family_ends) <= now:
+        return RefreshUse.UNKNOWN
+    if used_at is None:
+        return RefreshUse.ROTATED
+    if now - used_at <= REFRESH_GRACE and not passed_on:
+        return RefreshUse.REPEATED
+    return RefreshUse.REUSED
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,15 @@ table before anything else is checked, so that none is ever redeemed twice.
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from authlib.oauth2 import AuthorizationServer, OAuth2Error, OAuth2Request
+from authlib.oauth2 import AuthorizationServer, OAuth2Error
 from authlib.oauth2.rfc6749 import (
-    AuthorizationCodeMixin,
-    ClientMixin,
     InvalidClientError,
+    InvalidGrantError,
     InvalidRequestError,
     InvalidScopeError,
-    OAuth2Payload,
     grants,
 )
 from authlib.oauth2.rfc7636 import CodeChallenge
@@ -25,134 +22,57 @@ from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from joserfc.jwk import ECKey, KeySet
 
 from mesh.logs import logger
-from security.oauth.domain import CHALLENGE_S256, CLIENT_ID, CODE_LIFE, TOKEN_LIFE, Client, Code
+from security.audit.record import AuditRecord
+from security.oauth.client_authentication import SignedAssertion, certificate
+from security.oauth.domain import (
+    CHALLENGE_S256,
+    CLIENT_ID,
+    CODE_LIFE,
+    FAMILY_LIFE,
+    TOKEN_LIFE,
+    Code,
+    Family,
+)
+from security.oauth.family_store import FamilyStore
+from security.oauth.journal import Journal
 from security.oauth.passwords import SecretChecker
+from security.oauth.protocol import Answer, Member, RedeemedCode, RegisteredClient, Request
+from security.oauth.refresh import ANYBODY, PROVEN, Introspection, ReadToken, Refresh, Revocation
 from security.oauth.signing import SigningKeys
 from security.oauth.store import Store
 
 log = logger("oauth")
 
-CLIENT_CREDENTIALS = "client_credentials"
-AUTHORIZATION_CODE = "authorization_code"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What Authlib wants to answer: a status, a JSON object or an empty string, and headers."""
-
-    status: int
-    body: Mapping[str, Any] | str
-    headers: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def location(self) -> str | None:
-        return next((value for name, value in self.headers if name == "Location"), None)
-
-
-class Payload(OAuth2Payload):  # type: ignore[misc]
-    """Parameters that have already been checked to appear once each."""
-
-    def __init__(self, parameters: Mapping[str, str]) -> None:
-        self._parameters = dict(parameters)
-
-    @property
-    def data(self) -> dict[str, str]:
-        return self._parameters
-
-    @property
-    def datalist(self) -> dict[str, list[str]]:
-        return {name: [value] for name, value in self._parameters.items()}
-
-
-class Request(OAuth2Request):  # type: ignore[misc]
-    """An authorization request (parameters from the query) or a token request (from the form)."""
-
-    def __init__(self, method: str, uri: str, parameters: Mapping[str, str], headers: Mapping[str, str]) -> None:
-        super().__init__(method, uri, headers=headers)
-        self.payload = Payload(parameters)
-
-    @property
-    def form(self) -> dict[str, str]:
-        return dict(self.payload.data)
-
-    @property
-    def args(self) -> dict[str, str]:
-        return dict(self.payload.data)
-
-
-class RegisteredClient(ClientMixin):  # type: ignore[misc]
-    """A client of ours as Authlib asks about it."""
-
-    def __init__(self, client: Client, secrets_: SecretChecker) -> None:
-        self.registered = client
-        self._secrets = secrets_
-
-    def get_client_id(self) -> str:
-        return self.registered.client_id
-
-    def get_default_redirect_uri(self) -> None:
-        # The request must always say where to go.
-        return None
-
-    def get_allowed_scope(self, scope: str | None) -> str | None:
-        scopes = self.registered.granted(scope)
-        return None if scopes is None else " ".join(sorted(scopes))
-
-    def check_redirect_uri(self, redirect_uri: str) -> bool:
-        return self.registered.may_redirect_to(redirect_uri)
-
-    def check_client_secret(self, client_secret: str) -> bool:
-        stored = self.registered.secret_hash
-        return stored is not None and self._secrets.check(stored, client_secret)
-
-    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        # A client with a secret must show it; one without has none to show.
-        return (method == "none") == (self.registered.secret_hash is None)
-
-    def check_response_type(self, response_type: str) -> bool:
-        return response_type == "code" and self.check_grant_type(AUTHORIZATION_CODE)
-
-    def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type in self.registered.grants
-
-
-@dataclass(frozen=True)
-class Member:
-    """Who signed in, as Authlib asks about the resource owner."""
-
-    member_id: str
-    signed_in_at: datetime
-
-    def get_user_id(self) -> str:
-        return self.member_id
-
-
-class RedeemedCode(AuthorizationCodeMixin):  # type: ignore[misc]
-    """A code that has just been taken out of the table."""
-
-    code_challenge_method = "S256"
-
-    def __init__(self, code: Code) -> None:
-        self.code = code
-        self.code_challenge = code.challenge
-
-    def get_redirect_uri(self) -> str:
-        return self.code.redirect_uri
-
-    def get_scope(self) -> str:
-        return self.code.scope
-
 
 class Server(AuthorizationServer):  # type: ignore[misc]
     """The authorization server. Synchronous: every call may wait for PostgreSQL or for a hash."""
 
-    def __init__(self, store: Store, secrets_: SecretChecker, issuer: str, audience: str, keys: SigningKeys) -> None:
+    def __init__(
+        self,
+        store: Store,
+        families: FamilyStore,
+        secrets_: SecretChecker,
+        issuer: str,
+        audience: str,
+        keys: SigningKeys,
+        journal: Journal,
+        read_token: ReadToken,
+    ) -> None:
         super().__init__()
         self.store = store
+        self.families = families
+        self.issuer = issuer
+        self.read_token = read_token
+        self._journal = journal
         self._secrets = secrets_
         self.register_token_generator("default", TokenGenerator(issuer, audience, keys))
         self.register_grant(ClientCredentials)
         self.register_grant(AuthorizationCode, [RequiredS256()])
+        self.register_grant(Refresh)
+        self.register_endpoint(Revocation)
+        self.register_endpoint(Introspection)
+        self.register_client_auth_method("private_key_jwt", SignedAssertion(issuer, families.use_proof))
+        self.register_client_auth_method("tls_client_auth", certificate)
 
     def query_client(self, client_id: str) -> RegisteredClient | None:
         if not CLIENT_ID.fullmatch(client_id):
@@ -160,14 +80,48 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         client = self.store.client(client_id)
         return None if client is None else RegisteredClient(client, self._secrets)
 
+    def member(self, family: Family) -> Member:
+        return Member(family.member_id, family.signed_in_at, family.family_id)
+
     def save_token(self, token: Mapping[str, Any], request: Request) -> None:
-        """Tokens are not stored; that one was issued is logged."""
-        log.info(
-            "token_issued",
+        """Put on record that a token is issued, with its family if there is one, before it leaves."""
+        record = self.issued(token, request)
+        if request.user is None:
+            self.families.write(record)
+            return
+        now = datetime.now(UTC)
+        family = Family(
+            family_id=request.user.family_id,
             client_id=request.client.get_client_id(),
-            grant=request.payload.grant_type,
-            subject=request.user.get_user_id() if request.user else request.client.get_client_id(),
+            member_id=request.user.member_id,
             scope=token.get("scope", ""),
+            signed_in_at=request.user.signed_in_at,
+            expires_at=now + FAMILY_LIFE,
+            key_thumbprint=request.client.confirmation.get("jkt"),
+        )
+        if not self.families.begin(family, token.get("refresh_token"), now, record):
+            raise InvalidGrantError("The code was redeemed before.")
+
+    def issued(self, token: Mapping[str, Any], request: Request) -> AuditRecord:
+        """The record of an issue."""
+        client_id = request.client.get_client_id()
+        subject = request.user.get_user_id() if request.user else client_id
+        grant = request.payload.grant_type
+        log.info("token_issued", client_id=client_id, grant=grant, subject=subject, scope=token.get("scope", ""))
+        return self._journal.record("IssueToken", request.caller, subject=subject, client=client_id, detail=grant)
+
+    def noted(self, event: str, request: Request, subject: str) -> AuditRecord:
+        """The record of what a client had done to a member's tokens."""
+        client_id = request.client.get_client_id()
+        log.info("tokens_revoked", client_id=client_id, event_name=event, subject=subject)
+        return self._journal.record(event, request.caller, client=client_id, data_subject=subject)
+
+    def refused(self, event: str, request: Request, reason: str, subject: str = "") -> AuditRecord:
+        """The record of a refusal."""
+        client_id = request.client.get_client_id() if request.client else request.payload.client_id or ""
+        log.warning("request_refused", client_id=client_id, event_name=event, reason=reason)
+        return self._journal.record(
+            event, request.caller, subject=subject, client=client_id, detail=reason, refused=True
         )
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
@@ -178,6 +132,9 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 
     def handle_error_response(self, request: Request, error: OAuth2Error) -> Answer:
         if isinstance(error, InvalidClientError):
+            log.warning(
+                "client_not_authenticated", client_id=request.payload.client_id or "", rule=error.description or ""
+            )
             # One answer for an unknown client, a wrong secret and a wrong method: nobody learns which clients exist.
             error = InvalidClientError(status_code=401, description="The client cannot be authenticated.")
         answer: Answer = super().handle_error_response(request, error)
@@ -191,7 +148,12 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
     """Access tokens of RFC 9068, signed with ES256."""
 
     def __init__(self, issuer: str, audience: str, keys: SigningKeys) -> None:
-        super().__init__(issuer, alg="ES256", expires_generator=lambda *_: int(TOKEN_LIFE.total_seconds()))
+        super().__init__(
+            issuer,
+            alg="ES256",
+            refresh_token_generator=lambda **_: secrets.token_urlsafe(32),
+            expires_generator=lambda *_: int(TOKEN_LIFE.total_seconds()),
+        )
         self._audience = audience
         self._keys = keys
 
@@ -203,6 +165,16 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
     def get_audiences(self, client: RegisteredClient, user: Member | None, scope: str) -> str:
         return self._audience
 
+    def get_extra_claims(
+        self, client: RegisteredClient, grant_type: str, user: Member | None, scope: str
+    ) -> dict[str, Any]:
+        extra: dict[str, Any] = {}
+        if user is not None:
+            extra["sid"] = user.family_id
+        if client.confirmation:
+            extra["cnf"] = dict(client.confirmation)
+        return extra
+
     def get_auth_time(self, user: Member | None) -> int | None:
         return None if user is None else int(user.signed_in_at.timestamp())
 
@@ -210,7 +182,7 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
 class ClientCredentials(grants.ClientCredentialsGrant):  # type: ignore[misc]
     """RFC 6749, section 4.4: a program in its own name."""
 
-    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post")
+    TOKEN_ENDPOINT_AUTH_METHODS = PROVEN
 
     def validate_requested_scope(self) -> None:
         _refuse_foreign_scope(self.request.client, self.request.payload.scope)
@@ -219,7 +191,7 @@ class ClientCredentials(grants.ClientCredentialsGrant):  # type: ignore[misc]
 class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
     """RFC 6749, section 4.1: a program in the name of a member who signed in here."""
 
-    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", "client_secret_post", "none")
+    TOKEN_ENDPOINT_AUTH_METHODS = ANYBODY
 
     def generate_authorization_code(self) -> str:
         return secrets.token_urlsafe(32)
@@ -228,28 +200,38 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
         _refuse_foreign_scope(self.request.client, self.request.payload.scope)
 
     def save_authorization_code(self, code: str, request: Request) -> None:
-        self.server.store.add_code(
-            code,
-            Code(
-                client_id=request.client.get_client_id(),
-                member_id=request.user.member_id,
-                redirect_uri=request.payload.redirect_uri,
-                scope=request.scope,
-                challenge=request.payload.data["code_challenge"],
-                signed_in_at=request.user.signed_in_at,
-                expires_at=request.user.signed_in_at + CODE_LIFE,
-            ),
+        user = request.user
+        granted = Code(
+            client_id=request.client.get_client_id(),
+            member_id=user.member_id,
+            redirect_uri=request.payload.redirect_uri,
+            scope=request.scope,
+            challenge=request.payload.data["code_challenge"],
+            signed_in_at=user.signed_in_at,
+            expires_at=datetime.now(UTC) + CODE_LIFE,
+            family_id=user.family_id,
         )
+        self.server.store.add_code(code, granted, self.server.noted("SignIn", request, user.member_id))
 
     def query_authorization_code(self, code: str, client: RegisteredClient) -> RedeemedCode | None:
-        found = self.server.store.take_code(code, client.get_client_id(), datetime.now(UTC))
-        return None if found is None else RedeemedCode(found)
+        now = datetime.now(UTC)
+        found, replayed = self.server.store.take_code(code, client.get_client_id(), now)
+        if found is None:
+            return None
+        if replayed:
+            # RFC 6749, section 4.1.2: whoever was first may not have been the one it was meant for.
+            self.request.client = client
+            record = self.server.refused("ReplayCode", self.request, "CODE_REPLAYED", found.member_id)
+            self.server.families.end(found.family_id, now, record)
+            return None
+        return RedeemedCode(found)
 
     def delete_authorization_code(self, authorization_code: RedeemedCode) -> None:
         """It was taken out when it was found."""
 
     def authenticate_user(self, authorization_code: RedeemedCode) -> Member:
-        return Member(authorization_code.code.member_id, authorization_code.code.signed_in_at)
+        code = authorization_code.code
+        return Member(code.member_id, code.signed_in_at, code.family_id)
 
 
 class RequiredS256(CodeChallenge):  # type: ignore[misc]

@@ -1,7 +1,8 @@
 """The OAuth endpoints over HTTP. Errors are those of RFC 6749; nothing that is sent here makes a 5xx of itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -17,15 +18,21 @@ from starlette.routing import Route
 
 from mesh.errors import MeshError
 from mesh.logs import logger
-from security.oauth.grants import Answer, AuthorizationCode, Request, Server
+from security.audit.port import AuditSink
+from security.oauth.grants import AuthorizationCode, Server
+from security.oauth.journal import caller
+from security.oauth.limits import Limits
+from security.oauth.metadata import metadata
 from security.oauth.pages import COOKIE, Pages
 from security.oauth.parameters import (
     BODY_BYTES_MAX,
     QUERY_BYTES_MAX,
     TooLargeError,
-    check_authorization,
+    check_credentials,
+    check_resource,
     parse,
 )
+from security.oauth.protocol import Answer, Request
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 
@@ -47,6 +54,14 @@ class BusyError(Exception):
     """More requests wait than will be served in time."""
 
 
+class TooManyError(Exception):
+    """This source asks too often, or has failed too often."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"wait {wait_s:.0f} s")
+        self.wait_s = wait_s
+
+
 class Endpoints:
     """`scopes` are those that clients may ask for."""
 
@@ -56,6 +71,8 @@ class Endpoints:
         accounts: Accounts,
         pages: Pages,
         keys: SigningKeys,
+        sink: AuditSink,
+        limits: Limits,
         issuer: str,
         scopes: frozenset[str],
     ) -> None:
@@ -63,6 +80,8 @@ class Endpoints:
         self._accounts = accounts
         self._pages = pages
         self._keys = keys
+        self._sink = sink
+        self._limits = limits
         self._issuer = issuer
         self._metadata = metadata(issuer, scopes)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oauth")
@@ -74,6 +93,8 @@ class Endpoints:
                 Route("/.well-known/oauth-authorization-server", self._guarded(self._show_metadata), methods=["GET"]),
                 Route("/oauth/jwks.json", self._guarded(self._show_keys), methods=["GET"]),
                 Route("/oauth/token", self._guarded(self._token), methods=["POST"]),
+                Route("/oauth/revoke", self._guarded(self._revoke), methods=["POST"]),
+                Route("/oauth/introspect", self._guarded(self._introspect), methods=["POST"]),
                 Route("/oauth/authorize", self._guarded(self._authorize), methods=["GET", "POST"]),
             ],
             exception_handlers={HTTPException: _http_error},
@@ -92,6 +113,8 @@ class Endpoints:
                     return await endpoint(request)
             except OAuth2Error as error:
                 return self._refuse(request, error)
+            except TooManyError as error:
+                return _slow_down(error.wait_s)
             except ClientDisconnect:
                 return Response(status_code=400)
             except (BusyError, TimeoutError):
@@ -113,23 +136,55 @@ class Endpoints:
         return Response(body, media_type="application/jwk-set+json", headers=JWKS_HEADERS)
 
     async def _token(self, request: HttpRequest) -> Response:
+        def run(asked: Request) -> Answer:
+            if "grant_type" not in asked.payload.data:
+                raise InvalidRequestError("Missing 'grant_type' in request.")
+            check_resource(asked.payload.data, self._issuer)
+            answer: Answer = self._server.create_token_response(asked)
+            return answer
+
+        return await self._proven(request, "IssueToken", run)
+
+    async def _revoke(self, request: HttpRequest) -> Response:
+        return await self._proven(
+            request, "RevokeToken", lambda asked: self._server.create_endpoint_response("revocation", asked)
+        )
+
+    async def _introspect(self, request: HttpRequest) -> Response:
+        return await self._proven(
+            request, "IntrospectToken", lambda asked: self._server.create_endpoint_response("introspection", asked)
+        )
+
+    async def _proven(self, request: HttpRequest, event: str, run: Callable[[Request], Answer]) -> Response:
+        """An endpoint at which clients prove themselves: bounded for each source, and refusals go on record."""
         if request.scope["query_string"]:
             raise InvalidRequestError("The parameters belong into the body.")
         parameters = await _form(request)
         header = _single_header(request, "authorization")
-        check_authorization(header, parameters)
+        client_id = check_credentials(header, parameters)
+        by = caller(request.headers)
         headers = {} if header is None else {"Authorization": header}
-        asked = Request("POST", f"{self._issuer}/oauth/token", parameters, headers)
-        if "grant_type" not in parameters:
-            raise InvalidRequestError("Missing 'grant_type' in request.")
-        return _response(await self._in_thread(lambda: self._server.create_token_response(asked)), NO_STORE)
+        asked = Request("POST", f"{self._issuer}{request.url.path}", parameters, headers, by)
+        source = (by.address, client_id)
+        wait_s = self._limits.wait_s(*source)
+        if wait_s > 0:
+            raise TooManyError(wait_s)
+        answer = await self._in_thread(lambda: run(asked))
+        if answer.status == 401:
+            self._limits.failed(*source)
+        elif answer.status < 400:
+            self._limits.succeeded(*source)
+        if answer.status >= 400 and isinstance(answer.body, Mapping):
+            self._sink.enqueue(self._server.refused(event, asked, str(answer.body.get("error", ""))))
+        return _response(answer, NO_STORE)
 
     async def _authorize(self, request: HttpRequest) -> Response:
         raw = request.scope["query_string"]
         if len(raw) > QUERY_BYTES_MAX:
             raise TooLargeError("The query is too long.")
         parameters = parse(raw)
-        asked = Request("GET", f"{self._issuer}/oauth/authorize", parameters, {})
+        check_resource(parameters, self._issuer)
+        asked = Request("GET", f"{self._issuer}/oauth/authorize", parameters, {}, caller(request.headers))
         try:
             grant = await self._in_thread(lambda: self._server.get_consent_grant(asked))
         except OAuth2Error as error:
@@ -149,6 +204,7 @@ class Endpoints:
             login, password = form.get("login", ""), form.get("password", "")
             member = await self._in_thread(lambda: self._accounts.sign_in(login, password))
             if member is None:
+                self._sink.enqueue(self._server.refused("SignIn", asked, "SIGN_IN_FAILED"))
                 return self._page(grant, query, cookie, "Login or password are wrong, or there were too many attempts.")
         answer = await self._in_thread(
             lambda: self._server.create_authorization_response(asked, grant_user=member, grant=grant)
@@ -191,23 +247,6 @@ class Endpoints:
             self._waiting -= 1
 
 
-def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
-    """RFC 8414, with the announcement of RFC 9207."""
-    return {
-        "issuer": issuer,
-        "authorization_endpoint": f"{issuer}/oauth/authorize",
-        "token_endpoint": f"{issuer}/oauth/token",
-        "jwks_uri": f"{issuer}/oauth/jwks.json",
-        "scopes_supported": sorted(scopes),
-        "response_types_supported": ["code"],
-        "response_modes_supported": ["query"],
-        "grant_types_supported": ["authorization_code", "client_credentials"],
-        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
-        "code_challenge_methods_supported": ["S256"],
-        "authorization_response_iss_parameter_supported": True,
-    }
-
-
 async def _form(request: HttpRequest) -> dict[str, str]:
     if _single_header(request, "content-type", "").partition(";")[0].strip().lower() != FORM:
         raise InvalidRequestError(f"The body must be {FORM}.")
@@ -235,6 +274,11 @@ def _response(answer: Answer, headers: dict[str, str]) -> Response:
 def _unavailable(description: str) -> Response:
     body = {"error": "temporarily_unavailable", "error_description": description}
     return JSONResponse(body, 503, {**NO_STORE, "Retry-After": "1"})
+
+
+def _slow_down(wait_s: float) -> Response:
+    body = {"error": "temporarily_unavailable", "error_description": "too many requests or failures: slow down"}
+    return JSONResponse(body, 429, {**NO_STORE, "Retry-After": str(math.ceil(wait_s))})
 
 
 async def _http_error(request: HttpRequest, error: Exception) -> Response:

@@ -4,6 +4,7 @@ import asyncio
 
 from isthmus.oauth.v1 import oauth_pb2_grpc
 
+from mesh.call import Claims
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine, engine
 from mesh.database.migrate import Owner, require_current
@@ -14,8 +15,11 @@ from security.audit.postgres import PostgresAuditSink
 from security.identity.front import GatewayFront
 from security.keys.keyring import Keyring
 from security.oauth.domain import KeyRules
+from security.oauth.family_store import FamilyStore
 from security.oauth.grants import Server
 from security.oauth.http import Endpoints
+from security.oauth.journal import Journal
+from security.oauth.limits import Limits
 from security.oauth.pages import Pages
 from security.oauth.passwords import PasswordChecker, SecretChecker
 from security.oauth.seed import scopes_of, seed
@@ -24,8 +28,13 @@ from security.oauth.settings import OAuthSettings
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 from security.oauth.store import Store
+from security.oauth.transactions import Transactions
+from security.oauth.trust import Trust
 from security.tokens.interceptor import TokenInterceptor
+from security.tokens.revocation import Revocations
 from security.tokens.verifier import TokenVerifier
+
+READ_TOKEN_S_MAX = 2.0
 
 
 async def main(settings: OAuthSettings, process: Process) -> None:
@@ -34,31 +43,52 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     records = async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1)
     await require_current(records, Owner.beside(__file__))
     sink = PostgresAuditSink(records)
-    store = Store(database)
+    transactions = Transactions(database)
+    store, families = Store(transactions), FamilyStore(transactions)
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
     accounts = Accounts(store, passwords, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
     await asyncio.to_thread(seed, store, passwords, process.contract, settings.client_secrets, settings.shop_callback)
+    trust = Trust(families, clock)
+    revocations = Revocations(trust.listed, clock)
+    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, revocations)
+    loop = asyncio.get_running_loop()
+
+    def read_token(token: str) -> Claims:
+        """For Authlib's endpoints, which run in threads."""
+        return asyncio.run_coroutine_threadsafe(verifier.verify(token), loop).result(READ_TOKEN_S_MAX)
+
+    protocol = Server(
+        store,
+        families,
+        SecretChecker(passwords),
+        settings.issuer,
+        settings.audience,
+        keys,
+        Journal(settings.workload, settings.node, clock),
+        read_token,
+    )
     endpoints = Endpoints(
-        Server(store, SecretChecker(passwords), settings.issuer, settings.audience, keys),
+        protocol,
         accounts,
         Pages(keyring.index_key("oauth-forms"), clock),
         keys,
+        sink,
+        Limits(settings.token_requests_per_s, settings.token_requests_burst, clock),
         settings.issuer,
         scopes_of(process.contract),
     )
-    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock)
     tokens = TokenInterceptor(verifier, process.contract)
     audit = AuditInterceptor(process.contract, sink, settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
-    server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys))
+    server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys, trust))
     server.add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts))
     if settings.http_address is None:
         raise SystemExit("no address to serve on: set ISTHMUS_HTTP_ADDRESS")
     front = GatewayFront(endpoints.app(), settings.http_address, process.identity, process.stopping)
     try:
-        await process.serve(server.build(), sink, keys, front)
+        await process.serve(server.build(), sink, keys, trust, revocations, front)
     finally:
         endpoints.close()
         database.dispose()

@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import re
+from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from authlib.oauth2 import OAuth2Error
@@ -13,6 +15,9 @@ PARAMETERS_MAX = 32
 QUERY_BYTES_MAX = 4096
 BODY_BYTES_MAX = 16 * 1024
 CREDENTIALS_BYTES_MAX = 1024
+# An assertion is a JWT, and longer than anything else.
+LONG = frozenset({"client_assertion"})
+LONG_VALUE = re.compile(r"[A-Za-z0-9._-]{0,8192}")
 # What people type; everything else is for programs.
 TYPED = frozenset({"login", "password"})
 TYPED_LENGTH_MAX = 256
@@ -23,6 +28,12 @@ class TooLargeError(OAuth2Error):  # type: ignore[misc]
 
     error = "invalid_request"
     status_code = 413
+
+
+class InvalidTargetError(OAuth2Error):  # type: ignore[misc]
+    """RFC 8707, section 2."""
+
+    error = "invalid_target"
 
 
 def parse(encoded: bytes) -> dict[str, str]:
@@ -49,15 +60,28 @@ def parse(encoded: bytes) -> dict[str, str]:
         if name in TYPED:
             if len(value) > TYPED_LENGTH_MAX or "\x00" in value:
                 raise InvalidRequestError(f"The {name} is too long or has forbidden characters.")
-        elif not PARAMETER.fullmatch(value):
+        elif not (LONG_VALUE if name in LONG else PARAMETER).fullmatch(value):
             raise InvalidRequestError(f"The value of '{name[:64]}' is too long or has forbidden characters.")
     return {name: value for name, value in pairs if value}
 
 
-def check_authorization(header: str | None, parameters: dict[str, str]) -> None:
-    """Refuse malformed credentials, and two kinds of them at once (RFC 6749, section 2.3)."""
+def check_resource(parameters: Mapping[str, str], issuer: str) -> None:
+    """Tokens are for one resource, which is called as their issuer is (RFC 8707). InvalidTargetError for any other."""
+    if parameters.get("resource", issuer) != issuer:
+        raise InvalidTargetError("Tokens for this resource are not issued here.")
+
+
+def check_credentials(header: str | None, parameters: Mapping[str, str]) -> str:
+    """The id that a client claims, or "" where it does not say.
+
+    Refuses malformed credentials, and two kinds of them at once (RFC 6749, section 2.3).
+    """
+    claimed = parameters.get("client_id", "")
+    shown = (header is not None, "client_secret" in parameters, "client_assertion" in parameters)
+    if sum(shown) > 1:
+        raise InvalidRequestError("The client authenticates in two ways at once.")
     if header is None:
-        return
+        return claimed
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic" or len(encoded) > CREDENTIALS_BYTES_MAX:
         raise InvalidClientError(status_code=401, description="The client must authenticate with HTTP Basic.")
@@ -67,7 +91,6 @@ def check_authorization(header: str | None, parameters: dict[str, str]) -> None:
         raise InvalidClientError(status_code=401, description="The client's credentials are malformed.") from error
     if not colon:
         raise InvalidClientError(status_code=401, description="The client's credentials are malformed.")
-    if "client_secret" in parameters:
-        raise InvalidRequestError("The client authenticates in two ways at once.")
-    if parameters.get("client_id", client_id) != client_id:
+    if claimed not in ("", client_id):
         raise InvalidRequestError("The client gives two ids.")
+    return client_id

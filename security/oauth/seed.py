@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mesh.contract import Contract
 from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_key_file, write_file
-from security.oauth.domain import Client
-from security.oauth.grants import AUTHORIZATION_CODE, CLIENT_CREDENTIALS
+from security.oauth.domain import Authentication, Client
 from security.oauth.passwords import PasswordChecker
+from security.oauth.protocol import AUTHORIZATION_CODE, CLIENT_CREDENTIALS, REFRESH_TOKEN
 from security.oauth.store import Store
 
 STOREFRONT = "storefront"
@@ -37,6 +37,7 @@ def seed(store: Store, passwords: PasswordChecker, contract: Contract, secrets_d
                 grants=frozenset({CLIENT_CREDENTIALS}),
                 scopes=known,
                 redirect_uris=(),
+                authentication=Authentication.CLIENT_SECRET,
             )
         )
         store.put_client(
@@ -44,7 +45,7 @@ def seed(store: Store, passwords: PasswordChecker, contract: Contract, secrets_d
                 client_id=SHOP_WEB,
                 name="Shop",
                 secret_hash=None,
-                grants=frozenset({AUTHORIZATION_CODE}),
+                grants=frozenset({AUTHORIZATION_CODE, REFRESH_TOKEN}),
                 scopes=SHOP_WEB_SCOPES & known,
                 redirect_uris=(callback, "http://127.0.0.1/callback"),
             )

@@ -1,4 +1,4 @@
-"""gRPC: the public keys for services that check tokens, and accounts for members."""
+"""gRPC: what services need to check tokens, and accounts for members."""
 
 import asyncio
 from typing import Any
@@ -8,18 +8,32 @@ from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
+from security.oauth.trust import Trust
+from security.tokens.remote import KINDS
 
 
 class KeysService(oauth_pb2_grpc.KeysServicer):
     """isthmus.oauth.v1.Keys"""
 
-    def __init__(self, keys: SigningKeys) -> None:
+    def __init__(self, keys: SigningKeys, trust: Trust) -> None:
         self._keys = keys
+        self._trust = trust
 
     async def ListKeys(
         self, request: oauth_pb2.ListKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> oauth_pb2.ListKeysResponse:
         return oauth_pb2.ListKeysResponse(jwks=self._keys.published())
+
+    async def ListRevocations(
+        self, request: oauth_pb2.ListRevocationsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> oauth_pb2.ListRevocationsResponse:
+        version = self._trust.version
+        if request.version == version:
+            return oauth_pb2.ListRevocationsResponse(version=version, unchanged=True)
+        answer = oauth_pb2.ListRevocationsResponse(version=version)
+        for each in self._trust.revocations:
+            answer.revocations.add(kind=KINDS[each.kind], name=each.name, revoked_at=each.revoked_at)
+        return answer
 
 
 class AccountsService(oauth_pb2_grpc.AccountsServicer):

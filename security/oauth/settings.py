@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from pydantic import Field
+
 from mesh.database.settings import DatabaseSettings
 
 
@@ -10,6 +12,10 @@ class OAuthSettings(DatabaseSettings):
 
     # Tokens are sent back to this page of the shop, besides to loopback addresses of native apps.
     shop_callback: str = "https://shop.isthmus.example/callback"
+
+    # Of one client at one address, in each replica.
+    token_requests_per_s: float = Field(default=50.0, gt=0)
+    token_requests_burst: float = Field(default=200.0, ge=1)
 
     @property
     def keyring(self) -> Path:

@@ -1,13 +1,14 @@
 """Accounts: making them, and signing members in."""
 
+import secrets
 from datetime import UTC, datetime
 
 from mesh.clock import Clock
 from mesh.errors import AlreadyExists, FieldViolation, InvalidArgument
 from mesh.logs import logger
 from security.oauth.domain import fold_login, password_rule
-from security.oauth.grants import Member
 from security.oauth.passwords import PasswordChecker
+from security.oauth.protocol import Member
 from security.oauth.store import Store
 
 log = logger("oauth")
@@ -59,7 +60,7 @@ class Accounts:
             return None
         if account.failures:
             self._store.clear_failures(folded)
-        return Member(account.member_id, now)
+        return Member(account.member_id, now, secrets.token_urlsafe(16))
 
 
 def _invalid(field: str, rule: str) -> InvalidArgument:

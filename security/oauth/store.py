@@ -1,18 +1,15 @@
 """What the authorization server keeps in PostgreSQL, schema `oauth`. Both replicas share it."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     Column,
-    Connection,
     DateTime,
-    Engine,
     Integer,
     LargeBinary,
     MetaData,
@@ -27,12 +24,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from mesh.database.engine import translated
+from security.audit.record import AuditRecord
+from security.audit.transactional import insert as audit
 from security.keys.port import KekRef
-from security.oauth.domain import Account, Client, Code, KeyDates, lock_after
+from security.oauth.domain import Account, Authentication, Client, Code, KeyDates, lock_after
+from security.oauth.transactions import Transactions
 
 metadata = MetaData(schema="oauth")
 
@@ -45,6 +42,9 @@ CLIENTS = Table(
     Column("grants", ARRAY(Text), nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
     Column("redirect_uris", ARRAY(Text), nullable=False),
+    Column("authentication", Text, nullable=False),
+    Column("jwks", Text),
+    Column("spiffe_id", Text),
 )
 ACCOUNTS = Table(
     "accounts",
@@ -67,6 +67,9 @@ CODES = Table(
     Column("challenge", Text, nullable=False),
     Column("signed_in_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("family_id", Text, nullable=False),
+    # Kept until it expires, so that a second taker is noticed.
+    Column("taken", Boolean, nullable=False),
 )
 SIGNING_KEYS = Table(
     "signing_keys",
@@ -84,7 +87,6 @@ SIGNING_KEYS = Table(
 # Any number: the replicas take this transaction-wide lock before they make a signing key.
 _KEYS_LOCK = 0x6F61757468
 SWEEP_ROWS_MAX = 1000
-CONNECT_ATTEMPTS_MAX = 3
 
 
 @dataclass(frozen=True)
@@ -97,44 +99,16 @@ class StoredKey:
     kek: KekRef
 
 
-def _digest(code: str) -> bytes:
+def digest(code: str) -> bytes:
+    """What a code or a token is found by."""
     return hashlib.sha256(code.encode()).digest()
 
 
 class Store:
-    """Synchronous, as Authlib's core is: call it from a thread. Every method is one transaction.
+    """Call it from a thread. Every method is one transaction and raises what Transactions does."""
 
-    Raises mesh.errors types when PostgreSQL is away or busy.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._connected() as connection, connection.begin():
-                yield connection
-        except (DBAPIError, PoolTimeout) as error:
-            failure = translated(error)
-            if failure is None:
-                raise
-            raise failure from error
-
-    def _connected(self) -> Connection:
-        """A connection that answers: PostgreSQL may have restarted since the pool last used it."""
-        for _ in range(CONNECT_ATTEMPTS_MAX - 1):
-            connection = self._engine.connect()
-            try:
-                connection.execute(text("SELECT 1"))
-                connection.rollback()
-            except DBAPIError as error:
-                connection.close()
-                if not error.connection_invalidated:
-                    raise
-            else:
-                return connection
-        return self._engine.connect()
+    def __init__(self, transactions: Transactions) -> None:
+        self._transaction = transactions.begin
 
     def client(self, client_id: str) -> Client | None:
         with self._transaction() as connection:
@@ -148,6 +122,9 @@ class Store:
             frozenset(row.grants),
             frozenset(row.scopes),
             tuple(row.redirect_uris),
+            Authentication(row.authentication),
+            row.jwks,
+            row.spiffe_id,
         )
 
     def put_client(self, client: Client) -> None:
@@ -159,6 +136,9 @@ class Store:
             "grants": sorted(client.grants),
             "scopes": sorted(client.scopes),
             "redirect_uris": list(client.redirect_uris),
+            "authentication": client.authentication.value,
+            "jwks": client.jwks,
+            "spiffe_id": client.spiffe_id,
         }
         with self._transaction() as connection:
             connection.execute(
@@ -203,37 +183,26 @@ class Store:
                 .values(failures=0, locked_until=None)
             )
 
-    def add_code(self, code: str, granted: Code) -> None:
+    def add_code(self, code: str, granted: Code, record: AuditRecord) -> None:
+        """Keep a code, and on record that its member signed in."""
         with self._transaction() as connection:
-            connection.execute(
-                insert(CODES).values(
-                    digest=_digest(code),
-                    client_id=granted.client_id,
-                    member_id=granted.member_id,
-                    redirect_uri=granted.redirect_uri,
-                    scope=granted.scope,
-                    challenge=granted.challenge,
-                    signed_in_at=granted.signed_in_at,
-                    expires_at=granted.expires_at,
-                )
-            )
+            connection.execute(insert(CODES).values(digest=digest(code), taken=False, **asdict(granted)))
+            audit(connection, record)
 
-    def take_code(self, code: str, client_id: str, now: datetime) -> Code | None:
-        """Take a code out, if this client may redeem it. Of two takers, on whichever replica, one gets it."""
-        taken = delete(CODES).where(CODES.c.digest == _digest(code), CODES.c.client_id == client_id).returning(CODES)
+    def take_code(self, code: str, client_id: str, now: datetime) -> tuple[Code | None, bool]:
+        """The code, if this client may redeem it, and whether it was redeemed before.
+
+        Of two takers, on whichever replica, one gets it; the other learns that it is a replay.
+        """
+        mine = (CODES.c.digest == digest(code)) & (CODES.c.client_id == client_id) & (CODES.c.expires_at > now)
         with self._transaction() as connection:
-            row = connection.execute(taken).one_or_none()
-        if row is None or row.expires_at <= now:
-            return None
-        return Code(
-            row.client_id,
-            row.member_id,
-            row.redirect_uri,
-            row.scope,
-            row.challenge,
-            row.signed_in_at,
-            row.expires_at,
-        )
+            taking = update(CODES).where(mine, ~CODES.c.taken).values(taken=True).returning(CODES)
+            taken = connection.execute(taking).one_or_none()
+            found = taken or connection.execute(select(CODES).where(mine)).one_or_none()
+        if found is None:
+            return None, False
+        names = (each.name for each in fields(Code))
+        return Code(**{name: getattr(found, name) for name in names}), taken is None
 
     def sweep(self, now: datetime) -> int:
         """Drop codes nobody redeemed and keys nobody needs; at most SWEEP_ROWS_MAX codes at a time."""

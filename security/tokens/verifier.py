@@ -19,6 +19,7 @@ from mesh.call import Claims
 from mesh.clock import Clock
 from mesh.errors import Unauthenticated
 from security.tokens.keys import KeySource
+from security.tokens.revocation import Revocations
 
 TOKEN_BYTES_MAX = 8 * 1024
 KEY_ID_LENGTH_MAX = 128
@@ -33,17 +34,23 @@ TOKEN_LIFE_S_MAX = 3600
 # Three parts of base64url without padding, the last an ES256 signature (64 bytes).
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
 HEADER_NAMES = frozenset({"alg", "kid", "typ"})
+# RFC 9449, section 6.1, and RFC 8705, section 3.1: SHA-256 of a key or of a certificate, in base64url.
+CONFIRMATIONS = frozenset({"jkt", "x5t#S256"})
+THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 TYPES = frozenset({"at+jwt", "application/at+jwt"})
 
 
 class TokenVerifier:
     """Accepts tokens of one issuer for one audience. Bounded in memory; safe for any number of tasks of one loop."""
 
-    def __init__(self, keys: KeySource, issuer: str, audience: str, clock: Clock) -> None:
+    def __init__(
+        self, keys: KeySource, issuer: str, audience: str, clock: Clock, revocations: Revocations | None = None
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
+        self._revocations = revocations
         self._jws = PyJWS(algorithms=["ES256"])
         # By digest, so that the memory of the process holds no token longer than its call. With the key, so that a
         # token is forgotten when its key is withdrawn.
@@ -61,7 +68,7 @@ class TokenVerifier:
         if known is not None:
             claims, kid, key = known
             if claims.expires > now_s and await self._keys.key(kid) is key:
-                return claims
+                return self._unrevoked(claims)
             self._verified.pop(digest, None)
         kid = _key_id(token)
         found = await self._keys.key(kid)
@@ -71,6 +78,11 @@ class TokenVerifier:
         self._verified[digest] = (claims, kid, found)
         if len(self._verified) > CACHE_ENTRIES_MAX:
             self._verified.popitem(last=False)
+        return self._unrevoked(claims)
+
+    def _unrevoked(self, claims: Claims) -> Claims:
+        if self._revocations is not None:
+            self._revocations.check(claims)
         return claims
 
     def _signed_payload(self, token: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
@@ -103,7 +115,22 @@ class TokenVerifier:
             scopes=scopes,
             expires=expires_at,
             token_id=_name(payload, "jti"),
+            issued=issued_at,
+            session_id=_name(payload, "sid") if "sid" in payload else "",
+            authenticated=_seconds(payload, "auth_time") if "auth_time" in payload else 0,
+            context=_name(payload, "acr") if "acr" in payload else "",
+            confirmation=_confirmation(payload),
         )
+
+
+def _confirmation(payload: dict[str, Any]) -> dict[str, str]:
+    """What the token is bound to; a binding that cannot be checked here is a refusal, not a token without one."""
+    found = payload.get("cnf", {})
+    if not isinstance(found, dict) or ("cnf" in payload and not found) or found.keys() - CONFIRMATIONS:
+        raise Unauthenticated("TOKEN_CLAIMS", "the access token is bound to something unknown")
+    if not all(isinstance(value, str) and THUMBPRINT.fullmatch(value) for value in found.values()):
+        raise Unauthenticated("TOKEN_CLAIMS", "the access token's binding is malformed")
+    return found
 
 
 def _key_id(token: str) -> str:

@@ -1,6 +1,7 @@
 """Two authorization servers as processes of their own, called as the zone's gateway calls them."""
 
 import http.client
+import itertools
 import json
 import os
 import socket
@@ -23,6 +24,7 @@ from mesh.tls import Identity
 
 ISSUER = "https://localhost:18400"
 START_S_MAX = 90.0
+_addresses = itertools.count(1)
 
 
 @dataclass
@@ -63,9 +65,9 @@ class Deployment:
         replica: int = 0,
         peer: str = "core-gateway",
     ) -> Reply:
-        """One request, as the gateway sends it on."""
+        """One request, as the gateway sends it on; each from another address, unless `headers` say which."""
         body = urlencode(form) if isinstance(form, Mapping) else form
-        sent = dict(headers or {})
+        sent = {"x-forwarded-for": f"2001:db8::{next(_addresses):x}, 127.0.0.1"} | dict(headers or {})
         if form is not None:
             sent.setdefault("Content-Type", "application/x-www-form-urlencoded")
         connection = http.client.HTTPSConnection(

@@ -6,18 +6,25 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
+from deploy.local import postgres
+from deploy.local.mesh import LocalMesh
+from deploy.local.migrate import create_database
 from mesh.database.migrate import Owner, migrate
 from security import audit
 from security.identity.agent import Agent
 from security.identity.authority import Authority
 from security.oauth import main as oauth_main
-from tests.integration.oauth.authorization_servers import Deployment, start, wait_for
+from tests.integration.oauth.authorization_servers import OAUTH, Deployment, start, wait_for
+from tests.integration.oauth.browser import LOGIN, PASSWORD
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Deployment]:
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalMesh) -> Iterator[Deployment]:
     home = tmp_path_factory.mktemp("oauth")
+    postgres_url = postgres.url(postgres_server.home, "test_oauth")
+    create_database(postgres_url)
     rows = [("oauth-1", "oauth"), ("oauth-2", "oauth"), ("core-gateway", "core-gateway"), ("orders-1", "orders")]
     (home / "topology.json").write_text(
         json.dumps({"processes": [{"name": name, "zone": "private", "workload": work} for name, work in rows]})
@@ -41,3 +48,17 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> I
                 assert process.wait(10) == 0
             finally:
                 process.kill()
+
+
+@pytest.fixture
+async def member(deployment: Deployment) -> str:
+    gateway = deployment.channels("core-gateway")
+    token = deployment.token("accounts.write").json["access_token"]
+    try:
+        await oauth_pb2_grpc.AccountsStub(gateway.direct(deployment.grpc_address(), OAUTH)).CreateAccount(
+            oauth_pb2.CreateAccountRequest(member_id="member-grace", login=LOGIN, password=PASSWORD),
+            metadata=(("authorization", f"Bearer {token}"),),
+        )
+    finally:
+        await gateway.close()
+    return "member-grace"

@@ -67,6 +67,16 @@ def test_the_metadata_names_what_is_supported(deployment: Deployment) -> None:
     assert found["issuer"] == ISSUER
     assert found["code_challenge_methods_supported"] == ["S256"]
     assert found["authorization_response_iss_parameter_supported"] is True
+    for name, path in (
+        ("token_endpoint", "token"),
+        ("revocation_endpoint", "revoke"),
+        ("introspection_endpoint", "introspect"),
+    ):
+        assert found[name] == f"{ISSUER}/oauth/{path}"
+        methods = found[f"{name}_auth_methods_supported"]
+        assert {"private_key_jwt", "tls_client_auth"} <= set(methods)
+        # Nobody may ask about tokens without a proof (RFC 7662, section 2.1).
+        assert ("none" in methods) == (path != "introspect")
     assert {"orders.write", "payments.write"} <= set(found["scopes_supported"])
 
 
@@ -79,7 +89,9 @@ GRANT = "grant_type=client_credentials"
         ("", 400, "invalid_request"),
         ("grant_type=", 400, "invalid_request"),
         ("grant_type=password&username=a&password=b", 400, "unsupported_grant_type"),
-        ("grant_type=refresh_token&refresh_token=x", 400, "unsupported_grant_type"),
+        ("grant_type=refresh_token&refresh_token=x", 401, "invalid_client"),
+        ("grant_type=refresh_token&client_id=shop-web&refresh_token=x", 400, "invalid_grant"),
+        ("grant_type=refresh_token&client_id=shop-web", 400, "invalid_request"),
         (GRANT, 401, "invalid_client"),
         (f"{GRANT}&client_id=storefront", 401, "invalid_client"),
         (f"{GRANT}&client_id=storefront&client_secret=wrong", 401, "invalid_client"),

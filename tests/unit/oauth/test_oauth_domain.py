@@ -11,10 +11,12 @@ from security.oauth.domain import (
     Client,
     KeyDates,
     KeyRules,
+    RefreshUse,
     fold_login,
     lock_after,
     password_rule,
     redirect_matches,
+    refresh_use,
     signing_key,
 )
 
@@ -128,3 +130,27 @@ def test_a_retiring_key_is_listed_until_its_last_token_has_ended() -> None:
     rules = KeyRules()
     first = key("a", rules, NOW)
     assert first.retire_at >= NOW + rules.signs_for + TOKEN_LIFE
+
+
+@pytest.mark.parametrize(
+    ("used_s_ago", "passed_on", "ended", "expires_s", "use"),
+    [
+        (None, False, False, 60, RefreshUse.ROTATED),
+        (5, False, False, 60, RefreshUse.REPEATED),
+        (5, True, False, 60, RefreshUse.REUSED),
+        (11, False, False, 60, RefreshUse.REUSED),
+        (11, True, False, 60, RefreshUse.REUSED),
+        (None, False, True, 60, RefreshUse.UNKNOWN),
+        (5, False, True, 60, RefreshUse.UNKNOWN),
+        (None, False, False, 0, RefreshUse.UNKNOWN),
+    ],
+)
+def test_what_a_refresh_token_is_good_for(
+    used_s_ago: int | None, passed_on: bool, ended: bool, expires_s: int, use: RefreshUse
+) -> None:
+    used_at = None if used_s_ago is None else NOW - timedelta(seconds=used_s_ago)
+    expires_at = NOW + timedelta(seconds=expires_s)
+    found = refresh_use(
+        now=NOW, expires_at=expires_at, family_ends=NOW + DAY, ended=ended, used_at=used_at, passed_on=passed_on
+    )
+    assert found is use

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class KeysStub:
-    """The keys that access tokens are signed with.
+    """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,26 @@ class KeysStub:
                 request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
+        self.ListRevocations = channel.unary_unary(
+                '/isthmus.oauth.v1.Keys/ListRevocations',
+                request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsResponse.FromString,
+                _registered_method=True)
 
 
 class KeysServicer:
-    """The keys that access tokens are signed with.
+    """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked.
     """
 
     def ListKeys(self, request, context):
         """The public keys in use, next one included, as JWK (RFC 7517).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRevocations(self, request, context):
+        """Every revocation that a living token may be under. Asked for every second or two.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +73,11 @@ def add_KeysServicer_to_server(servicer, server):
                     request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListKeysRequest.FromString,
                     response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListKeysResponse.SerializeToString,
             ),
+            'ListRevocations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevocations,
+                    request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsRequest.FromString,
+                    response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'isthmus.oauth.v1.Keys', rpc_method_handlers)
@@ -70,7 +87,7 @@ def add_KeysServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Keys:
-    """The keys that access tokens are signed with.
+    """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked.
     """
 
     @staticmethod
@@ -90,6 +107,33 @@ class Keys:
             '/isthmus.oauth.v1.Keys/ListKeys',
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListKeysRequest.SerializeToString,
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.oauth.v1.Keys/ListRevocations',
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsRequest.SerializeToString,
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeysStub:
-    """The keys that access tokens are signed with."""
+    """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,17 +35,21 @@ class KeysStub:
     def __new__(cls, channel: _aio.Channel) -> KeysAsyncStub: ...
     ListKeys: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.ListKeysRequest, _oauth_pb2.ListKeysResponse]
     """The public keys in use, next one included, as JWK (RFC 7517)."""
+    ListRevocations: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.ListRevocationsRequest, _oauth_pb2.ListRevocationsResponse]
+    """Every revocation that a living token may be under. Asked for every second or two."""
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
-    """The keys that access tokens are signed with."""
+    """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListKeys: _aio.UnaryUnaryMultiCallable[_oauth_pb2.ListKeysRequest, _oauth_pb2.ListKeysResponse]  # type: ignore[assignment]
     """The public keys in use, next one included, as JWK (RFC 7517)."""
+    ListRevocations: _aio.UnaryUnaryMultiCallable[_oauth_pb2.ListRevocationsRequest, _oauth_pb2.ListRevocationsResponse]  # type: ignore[assignment]
+    """Every revocation that a living token may be under. Asked for every second or two."""
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
-    """The keys that access tokens are signed with."""
+    """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked."""
 
     @_abc_1.abstractmethod
     def ListKeys(
@@ -54,6 +58,14 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_oauth_pb2.ListKeysResponse, _abc.Awaitable[_oauth_pb2.ListKeysResponse]]:
         """The public keys in use, next one included, as JWK (RFC 7517)."""
+
+    @_abc_1.abstractmethod
+    def ListRevocations(
+        self,
+        request: _oauth_pb2.ListRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oauth_pb2.ListRevocationsResponse, _abc.Awaitable[_oauth_pb2.ListRevocationsResponse]]:
+        """Every revocation that a living token may be under. Asked for every second or two."""
 
 def add_KeysServicer_to_server(servicer: KeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

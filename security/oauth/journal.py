@@ -1,0 +1,84 @@
+"""What the authorization server puts into the audit log: sign-ins, issues, refusals, revocations. Ids only."""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mesh import telemetry
+from mesh.clock import Clock
+from security.audit.record import AuditRecord, Decision, clean
+
+_SERVICE: Final = "/isthmus.oauth/"
+_HASH: Final = re.compile(r"(?:^|;)Hash=([0-9a-f]{64})(?:;|$)")
+_URI: Final = re.compile(r"(?:^|;)URI=([^;,\"]{1,256})(?:;|$)")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request, as the zone's gateway says: nobody else can speak to this server."""
+
+    # SPIFFE id of the gateway's peer, and the SHA-256 of its certificate in base64url (RFC 8705, section 3.1).
+    peer: str = ""
+    thumbprint: str = ""
+    # The address outside, as the edge gateway saw it.
+    address: str = ""
+    trace_id: str = ""
+
+
+def caller(headers: Mapping[str, str]) -> Caller:
+    """Read x-forwarded-client-cert, x-forwarded-for and traceparent, which the gateway writes."""
+    # The last element is the gateway's own; what stands before it came from somewhere else.
+    certificate = headers.get("x-forwarded-client-cert", "").rpartition(",")[2]
+    uri, digest = _URI.search(certificate), _HASH.search(certificate)
+    addresses = [each.strip() for each in headers.get("x-forwarded-for", "").split(",")]
+    return Caller(
+        peer=uri[1] if uri else "",
+        thumbprint=_base64url(digest[1]) if digest else "",
+        address=addresses[-2] if len(addresses) > 1 else addresses[-1],
+        trace_id=telemetry.valid_traceparent(headers.get("traceparent", ""))[3:35],
+    )
+
+
+def _base64url(digits: str) -> str:
+    return base64.urlsafe_b64encode(binascii.unhexlify(digits)).rstrip(b"=").decode()
+
+
+class Journal:
+    """Makes records; whoever changes something writes them in the same transaction."""
+
+    def __init__(self, workload: str, node: str, clock: Clock) -> None:
+        self._workload = workload
+        self._node = node
+        self._clock = clock
+
+    def record(
+        self,
+        event: str,
+        by: Caller,
+        *,
+        subject: str = "",
+        client: str = "",
+        data_subject: str = "",
+        detail: str = "",
+        refused: bool = False,
+    ) -> AuditRecord:
+        """One event. detail: the grant, or the rule that refused."""
+        return AuditRecord(
+            record_id=os.urandom(16).hex(),
+            time_us=self._clock.now_us(),
+            peer=clean(by.peer),
+            token_subject=clean(subject),
+            token_client=clean(client),
+            method=_SERVICE + event,
+            data_subject=clean(data_subject),
+            decision=Decision.DENIED if refused else Decision.ALLOWED,
+            result="UNAUTHENTICATED" if refused else "OK",
+            reason=clean(detail),
+            trace_id=by.trace_id,
+            workload=self._workload,
+            node=self._node,
+        )

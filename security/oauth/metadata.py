@@ -1,0 +1,32 @@
+"""What the authorization server says of itself (RFC 8414)."""
+
+from typing import Any
+
+from security.oauth.refresh import ANYBODY, PROVEN
+
+
+def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
+    """Everything that a client needs to find and to choose."""
+    algorithms = ["ES256"]
+    return {
+        "issuer": issuer,
+        "authorization_endpoint": f"{issuer}/oauth/authorize",
+        "token_endpoint": f"{issuer}/oauth/token",
+        "token_endpoint_auth_methods_supported": list(ANYBODY),
+        "token_endpoint_auth_signing_alg_values_supported": algorithms,
+        "revocation_endpoint": f"{issuer}/oauth/revoke",
+        "revocation_endpoint_auth_methods_supported": list(ANYBODY),
+        "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
+        "introspection_endpoint": f"{issuer}/oauth/introspect",
+        "introspection_endpoint_auth_methods_supported": list(PROVEN),
+        "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+        "jwks_uri": f"{issuer}/oauth/jwks.json",
+        "scopes_supported": sorted(scopes),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": True,
+        "tls_client_certificate_bound_access_tokens": True,
+        "protected_resources": [issuer],
+    }
