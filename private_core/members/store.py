@@ -4,11 +4,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, func, select
+from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.database.engine import transact
+from mesh.database.engine import execute, transact
 from private_core.members.domain import Member, Particulars, registered_already
 from private_core.storage.encrypted import Encrypted, RowCipher
 from private_core.storage.idempotency import Answer, Idempotency, Intent
@@ -52,7 +52,7 @@ _FIND: Final = (
     .join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
     .where(MEMBER.c.member_id == bindparam("wanted"))
 )
-_EXISTS: Final = select(MEMBER.c.member_id).where(MEMBER.c.member_id == bindparam("wanted"))
+_EXISTS: Final = text("SELECT 1 FROM members.member WHERE member_id = :wanted")
 _COUNT: Final = select(func.count()).select_from(MEMBER)
 _KEKS: Final = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
 
@@ -127,10 +127,7 @@ class MemberStore:
         return await transact(self._engine, work)
 
     async def exists(self, member_id: str) -> bool:
-        async def work(connection: AsyncConnection) -> bool:
-            return (await connection.execute(_EXISTS, {"wanted": member_id})).first() is not None
-
-        return await transact(self._engine, work)
+        return bool(await execute(self._engine, _EXISTS, {"wanted": member_id}))
 
     async def count(self) -> int:
         async def work(connection: AsyncConnection) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import execute, transact
@@ -32,7 +32,8 @@ _PLACE: Final = text(
 )
 _READ: Final = text(
     """
-    SELECT placed.*, line.sku, line.quantity, line.amount_minor
+    SELECT placed.order_id, placed.member_id, placed.state, placed.total_minor, placed.currency, placed.source_time,
+        placed.placed_time, line.sku, line.quantity, line.amount_minor
     FROM orders.placed_order AS placed JOIN orders.line AS line USING (order_id)
     WHERE placed.order_id = :order_id ORDER BY line.position
     """
@@ -105,7 +106,7 @@ class OrderStore:
         return [Month(row.month, row.orders, Money(int(row.total_minor), row.currency)) for row in rows]
 
 
-def _order(rows: Sequence[Row[Any]]) -> Order:
+def _order(rows: Sequence[Any]) -> Order:
     first = rows[0]
     return Order(
         order_id=first.order_id,

@@ -9,6 +9,12 @@ from sqlalchemy import TextClause, text
 
 from private_core.payments.domain import Kind
 
+# What is made a Payment and an Operation; named, because what is not asked for need not be carried.
+_PAYMENT: Final = (
+    "payment_id, payment.order_id, payment.member_id, payment.state, payment.currency, payment.authorized,"
+    " payment.captured, payment.refunded, payment.source_time"
+)
+_COLUMNS: Final = f"operation.operation_id, operation.kind, operation.progress, operation.amount, {_PAYMENT}"
 _LIVE: Final = "('pending', 'authorized', 'captured')"
 
 # What the statement that begins an operation hangs on: a new idempotency record; nothing, where there is an open one.
@@ -27,7 +33,7 @@ _HOLD: Final = f"""
         INSERT INTO payments.operation (operation_id, payment_id, kind, amount)
         SELECT :operation_id, payment_id, 'hold', authorized FROM ready RETURNING *
     )
-    SELECT * FROM operation JOIN ready USING (payment_id)
+    SELECT {{columns}} FROM operation JOIN ready AS payment USING (payment_id)
     """  # noqa: S608
 _CAPTURE: Final = """
     WITH {gate}, ready AS (
@@ -37,7 +43,7 @@ _CAPTURE: Final = """
         INSERT INTO payments.operation (operation_id, payment_id, kind, amount)
         SELECT :operation_id, payment_id, 'capture', authorized FROM ready ON CONFLICT DO NOTHING RETURNING *
     )
-    SELECT * FROM operation JOIN ready USING (payment_id)
+    SELECT {columns} FROM operation JOIN ready AS payment USING (payment_id)
     """
 _REFUND: Final = """
     WITH {gate}, ready AS (
@@ -49,13 +55,17 @@ _REFUND: Final = """
         INSERT INTO payments.operation (operation_id, payment_id, kind, amount)
         SELECT :operation_id, payment_id, 'refund', :amount FROM ready RETURNING *
     )
-    SELECT * FROM operation JOIN ready USING (payment_id)
+    SELECT {columns} FROM operation JOIN ready AS payment USING (payment_id)
     """
 _BEGIN: Final = {Kind.HOLD: _HOLD, Kind.CAPTURE: _CAPTURE, Kind.REFUND: _REFUND}
 
 # By kind. A row: go on and ask the provider. None: the intent is not new, or a rule is in the way; find out which.
-BEGIN: Final[dict[Kind, TextClause]] = {kind: text(sql.format(gate=_NEW_INTENT)) for kind, sql in _BEGIN.items()}
-BEGIN_AGAIN: Final[dict[Kind, TextClause]] = {kind: text(sql.format(gate=_OPEN_INTENT)) for kind, sql in _BEGIN.items()}
+BEGIN: Final[dict[Kind, TextClause]] = {
+    kind: text(sql.format(gate=_NEW_INTENT, columns=_COLUMNS)) for kind, sql in _BEGIN.items()
+}
+BEGIN_AGAIN: Final[dict[Kind, TextClause]] = {
+    kind: text(sql.format(gate=_OPEN_INTENT, columns=_COLUMNS)) for kind, sql in _BEGIN.items()
+}
 
 # The end of an operation: its progress, the payment, the postings and the stored answer. Only while the payment still
 # is what the answer was made from; no row otherwise.
@@ -90,20 +100,21 @@ FINISH: Final = text(
 )
 
 # Abandoned: older than the longest deadline of a call, so whoever began it is gone.
-_OPERATION: Final = """
-    SELECT *, operation.created_time < now() - interval '10 s' AS abandoned
+_OPERATION: Final = f"""
+    SELECT {_COLUMNS}, operation.created_time < now() - interval '10 s' AS abandoned
     FROM payments.payment AS payment JOIN payments.operation AS operation USING (payment_id)
-    WHERE {where}
-    """
+    WHERE {{where}}
+    """  # noqa: S608
 OPERATION: Final = text(_OPERATION.format(where="operation_id = :operation_id"))
 HOLD_OF_ORDER: Final = text(_OPERATION.format(where=f"order_id = :order_id AND kind = 'hold' AND state IN {_LIVE}"))
 OPEN_CAPTURE: Final = text(
     _OPERATION.format(where="payment_id = :payment_id AND kind = 'capture' AND progress = 'open'")
 )
 
-PAYMENT: Final = text("SELECT * FROM payments.payment WHERE payment_id = :payment_id")
+PAYMENT: Final = text(f"SELECT {_PAYMENT} FROM payments.payment AS payment WHERE payment_id = :payment_id")  # noqa: S608
 PAYMENTS_OF_ORDER: Final = text(
-    "SELECT * FROM payments.payment WHERE order_id = :order_id ORDER BY payment_id DESC LIMIT 100"
+    f"SELECT {_PAYMENT} FROM payments.payment AS payment"  # noqa: S608
+    " WHERE order_id = :order_id ORDER BY payment_id DESC LIMIT 100"
 )
 BALANCES: Final = text(
     """

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import execute, transact
@@ -199,7 +198,7 @@ def _owner(by: Caller) -> str:
     return by.subject if by.is_member else ""
 
 
-def _operation(row: Row[Any]) -> Operation:
+def _operation(row: Any) -> Operation:
     return Operation(
         operation_id=row.operation_id,
         kind=Kind(row.kind),
@@ -209,7 +208,7 @@ def _operation(row: Row[Any]) -> Operation:
     )
 
 
-def _payment(row: Row[Any]) -> Payment:
+def _payment(row: Any) -> Payment:
     return Payment(
         payment_id=row.payment_id,
         order_id=row.order_id,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import execute
@@ -80,5 +80,5 @@ class WarehouseStore:
         return landings, rows[0].doubled_rows
 
 
-def _traffic(key: str, row: Row[Any]) -> Traffic:
+def _traffic(key: str, row: Any) -> Traffic:
     return Traffic(key, row.impressions, row.gross_clicks, row.clicks, row.net_clicks, row.crawler_clicks)

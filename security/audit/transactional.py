@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection
 
-from security.audit.postgres import INSERT, arrays
+from security.audit.postgres import INSERT, parameters
 from security.audit.record import AuditRecord
 
 
@@ -10,4 +10,4 @@ def insert(connection: Connection, *records: AuditRecord) -> None:
     """Add records; they are durable when the transaction of `connection` (psycopg) is, or not at all."""
     driver = connection.connection.driver_connection
     assert driver is not None
-    driver.execute(INSERT, arrays(list(records)))
+    driver.execute(INSERT, parameters(records))
