@@ -24,7 +24,8 @@ LINGER_S: Final = 0.2
 WRITE_S_MAX: Final = 3.0
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-# A batch is one parameter, see `parameters`: the driver takes longer over an array of each column than PostgreSQL over the JSON.
+# A batch is one parameter (see `parameters`): the driver takes longer over an array of each column than PostgreSQL over
+# the JSON.
 INSERT: Final = """
     INSERT INTO audit.record (
         record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason,
