@@ -1,6 +1,7 @@
 """Channels to other workloads: deadline, retries and trace of a call come from the contract, not the caller."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
@@ -11,13 +12,17 @@ from opentelemetry.trace import SpanKind
 from mesh import telemetry
 from mesh.call import find_call
 from mesh.contract import Contract, MethodPolicy
-from mesh.errors import DeadlineExceeded, from_rpc_error
+from mesh.errors import RPC_FAILED, DeadlineExceeded, MeshError, Unavailable, from_rpc_error
+from mesh.resilience import Circuit, RetryBudget
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity, require_tls13
 
 # What this hop keeps of its caller's deadline, to turn a late answer into a typed error of its own.
 _HOP_S: Final = 0.02
 _LEAST_S: Final = 0.005
+# Before the first retry, at most; doubled for each further one. By chance, so that callers do not come together.
+_BACKOFF_S: Final = 0.025
+_BACKOFF_S_MAX: Final = 0.25
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 4 << 20),
     ("grpc.keepalive_time_ms", 20_000),
@@ -38,6 +43,7 @@ class Channels:
         self._identity = identity
         self._contract = contract
         self._open: dict[str, grpc.aio.Channel] = {}
+        self._circuits: dict[str, Circuit] = {}
 
     def open(self, workload: str) -> grpc.aio.Channel:
         """A channel to whichever nodes of `workload` the control plane of the zone names.
@@ -52,7 +58,7 @@ class Channels:
             self._open[target] = grpc.aio.secure_channel(
                 target, grpc.xds_channel_credentials(fallback), options=_OPTIONS
             )
-        return self._policed(self._open[target])
+        return self._policed(target)
 
     def direct(self, address: str, peer: SpiffeId) -> grpc.aio.Channel:
         """A channel to one address, whose certificate must be `peer`'s. For operators, probes and tests."""
@@ -60,15 +66,16 @@ class Channels:
         if target not in self._open:
             options = (*_OPTIONS, ("grpc.ssl_target_name_override", peer.dns_name))
             self._open[target] = grpc.aio.secure_channel(address, self._identity.channel_credentials(), options=options)
-        return self._policed(self._open[target])
+        return self._policed(target)
 
     async def close(self, grace_s: float = 1.0) -> None:
         await asyncio.gather(*(channel.close(grace_s) for channel in self._open.values()))
         self._open.clear()
 
-    def _policed(self, channel: grpc.aio.Channel) -> grpc.aio.Channel:
+    def _policed(self, target: str) -> grpc.aio.Channel:
         # A stub asks a channel for nothing but its multi-callables, so that is all that is stood in for.
-        return cast(grpc.aio.Channel, _PolicedChannel(channel, self._contract))
+        circuit = self._circuits.setdefault(target, Circuit())
+        return cast(grpc.aio.Channel, _PolicedChannel(self._open[target], self._contract, circuit))
 
 
 class _Multicallable(Protocol):
@@ -76,9 +83,10 @@ class _Multicallable(Protocol):
 
 
 class _PolicedChannel:
-    def __init__(self, channel: grpc.aio.Channel, contract: Contract) -> None:
+    def __init__(self, channel: grpc.aio.Channel, contract: Contract, circuit: Circuit) -> None:
         self._channel = channel
         self._contract = contract
+        self._circuit = circuit
 
     def unary_unary(
         self,
@@ -92,14 +100,47 @@ class _PolicedChannel:
             self._channel.unary_unary(path, request_serializer, response_deserializer),
         )
         method = self._contract.methods.get(path)
-        return multicallable if method is None else _policed(multicallable, method)
+        return multicallable if method is None else _policed(multicallable, method, self._circuit)
 
     def __getattr__(self, name: str) -> Any:
         # Streams belong to infrastructure services, which bring their own rules.
         return getattr(self._channel, name)
 
 
-def _policed(multicallable: _Multicallable, method: MethodPolicy) -> Any:
+def _policed(multicallable: _Multicallable, method: MethodPolicy, circuit: Circuit) -> Any:
+    budget = RetryBudget(method.retry_budget_percent)
+    attempts = method.retry_attempts if method.idempotent else 1
+
+    async def attempt(request: Any, ends: float, metadata: Metadata, wait_for_ready: bool | None) -> Any:
+        """One try, or as many as policy and budget grant: gRPC could repeat by itself, but it keeps to no budget."""
+        budget.earn()
+        for number in range(1, attempts + 1):
+            if not circuit.admits():
+                raise Unavailable(
+                    "CIRCUIT_OPEN",
+                    f"nobody of {method.workload} has answered for a while",
+                    remedy="try again later",
+                )
+            try:
+                limit = ends - time.monotonic()
+                answer = await multicallable(request, timeout=limit, metadata=metadata, wait_for_ready=wait_for_ready)
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc_error(error)
+                if _unreached(failure):
+                    circuit.missed()
+                else:
+                    circuit.reached()
+                if not isinstance(failure, Unavailable):
+                    raise failure from error
+                pause = random.uniform(0, min(_BACKOFF_S_MAX, _BACKOFF_S * 2 ** (number - 1)))  # noqa: S311
+                if number == attempts or ends - time.monotonic() - pause < _LEAST_S or not budget.spend():
+                    raise failure from error
+                await asyncio.sleep(pause)
+            else:
+                circuit.reached()
+                return answer
+        raise AssertionError("the last attempt neither returned nor raised")
+
     async def invoke(
         request: Any,
         *,
@@ -122,9 +163,11 @@ def _policed(multicallable: _Multicallable, method: MethodPolicy) -> Any:
             raise DeadlineExceeded("DEADLINE_TOO_SHORT", "what is left of the deadline is too short for another call")
         with telemetry.span(method.full_name, traceparent, SpanKind.CLIENT) as handed_on:
             headers.append((telemetry.HEADER, handed_on))
-            try:
-                return await multicallable(request, timeout=limit, metadata=headers, wait_for_ready=wait_for_ready)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+            return await attempt(request, time.monotonic() + limit, headers, wait_for_ready)
 
     return invoke
+
+
+def _unreached(error: MeshError) -> bool:
+    """Nobody took the call, as far as is known: a service that refuses says so with a reason of its own."""
+    return isinstance(error, Unavailable) and error.reason == RPC_FAILED

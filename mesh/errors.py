@@ -13,6 +13,8 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN: Final = "isthmus"
+# The reason of an error that no service of the mesh has explained.
+RPC_FAILED: Final = "RPC_FAILED"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 
@@ -135,11 +137,11 @@ def from_rpc_error(error: grpc.RpcError) -> MeshError:
     for key, value in trailing:
         if key == _DETAILS_KEY:
             return _read(kind, status_pb2.Status.FromString(value))
-    return kind("RPC_FAILED", f"the call ended with {code.name}")
+    return kind(RPC_FAILED, f"the call ended with {code.name}")
 
 
 def _read(kind: type[MeshError], status: status_pb2.Status) -> MeshError:
-    reason, remedy, metadata, fields = "RPC_FAILED", "", {}, []
+    reason, remedy, metadata, fields = RPC_FAILED, "", {}, []
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):

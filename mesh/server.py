@@ -1,5 +1,6 @@
 """Build a gRPC server that cannot be unsafe: without identity, allow-list or one of its services there is none."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
@@ -10,13 +11,15 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from mesh import guard
+from mesh import csds, guard
 from mesh.contract import Contract
+from mesh.rates import RateInterceptor
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity
 
 # Whoever routes to a process or operates it may ask whether it is well.
 _HEALTH_CALLERS: Final = frozenset({"control-public", "control-private", "edge-gateway", "core-gateway", "operator"})
+_STATUS_CALLERS: Final = frozenset({"operator", "control-public", "control-private"})
 _REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
 _REFLECTION_CALLERS: Final = frozenset({"operator"})
 _MESSAGE_BYTES_MAX: Final = 1 << 20
@@ -202,11 +205,13 @@ class ServerBuilder:
         self.add_infrastructure(
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflection, _REFLECTION_CALLERS
         )
+        if "GRPC_XDS_BOOTSTRAP" in os.environ:
+            self.add_infrastructure(csds.add, None, _STATUS_CALLERS | {settings.workload})
         chain: list[grpc.aio.ServerInterceptor] = [guard.Entry(contract, settings)]
         if self._audit is not None:
             chain.append(self._audit)
         chain.append(guard.Guard(contract, self._infrastructure, settings))
-        methods = _Methods(self._handlers, (*chain, *self._interceptors))
+        methods = _Methods(self._handlers, (*chain, *self._interceptors, RateInterceptor(contract)))
         server = grpc.aio.server(
             handlers=(methods,), options=_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
         )

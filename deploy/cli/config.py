@@ -1,13 +1,16 @@
-"""`isthmus config`: what the launcher's settings come to."""
+"""`isthmus config`: what the settings come to, and what the control planes have told whom."""
 
-from typing import Any
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from deploy.cli.output import Json, clear_errors, console, print_json
 
-app = typer.Typer(help="What the settings come to.", no_args_is_help=True)
+app = typer.Typer(help="What the settings come to, and what the data planes were told.", no_args_is_help=True)
 
 
 @app.command()
@@ -23,6 +26,113 @@ def dump(as_json: Json = False) -> None:
         ports = ", ".join(f"{name} {address}" for name, address in row["ports"].items())
         table.add_row(row["name"], row["zone"], row["command"], ports)
     console().print(table)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show for each data plane what it was sent, has acknowledged, works with, and refused with which reason.
+
+    Exit status 1 when one of them works with something else than its control plane's newest word, or refused it.
+    """
+    with clear_errors():
+        rows = asyncio.run(_status())
+    if as_json:
+        print_json(rows)
+    else:
+        table = Table("data plane", "group", "type", "sent", "acknowledged", "applied", "state", box=None)
+        for row in rows:
+            applied = ", ".join(row["applied"]) or "-"
+            shown = (row["node"], row["group"], row["type"], row["sent"] or "-", row["acknowledged"] or "-", applied)
+            table.add_row(*shown, _COLOURS[row["state"]] + (f": {row['reason']}" if row["reason"] else ""))
+        console().print(table)
+    if any(row["state"] in ("rejected", "behind") for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """List the configurations that were offered, newest last, and what became of each."""
+    from deploy.local import configuration
+    from deploy.local.settings import LauncherSettings
+
+    with clear_errors():
+        reports = configuration.reports(LauncherSettings().layout)
+    rows = sorted((change for report in reports for change in report.changes), key=lambda row: row["offered"])
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("offered", "group", "configuration", "fate", "by", "reason", box=None, header_style="bold")
+    for row in rows:
+        when = datetime.fromtimestamp(row["offered"], UTC).isoformat(timespec="seconds")
+        table.add_row(when, row["group"], row["configuration"], row["fate"], row["node"], row["reason"])
+    console().print(table)
+
+
+@app.command()
+def diff(
+    group: Annotated[str, typer.Argument(help="edge-gateway, core-gateway or grpc.")],
+    before: Annotated[str, typer.Argument(help="A configuration of `isthmus config history`.")],
+    after: Annotated[str, typer.Argument(help="Another one.")],
+    as_json: Json = False,
+) -> None:
+    """Show the resources in which two configurations of a group differ. Exit status 1 when there are any."""
+    from difflib import unified_diff
+
+    from deploy.local import configuration
+    from deploy.local.settings import LauncherSettings
+
+    with clear_errors():
+        rows = configuration.difference(LauncherSettings().layout, group, before, after)
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            old, new = (json.dumps(row[side], indent=1).splitlines() for side in ("before", "after"))
+            print(f"{row['type']} {row['name']}: {row['change']}")
+            print("\n".join(unified_diff(old, new, before, after, lineterm="", n=2)))
+    if rows:
+        raise typer.Exit(1)
+
+
+_COLOURS = {
+    "applied": "[green]applied[/]",
+    "acknowledged": "[green]acknowledged[/]",
+    "behind": "[yellow]behind[/]",
+    "gone": "[dim]gone[/]",
+    "rejected": "[red]rejected[/]",
+}
+
+
+async def _status() -> list[dict[str, Any]]:
+    from deploy.local import configuration, topology
+    from deploy.local.settings import LauncherSettings
+
+    home = LauncherSettings().layout
+    reports = configuration.reports(home)
+    applied = await configuration.applied(home, topology.read(home.topology))
+    rows = []
+    for report in reports:
+        for plane in report.planes:
+            for kind, told in plane["types"].items():
+                if not told["sent"]:
+                    continue
+                versions = sorted(applied.get(plane["node"], {}).get(kind, ()))
+                row = {"node": plane["node"], "group": plane["group"], "type": configuration.short(kind)}
+                state = _state(plane["connected"], told, versions)
+                reason = told["reason"] if state == "rejected" else ""
+                rows.append({**row, **told, "applied": versions, "state": state, "reason": reason})
+    return rows
+
+
+def _state(connected: bool, told: dict[str, str], applied: list[str]) -> str:
+    if told["rejected"] and told["rejected"] == told["sent"]:
+        return "rejected"
+    if not connected:
+        return "gone"
+    if told["acknowledged"] != told["sent"]:
+        return "behind"
+    # Resources that did not change keep the version under which they came.
+    return "applied" if told["sent"] in applied else "acknowledged"
 
 
 def _rows() -> list[dict[str, Any]]:

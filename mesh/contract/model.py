@@ -1,7 +1,7 @@
 """The contract as plain values: no descriptor and no generated type leaves `mesh.contract`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 
@@ -33,6 +33,23 @@ class RateClass(Enum):
     MEMBER = 2
     BULK = 3
     ADMIN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A token bucket: what flows in each second, and what it holds at most."""
+
+    per_second: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Of one rate class: for one member and for one system at a server, and for all together at a gateway."""
+
+    member: RateLimit
+    system: RateLimit
+    gateway: RateLimit
 
 
 class Durability(IntEnum):
@@ -125,6 +142,7 @@ class Contract:
     events: Mapping[str, EventPolicy]
     # By the message's full name, then the field's name.
     messages: Mapping[str, Mapping[str, FieldPolicy]]
+    rates: Mapping[RateClass, Rates] = field(default_factory=dict)
 
     def fields(self, message: str) -> Mapping[str, FieldPolicy]:
         """The policy of each field of a message. Raises KeyError for a message that no contract names."""

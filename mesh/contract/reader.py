@@ -23,6 +23,8 @@ from mesh.contract.model import (
     Mask,
     MethodPolicy,
     RateClass,
+    RateLimit,
+    Rates,
     ServicePolicy,
 )
 
@@ -55,7 +57,7 @@ def load() -> Contract:
             policy = read_service(service)
             services[policy.name] = policy
             methods.update((method.path, method) for method in policy.methods)
-    return Contract(services, methods, events, messages)
+    return Contract(services, methods, events, messages, read_rates(policy_pb2.RateClass.DESCRIPTOR))
 
 
 def files() -> Iterator[descriptor.FileDescriptor]:
@@ -66,6 +68,20 @@ def files() -> Iterator[descriptor.FileDescriptor]:
         file = importlib.import_module(module).DESCRIPTOR
         if file.package != "isthmus.policy.v1":
             yield file
+
+
+def read_rates(classes: descriptor.EnumDescriptor) -> dict[RateClass, Rates]:
+    """The limits of each rate class, from the options of its value."""
+    found: dict[RateClass, Rates] = {}
+    for value in classes.values:
+        if value.number == 0:
+            continue
+        options = value.GetOptions().Extensions[policy_pb2.rates]
+        limits = [getattr(options, name) for name in ("member", "system", "gateway")]
+        if not all(limit.per_second and limit.burst for limit in limits):
+            raise ContractError(f"rate class {value.name}: state member, system and gateway, each with rate and burst")
+        found[RateClass(value.number)] = Rates(*(RateLimit(limit.per_second, limit.burst) for limit in limits))
+    return found
 
 
 def read_service(service: descriptor.ServiceDescriptor) -> ServicePolicy:

@@ -51,6 +51,17 @@ def _lines(contract: Contract) -> Iterator[str]:
         for method in service.methods:
             yield "| " + " | ".join(_cells(method)) + " |"
         yield ""
+    yield "## Rate classes"
+    yield ""
+    yield "Calls each second, and at most at once: of one member and of one system at each server, of all together for"
+    yield "each method at each gateway."
+    yield ""
+    yield "| class | member | system | gateway |"
+    yield "|---|---|---|---|"
+    for rate_class, rates in sorted(contract.rates.items(), key=lambda item: item[0].value):
+        limits = (f"{each.per_second}/s, {each.burst}" for each in (rates.member, rates.system, rates.gateway))
+        yield "| " + " | ".join((rate_class.name.lower(), *limits)) + " |"
+    yield ""
     yield "## Events"
     yield ""
     yield "| event | topic | crosses | durability | kept | key | partitions |"

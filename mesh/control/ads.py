@@ -12,6 +12,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from mesh.control.cache import SnapshotCache
 from mesh.control.conversation import Ack, Conversation, ConversationError, Nack
+from mesh.control.status import REASON_CHARACTERS_MAX, Plane, Planes
 from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
 from mesh.logs import logger
 from mesh.tls import peer_of
@@ -20,8 +21,8 @@ from mesh.tls import peer_of
 _INBOX_MAX: Final = 64
 # How long a stream sleeps at most before it looks at its own deadlines.
 _TICK_S: Final = 5.0
+_NODE_CHARACTERS_MAX: Final = 128
 _WARMING_TICK_S: Final = 0.25
-_REASON_CHARACTERS_MAX: Final = 2000
 
 
 class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -43,6 +44,7 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         self._streams_max = streams_max
         self._streams_per_workload_max = streams_per_workload_max
         self._streams: Counter[str] = Counter()
+        self.planes = Planes()
         self._log = logger("control")
 
     async def StreamAggregatedResources(
@@ -89,18 +91,21 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         inbox: asyncio.Queue[Any] = asyncio.Queue(_INBOX_MAX)
         wake = asyncio.Event()
         reader = asyncio.create_task(_read(requests, inbox, wake), name=f"ads {workload}")
-        node = ""
+        plane: Plane | None = None
         self._cache.subscribe(group, wake)
         try:
             while True:
                 wake.clear()
                 while not inbox.empty():
                     request = inbox.get_nowait()
-                    node = request.node.id[:128] or node
-                    self._note(group, node, conversation.receive(request))
+                    if plane is None:
+                        plane = self.planes.connected(workload, request.node.id[:_NODE_CHARACTERS_MAX], group)
+                    self._note(plane, conversation.receive(request))
                 snapshot = self._cache.get(group)
                 response = conversation.next(snapshot, time.monotonic()) if snapshot else None
                 if response is not None:
+                    if plane is not None:
+                        plane.sent(response.type_url, response.version_info)
                     yield response
                     continue
                 if reader.done() and inbox.empty():
@@ -112,12 +117,18 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         finally:
             reader.cancel()
             self._cache.unsubscribe(group, wake)
+            if plane is not None:
+                plane.connected = False
 
-    def _note(self, group: str, node: str, event: Ack | Nack | None) -> None:
+    def _note(self, plane: Plane, event: Ack | Nack | None) -> None:
+        if event is None:
+            return
+        plane.heard(event)
         if isinstance(event, Ack):
-            self._cache.acknowledge(group, event.kind, event.version)
-        elif isinstance(event, Nack):
-            self._cache.reject(group, node, event.kind, event.version, event.reason[:_REASON_CHARACTERS_MAX])
+            self._cache.acknowledge(plane.group, event.kind, event.version)
+        else:
+            reason = event.reason[:REASON_CHARACTERS_MAX]
+            self._cache.reject(plane.group, plane.node, event.kind, event.version, reason)
 
 
 async def _read(requests: AsyncIterator[Any], inbox: asyncio.Queue[Any], wake: asyncio.Event) -> None:

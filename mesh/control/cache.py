@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mesh.control.history import Configuration, History
 from mesh.control.snapshot import CONFIGURATION, Snapshot
 from mesh.logs import logger
 
@@ -45,8 +46,9 @@ class SnapshotCache:
     never offered again; its group goes back to the last good configuration, with the endpoints of now.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, now: Callable[[], float] = time.time, history: History | None = None) -> None:
         self._groups: dict[str, _Group] = {}
+        self.history = history or History(now=now)
         self._now = now
         self._log = logger("control")
         self.rejections: deque[Rejection] = deque(maxlen=_REJECTIONS_KEPT)
@@ -62,11 +64,23 @@ class SnapshotCache:
         found = self._groups.get(group)
         return found.good if found else None
 
-    def set(self, group: str, snapshot: Snapshot) -> None:
-        """Offer a snapshot to a group."""
+    def restore(self, group: str, good: Snapshot | None) -> None:
+        """Take up what an earlier life of this control plane knew: the last good snapshot, and what was refused."""
+        state = self._groups.setdefault(group, _Group())
+        state.good = good
+        state.refused.extend(self.history.refused(group))
+
+    def set(self, group: str, snapshot: Snapshot, source: Configuration | None = None) -> None:
+        """Offer a snapshot to a group. `source` is what the history keeps of its configuration."""
         state = self._groups.setdefault(group, _Group())
         state.offered = snapshot
+        if not _refuses(state, snapshot):
+            self.history.offered(group, snapshot, source)
         self._choose(state)
+        current, good = state.current, state.good
+        if current is not None and good is not None and current.same_configuration(good):
+            # Data planes have it already, so none will acknowledge it anew.
+            self.history.accepted(group, current)
 
     def subscribe(self, group: str, changed: asyncio.Event) -> None:
         """Set `changed` whenever the group has something new, until `unsubscribe`."""
@@ -82,6 +96,7 @@ class SnapshotCache:
         current = state.current
         if current and all((each, current.versions[each]) in state.acknowledged for each in CONFIGURATION):
             state.good = current
+            self.history.accepted(group, current)
 
     def reject(self, group: str, node: str, kind: str, version: str, reason: str) -> None:
         """Record a NACK and take the group back to what was good."""
@@ -91,13 +106,15 @@ class SnapshotCache:
         state = self._groups[group]
         if kind in CONFIGURATION:
             state.refused.append((kind, version))
+            if state.current is not None and state.current.versions[kind] == version:
+                self.history.rejected(group, state.current.configuration, node, kind, version, reason)
             self._choose(state)
 
     def _choose(self, state: _Group) -> None:
         offered = state.offered
         if offered is None:
             return
-        refused = any((kind, offered.versions[kind]) in state.refused for kind in CONFIGURATION)
+        refused = _refuses(state, offered)
         if refused and state.good is not None:
             chosen = state.good.with_endpoints_of(offered)
         elif refused and state.current is not None:
@@ -110,3 +127,7 @@ class SnapshotCache:
         state.current = chosen
         for changed in state.streams:
             changed.set()
+
+
+def _refuses(state: _Group, snapshot: Snapshot) -> bool:
+    return any((kind, snapshot.versions[kind]) in state.refused for kind in CONFIGURATION)

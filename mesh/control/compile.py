@@ -13,6 +13,7 @@ from envoy.extensions.filters.http.grpc_json_transcoder.v3 import transcoder_pb2
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as _header_mutation  # noqa: F401
 from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2 as _metadata  # noqa: F401
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as _jwt_authn  # noqa: F401
+from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2 as _local_ratelimit  # noqa: F401
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as _lua  # noqa: F401
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as _rbac  # noqa: F401
 from envoy.extensions.filters.http.router.v3 import router_pb2 as _router  # noqa: F401
@@ -25,6 +26,7 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as _opt
 from google.protobuf.json_format import ParseDict
 
 from mesh.control.health import State
+from mesh.control.history import Configuration
 from mesh.control.resources import clusters, endpoints, listeners, routes
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, OAUTH, View
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Resources, Snapshot, pack
@@ -39,8 +41,6 @@ _KINDS: Final = {
 }
 
 StateOf = Callable[[str], State]
-# By type, then by name, in xDS's JSON form.
-Configuration = Mapping[str, Mapping[str, dict[str, Any]]]
 
 
 def gateway(zone: str) -> str:
@@ -55,11 +55,11 @@ def configuration(view: View, group: str) -> Configuration:
     return {kind: {each["name"]: each for each in resources} for kind, resources in found.items()}
 
 
-def configured(view: View, group: str) -> Mapping[str, Resources]:
+def packed(source: Configuration) -> Mapping[str, Resources]:
     """The same, checked against xDS's schema and packed. Raises ValueError where it does not fit."""
     return {
-        kind: pack({name: ParseDict(resource, _KINDS[kind]()) for name, resource in found.items()})
-        for kind, found in configuration(view, group).items()
+        kind: pack({name: ParseDict(resource, _KINDS[kind]()) for name, resource in found.items()}, found)
+        for kind, found in source.items()
     }
 
 

@@ -2,25 +2,38 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from envoy.service.discovery.v3 import ads_pb2_grpc
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from mesh import telemetry
+from mesh.control import capabilities
 from mesh.control.ads import Ads
 from mesh.control.cache import SnapshotCache
-from mesh.control.compile import GRPC, configured, gateway, with_endpoints
-from mesh.control.health import Health
+from mesh.control.compile import GRPC, configuration, gateway, packed, with_endpoints
+from mesh.control.health import Health, State
+from mesh.control.history import Configuration, History
 from mesh.control.registry import Endpoint, Registry
 from mesh.control.resources.view import View
 from mesh.control.settings import ControlSettings
 from mesh.control.snapshot import Resources, Snapshot
+from mesh.control.status import FILE, Reporter
+from mesh.control.validation import EnvoyValidator
 from mesh.logs import logger
 from mesh.process import Process
 from mesh.server import ServerBuilder
 
 # Probes that come together make one snapshot, and no endpoint waits longer than this for it.
 _COALESCE_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class _Configured:
+    """What a group is told, less its endpoints."""
+
+    source: Configuration
+    resources: Mapping[str, Resources]
 
 
 class Planner:
@@ -35,7 +48,9 @@ class Planner:
         self._tasks: list[asyncio.Task[None]] = []
         self._log = logger("control")
         self._groups = (gateway(settings.zone), GRPC)
-        self._configured: dict[str, tuple[tuple[Endpoint, ...], Mapping[str, Resources]]] = {}
+        self._configured: dict[str, _Configured] = {}
+        self._compiled_for: dict[str, tuple[Endpoint, ...]] = {}
+        self._validator = EnvoyValidator(settings.state_path / "validation", settings.identity_dir)
         self.health = Health(
             process.identity,
             settings.trust_domain,
@@ -50,7 +65,8 @@ class Planner:
         await self.health.start()
         self.health.watch(self._probed())
         await self.health.settled(3 * self._settings.probe_timeout_s)
-        self._publish()
+        self._restore()
+        await self._publish()
         self._tasks = [
             asyncio.create_task(self._registry.watch(self._endpoints_changed), name="registry"),
             asyncio.create_task(self._follow(), name="planner"),
@@ -61,6 +77,10 @@ class Planner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.health.stop(grace_s)
+
+    def states(self) -> dict[str, str]:
+        """What the probes say of each node."""
+        return {each.node: self.health.state(each.node).value for each in self._probed()}
 
     def _probed(self) -> Iterable[Endpoint]:
         return [each for each in self._registry.endpoints if each.listen == "grpc" and each.zone == self._settings.zone]
@@ -74,11 +94,11 @@ class Planner:
             await self._changed.wait()
             await asyncio.sleep(_COALESCE_S)
             self._changed.clear()
-            self._publish()
+            await self._publish()
 
-    def _publish(self) -> None:
+    def _view(self) -> View:
         settings = self._settings
-        view = View(
+        return View(
             settings.trust_domain,
             settings.zone,
             self._process.contract,
@@ -87,21 +107,54 @@ class Planner:
             settings.audience,
             settings.run_path,
         )
-        for group in self._groups:
-            try:
-                snapshot = self._compile(view, group)
-            except ValueError as error:
-                # What is out there stays; a group without a snapshot is told nothing rather than half of it.
-                self._log.error("snapshot refused", group=group, reason=str(error))
-                continue
-            self._cache.set(group, snapshot)
 
-    def _compile(self, view: View, group: str) -> Snapshot:
-        # A probe changes endpoints only: the rest is compiled anew when the table of processes changes.
-        known = self._configured.get(group)
-        if known is None or known[0] != view.endpoints:
-            known = self._configured[group] = (view.endpoints, configured(view, group))
-        return with_endpoints(view, known[1], self.health.state)
+    def _restore(self) -> None:
+        """An earlier life's last good configuration, should what is compiled now be refused."""
+        view = self._view()
+        for group in self._groups:
+            good: Snapshot | None = None
+            source = self._cache.history.good(group)
+            if source is not None:
+                try:
+                    good = with_endpoints(view, packed(source), self.health.state)
+                except (ValueError, KeyError) as error:
+                    self._log.warning("last good configuration unreadable", group=group, reason=str(error))
+            self._cache.restore(group, good)
+
+    async def _publish(self) -> None:
+        view = self._view()
+        for group in self._groups:
+            # A probe changes endpoints only: the rest is compiled anew when the table of processes changes.
+            if self._compiled_for.get(group) != view.endpoints:
+                self._compiled_for[group] = view.endpoints
+                await self._configure(view, group)
+            known = self._configured.get(group)
+            if known is not None:
+                self._cache.set(group, with_endpoints(view, known.resources, self.health.state), known.source)
+
+    async def _configure(self, view: View, group: str) -> None:
+        """Compile what the group is to be told from now on.
+
+        What must not be pushed is withheld: what is out there stays, with the endpoints of now, and a group without a
+        snapshot is told nothing rather than half of it.
+        """
+        try:
+            source = configuration(view, group)
+            resources = packed(source)
+        except ValueError as error:
+            self._log.error("snapshot refused", group=group, reason=str(error))
+            return
+        name = with_endpoints(view, resources, lambda _: State.UNKNOWN).configuration
+        reasons = capabilities.refusals(source, capabilities.GRPC if group == GRPC else ())
+        if not reasons and group != GRPC and not self._cache.history.knows_as_good(group, name):
+            refusal = await self._validator.refusal(view, group)
+            reasons = [refusal] if refusal else []
+        if reasons:
+            reason = "; ".join(reasons)
+            self._log.error("snapshot refused", group=group, reason=reason)
+            self._cache.history.withheld(group, name, reason, source)
+            return
+        self._configured[group] = _Configured(source, resources)
 
 
 def _measure(planner: Planner, cache: SnapshotCache, ads: Ads) -> None:
@@ -118,7 +171,7 @@ def _measure(planner: Planner, cache: SnapshotCache, ads: Ads) -> None:
 
 async def main(settings: ControlSettings, process: Process) -> None:
     registry = await Registry.wait(settings.topology_path, settings.zone, settings.topology_interval_s)
-    cache = SnapshotCache()
+    cache = SnapshotCache(history=History(settings.state_path / "configurations"))
     planner = Planner(settings, process, registry, cache)
     ads = Ads(
         cache,
@@ -132,4 +185,5 @@ async def main(settings: ControlSettings, process: Process) -> None:
     builder = ServerBuilder(process).add_infrastructure(
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, data_planes
     )
-    await process.serve(builder.build(), planner)
+    reporter = Reporter(settings.state_path / FILE, settings.zone, ads.planes, cache.history, planner.states)
+    await process.serve(builder.build(), planner, reporter)

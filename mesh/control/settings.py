@@ -31,5 +31,10 @@ class ControlSettings(ProcessSettings):
         return self.topology or self.home / "topology.json"
 
     @property
+    def state_path(self) -> Path:
+        """Where this control plane keeps what it has offered, and what became of it."""
+        return self.run_path / self.node
+
+    @property
     def run_path(self) -> Path:
         return (self.run or self.home / "run").absolute()

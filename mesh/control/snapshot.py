@@ -1,6 +1,7 @@
 """One immutable, versioned state of everything that a group of data planes is told."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,13 +32,18 @@ class Resource:
 Resources = Mapping[str, Resource]
 
 
-def pack(messages: Mapping[str, Message]) -> Resources:
-    """Name to message, as resources; the same content always has the same digest."""
+def pack(messages: Mapping[str, Message], sources: Mapping[str, object] | None = None) -> Resources:
+    """Name to message, as resources; the same content always has the same digest.
+
+    sources: by name, what a message was parsed from, in JSON's types. Needed where a message holds an Any with a map
+    inside: its bytes differ from process to process, and every restart would look like a change.
+    """
     packed: dict[str, Resource] = {}
     for name, message in sorted(messages.items()):
         holder = any_pb2.Any()
         holder.Pack(message, deterministic=True)
-        packed[name] = Resource(name, hashlib.sha256(holder.value).hexdigest()[:16], holder)
+        content = holder.value if sources is None else json.dumps(sources[name], sort_keys=True).encode()
+        packed[name] = Resource(name, hashlib.sha256(content).hexdigest()[:16], holder)
     return MappingProxyType(packed)
 
 
@@ -61,6 +67,12 @@ class Snapshot:
             MappingProxyType(complete),
             MappingProxyType({kind: version(found.values()) for kind, found in complete.items()}),
         )
+
+    @property
+    def configuration(self) -> str:
+        """Names the configuration, without its endpoints."""
+        listing = "\n".join(self.versions[kind] for kind in CONFIGURATION)
+        return hashlib.sha256(listing.encode()).hexdigest()[:12]
 
     def with_endpoints_of(self, other: "Snapshot") -> "Snapshot":
         """This configuration with the endpoints of another snapshot."""

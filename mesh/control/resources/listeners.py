@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mesh.control.registry import Endpoint
-from mesh.control.resources import access, problems, tls, transcoding
+from mesh.control.resources import access, problems, rates, tls, transcoding
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, View
 
@@ -18,6 +18,7 @@ def edge(view: View, listen: Endpoint) -> dict[str, Any]:
     filters = [
         _reserved_headers(),
         _trace_context(),
+        rates.filter_(),
         _access_token(view),
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_BYTES_MAX),
         _router(),
@@ -35,7 +36,7 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     """mTLS for the edge gateway and the few callers of the private zone that have no other way in."""
     peers = [view.spiffe_id("public", EDGE_GATEWAY)]
     peers += [view.spiffe_id("private", caller) for caller in access.callers(view)]
-    filters = [access.filter_(view), *transcoding.filters(view), _router()]
+    filters = [access.filter_(view), rates.filter_(), *transcoding.filters(view), _router()]
     manager = {
         **_manager(CORE, filters),
         # The service sees who came through, in the gateway's words.

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mesh.contract import MethodPolicy
-from mesh.control.resources import paths, transcoding
+from mesh.control.resources import paths, rates, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
 
@@ -33,7 +33,7 @@ def edge(view: View) -> dict[str, Any]:
     """What the public may ask for: methods with an HTTP binding, and the authorization server's pages."""
     routes = []
     for method in (*view.methods("public"), *view.methods("private")):
-        target = _to_edge(method) if method.zone == "public" else _to_core(method)
+        target = _to_edge(view, method) if method.zone == "public" else _to_core(view, method)
         routes += [
             {"match": {**paths.match(rule.template), "headers": [paths.method(rule.verb)]}, **target}
             for rule in method.http
@@ -75,6 +75,7 @@ def core(view: View) -> dict[str, Any]:
             "request_headers_to_add": [
                 {"header": {"key": "grpc-timeout", "value": f"{method.deadline_ms}m"}, "append_action": "ADD_IF_ABSENT"}
             ],
+            "typed_per_filter_config": rates.limited(view, method),
         }
         for method in view.methods("private")
     ]
@@ -90,14 +91,16 @@ def core(view: View) -> dict[str, Any]:
 
 
 def grpc(view: View, workload: str) -> dict[str, Any]:
-    """For xds:/// clients: the deadline as max_stream_duration, since gRPC ignores a route's timeout."""
+    """For xds:/// clients: the deadline as max_stream_duration, since gRPC ignores a route's timeout.
+
+    No retries: gRPC would keep to no budget, so mesh.channel repeats what may be repeated.
+    """
     routes: list[dict[str, Any]] = [
         {
             "match": {"path": method.path},
             "route": {
                 "cluster": workload,
                 "max_stream_duration": {"max_stream_duration": f"{method.deadline_s}s"},
-                **_retried_by_grpc(method),
             },
         }
         for service in view.contract.of_workload(workload)
@@ -108,20 +111,23 @@ def grpc(view: View, workload: str) -> dict[str, Any]:
     return {"name": workload, "virtual_hosts": [{"name": workload, "domains": ["*"], "routes": routes}]}
 
 
-def _to_edge(method: MethodPolicy) -> dict[str, Any]:
-    return {"route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **_retried(method, _LOST)}}
+def _to_edge(view: View, method: MethodPolicy) -> dict[str, Any]:
+    return {
+        "route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **_retried(method, _LOST)},
+        "typed_per_filter_config": rates.limited(view, method),
+    }
 
 
-def _to_core(method: MethodPolicy) -> dict[str, Any]:
+def _to_core(view: View, method: MethodPolicy) -> dict[str, Any]:
     # Repeating among the nodes is the core gateway's business: here only what never reached it is sent again.
     retry = {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 1}
-    target: dict[str, Any] = {
-        "route": {"cluster": CORE_GATEWAY, "timeout": f"{method.deadline_s}s", "retry_policy": retry}
-    }
+    filters = rates.limited(view, method)
     if method.scopes:
-        requirement = {"@type": f"{_JWT}.PerRouteConfig", "requirement_name": JWT_REQUIREMENT}
-        target["typed_per_filter_config"] = {JWT_FILTER: requirement}
-    return target
+        filters[JWT_FILTER] = {"@type": f"{_JWT}.PerRouteConfig", "requirement_name": JWT_REQUIREMENT}
+    return {
+        "route": {"cluster": CORE_GATEWAY, "timeout": f"{method.deadline_s}s", "retry_policy": retry},
+        "typed_per_filter_config": filters,
+    }
 
 
 _JWT: Final = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3"
@@ -150,18 +156,6 @@ def _retried(method: MethodPolicy, retry_on: str) -> dict[str, Any]:
             "host_selection_retry_max_attempts": 5,
         },
         "hedge_policy": {"hedge_on_per_try_timeout": True},
-    }
-
-
-def _retried_by_grpc(method: MethodPolicy) -> dict[str, Any]:
-    if not method.idempotent or method.retry_attempts < 2:
-        return {}
-    return {
-        "retry_policy": {
-            "retry_on": "unavailable",
-            "num_retries": method.retry_attempts - 1,
-            "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
-        }
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mesh.contract import load
-from mesh.control.compile import GRPC, assignment, configuration, configured, with_endpoints
+from mesh.control.compile import GRPC, assignment, configuration, packed, with_endpoints
 from mesh.control.health import State
 from mesh.control.resources import access, paths, transcoding
 from mesh.control.resources.routes import JWT_FILTER
@@ -125,7 +125,7 @@ def test_other_callers_may_reach_exactly_the_methods_that_name_them(view: Views)
 def test_no_snapshot_of_the_public_zone_holds_a_private_endpoint_but_the_gate(view: Views) -> None:
     public = view("public")
     for group in (EDGE_GATEWAY, GRPC):
-        snapshot = with_endpoints(public, configured(public, group), lambda _: State.HEALTHY)
+        snapshot = with_endpoints(public, packed(configuration(public, group)), lambda _: State.HEALTHY)
         for name in snapshot.resources[ENDPOINTS]:
             zones = {each.region for each in _localities(public, name)}
             assert zones <= ({"private"} if name == CORE_GATEWAY else {"public"})

@@ -1,0 +1,125 @@
+"""What a data plane would accept and ignore, or refuse: each measured case, looked for before anything is pushed.
+
+Every row is shown against the real program by tests/integration/control/test_capabilities.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from mesh.control.history import Configuration
+from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
+
+_FILTER: Final = "type.googleapis.com/envoy.extensions.filters.http."
+_ACTION: Final = "virtual_hosts.*.routes.*.route"
+_HTTP_FILTER: Final = "api_listener.api_listener.http_filters.*.typed_config.@type"
+
+
+class Effect(StrEnum):
+    IGNORED = "is accepted and ignored"
+    REFUSED = "is refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What gRPC 1.85 does with one setting. `path` leads to it within a resource; * stands for each element."""
+
+    name: str
+    kind: str
+    path: str
+    effect: Effect
+    remedy: str
+    # The values that it concerns; empty: any.
+    values: frozenset[str] = frozenset()
+
+
+GRPC: Final = (
+    Capability(
+        "route timeout", ROUTES, f"{_ACTION}.timeout", Effect.IGNORED, "state max_stream_duration.max_stream_duration"
+    ),
+    Capability(
+        "prefix rewrite", ROUTES, f"{_ACTION}.prefix_rewrite", Effect.IGNORED, "a method's path is its name: call it so"
+    ),
+    Capability("mirroring", ROUTES, f"{_ACTION}.request_mirror_policies", Effect.IGNORED, "mirror at a gateway"),
+    Capability(
+        "ejection after consecutive errors",
+        CLUSTER,
+        "outlier_detection.consecutive_5xx",
+        Effect.IGNORED,
+        "state failure_percentage_threshold",
+    ),
+    Capability(
+        "retry budget",
+        CLUSTER,
+        "circuit_breakers.thresholds.*.retry_budget",
+        Effect.IGNORED,
+        "mesh.channel keeps the contract's budget",
+    ),
+    Capability(
+        "active health checks", CLUSTER, "health_checks", Effect.IGNORED, "the control plane probes, and tells by EDS"
+    ),
+    Capability(
+        "balancing",
+        CLUSTER,
+        "lb_policy",
+        Effect.REFUSED,
+        "ROUND_ROBIN or RING_HASH",
+        frozenset({"LEAST_REQUEST", "RANDOM", "MAGLEV"}),
+    ),
+    Capability("discovery", CLUSTER, "type", Effect.REFUSED, "EDS or LOGICAL_DNS", frozenset({"STRICT_DNS", "STATIC"})),
+    Capability(
+        "filter",
+        LISTENER,
+        _HTTP_FILTER,
+        Effect.REFUSED,
+        "mesh.guard and the token interceptor do it in the server",
+        frozenset(
+            {
+                f"{_FILTER}jwt_authn.v3.JwtAuthentication",
+                f"{_FILTER}ext_authz.v3.ExtAuthz",
+                f"{_FILTER}local_ratelimit.v3.LocalRateLimit",
+            }
+        ),
+    ),
+)
+
+
+def refusals(source: Configuration, capabilities: tuple[Capability, ...]) -> list[str]:
+    """Why a configuration must not be pushed to data planes with these capabilities; empty when nothing stands against.
+
+    For any data plane: what refers to something that is not there.
+    """
+    found = []
+    for capability in capabilities:
+        for name, resource in source[capability.kind].items():
+            for value in _at(resource, capability.path.split(".")):
+                if not capability.values or value in capability.values:
+                    what = f"{capability.path} = {value}" if capability.values else capability.path
+                    found.append(f"{name}: {what} {capability.effect} by this data plane; {capability.remedy}")
+    return found + list(_dangling(source))
+
+
+def _dangling(source: Configuration) -> Iterator[str]:
+    """Envoy takes a route to a cluster that nobody has told it of, and answers 503 for it."""
+    for name, route in source[ROUTES].items():
+        named = [*_at(route, f"{_ACTION}.cluster".split("."))]
+        named += _at(route, f"{_ACTION}.weighted_clusters.clusters.*.name".split("."))
+        for cluster in sorted(set(named) - source[CLUSTER].keys()):
+            yield f"{name}: a route leads to the cluster {cluster}, which is not there; add it, or take the route away"
+    manager = ("filter_chains.*.filters.*.typed_config", "api_listener.api_listener")
+    for name, listener in source[LISTENER].items():
+        for path in manager:
+            for routes in _at(listener, f"{path}.rds.route_config_name".split(".")):
+                if routes not in source[ROUTES]:
+                    yield f"{name}: the listener's routes {routes} are not there; add them"
+
+
+def _at(value: Any, path: list[str]) -> Iterator[Any]:
+    if not path:
+        yield value
+    elif path[0] == "*" and isinstance(value, list):
+        for each in value:
+            yield from _at(each, path[1:])
+    elif isinstance(value, dict) and path[0] in value:
+        yield from _at(value[path[0]], path[1:])

@@ -1,0 +1,144 @@
+"""A configuration that a real Envoy refuses (NACK) takes itself back, is on record with its reason, and stays away."""
+
+import asyncio
+import json
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from deploy.local import configuration
+from deploy.local.settings import REPOSITORY
+from tests.integration.control.world import World, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+# An address of documentation (RFC 5737): it passes every check of a file, and no machine can listen on it.
+NOWHERE = "192.0.2.1"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    world = World(tmp_path_factory.mktemp("rejection"))
+    world.add("control-public", "control-public", "public", "ads")
+    world.add("edge-1", "edge", "public", "http", "grpc")
+    world.add("edge-gateway", "edge-gateway", "public", "https", "metrics")
+    world.publish()
+    try:
+        await world.control("public")
+        await world.start("edge-1")
+        await world.serving("edge-1", "grpc")
+        await world.start("edge-gateway")
+        await world.serving("edge-gateway", "https")
+        yield world
+    finally:
+        await world.stop()
+
+
+def changes(world: World) -> list[dict[str, Any]]:
+    found = configuration.reports(world.home)[0].changes
+    return [change for change in found if change["group"] == "edge-gateway"]
+
+
+async def answers(world: World, url: str) -> bool:
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    connector = aiohttp.TCPConnector(ssl=context, force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        try:
+            async with session.post(f"{url}/v1/ads:decide", json={"slot": "position-1"}) as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+async def isthmus(world: World, *arguments: str) -> tuple[int, Any]:
+    """Exit status and JSON of a command."""
+    process = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).with_name("isthmus")), *arguments, "--json"),
+        env={**os.environ, "ISTHMUS_HOME": str(world.home.root)},
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, json.loads(out)
+
+
+async def test_a_refused_listener_takes_itself_back_and_everybody_can_see_why(world: World) -> None:
+    url = f"https://localhost:{world.address('edge-gateway', 'https').split(':')[1]}"
+
+    async def good() -> bool:
+        return bool(changes(world)) and changes(world)[-1]["fate"] == "good" and await answers(world, url)
+
+    await eventually(good, f"the first configuration is acknowledged; {world.tail('control-public')}")
+    status, rows = await isthmus(world, "config", "status")
+    of_gateway = {row["type"]: row for row in rows if row["node"] == "edge-gateway"}
+    assert status == 0
+    assert of_gateway.keys() == {"CDS", "EDS", "LDS", "RDS"}
+    assert {of_gateway[kind]["state"] for kind in ("CDS", "LDS", "RDS")} == {"applied"}, of_gateway
+    first = changes(world)[-1]["configuration"]
+
+    gateway = world.processes["edge-gateway"]
+    elsewhere = tuple(replace(each, address=NOWHERE) if each.name == "https" else each for each in gateway.listens)
+    world.processes["edge-gateway"] = replace(gateway, listens=elsewhere)
+    world.publish()
+
+    async def rejected() -> bool:
+        return str(changes(world)[-1]["fate"]) == "rejected"
+
+    await eventually(rejected, f"the second is rejected; {world.tail('control-public')}")
+    bad = changes(world)[-1]
+    assert bad["node"] == "edge-gateway"
+    assert NOWHERE in bad["reason"]
+    assert await answers(world, url)
+
+    async def back() -> bool:
+        _, rows = await isthmus(world, "config", "status")
+        return {row["state"] for row in rows if row["node"] == "edge-gateway" and row["type"] != "EDS"} == {"applied"}
+
+    await eventually(back, "the gateway has been told the first one again")
+    _, history = await isthmus(world, "config", "history")
+    assert [(row["configuration"], row["fate"]) for row in history if row["group"] == "edge-gateway"] == [
+        (first, "good"),
+        (bad["configuration"], "rejected"),
+    ]
+    status, differences = await isthmus(world, "config", "diff", "edge-gateway", first, bad["configuration"])
+    assert status == 1
+    assert [(row["type"], row["change"]) for row in differences] == [("LDS", "changed")]
+
+
+async def test_a_control_plane_that_starts_again_does_not_offer_it_again(world: World) -> None:
+    before = changes(world)
+    await world.kill("control-public")
+    written = configuration.reports(world.home)[0]
+    await world.control("public")
+    await world.serving("control-public", "ads")
+
+    async def reports_again() -> bool:
+        now = configuration.reports(world.home)[0]
+        connected = [plane for plane in now.planes if plane["node"] == "edge-gateway" and plane["connected"]]
+        return now.age_s < written.age_s and any(plane["types"] for plane in connected)
+
+    await eventually(reports_again, "the gateway is connected again")
+    url = f"https://localhost:{world.address('edge-gateway', 'https').split(':')[1]}"
+    assert await answers(world, url)
+    assert [row["configuration"] for row in changes(world) if row["fate"] == "rejected"] == [
+        row["configuration"] for row in before if row["fate"] == "rejected"
+    ]
+
+
+async def test_the_next_good_one_is_taken(world: World) -> None:
+    gateway = world.processes["edge-gateway"]
+    here = tuple(replace(each, address="127.0.0.1") if each.name == "https" else each for each in gateway.listens)
+    world.processes["edge-gateway"] = replace(gateway, listens=here)
+    world.publish()
+
+    async def good() -> bool:
+        return str(changes(world)[-1]["fate"]) == "good"
+
+    await eventually(good, "what worked before is good again")
