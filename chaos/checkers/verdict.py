@@ -20,9 +20,13 @@ class Check:
     of: str = ""
     # The expected value is a lower bound.
     at_least: bool = False
+    # Judged by whoever had the tolerance; `expected` and `observed` then only say it.
+    met: bool | None = None
 
     @property
     def ok(self) -> bool:
+        if self.met is not None:
+            return self.met
         if self.at_least:
             return float(str(self.observed)) >= float(str(self.expected))
         return self.expected == self.observed

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-import grpc
-
 from chaos.checkers.books import Books, Channel, Freshness, read_freshness, read_settled, read_until
 from chaos.checkers.expected import Expected, expected
+from chaos.checkers.operator import operator as operator_of
 from chaos.checkers.verdict import Check, Evidence, Loss, held, judge, landed, loss
 from chaos.demo.faults import Broken, Faults, edge_nodes, nodes_to_kill
 from chaos.demo.screen import Screen
@@ -25,10 +24,8 @@ from chaos.load.shoppers import play_purchases
 from chaos.load.storefront import CLIENT_ID, SCOPE, Storefront
 from chaos.load.token import ClientToken
 from chaos.load.transactions import by_customer
+from deploy.local import topology
 from deploy.local.mesh import LocalMesh
-from mesh.channel import Channels
-from mesh.contract import load
-from mesh.tls import Identity
 
 # More would only wait in line on two cores, and a Kafka that comes back would wait with them.
 VIEWERS_AT_ONCE = 6
@@ -204,16 +201,6 @@ class Replay:
 
 @asynccontextmanager
 async def operator(mesh: LocalMesh) -> AsyncIterator[Channel]:
-    """The operator's channels to the first node of each private workload."""
-    identity = Identity(mesh.operator_identity)
-    channels = Channels(identity, load())
-
-    def to(workload: str) -> grpc.aio.Channel:
-        nodes = (child.row.process for child in mesh.processes.values() if child.row.process.workload == workload)
-        address = str(next(nodes).listen("grpc"))
-        return channels.direct(address, replace(identity.spiffe_id, workload=workload))
-
-    try:
-        yield to
-    finally:
-        await channels.close()
+    """The operator's channels into a mesh of our own."""
+    async with operator_of(mesh.home, topology.read(mesh.home.topology)) as channel:
+        yield channel

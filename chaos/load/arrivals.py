@@ -28,10 +28,11 @@ class Arrivals:
         self._send = send
         self._stopping = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
+        self._errors: list[BaseException] = []
         self.refused = 0
 
     async def run(self) -> None:
-        """Until `stop`; then waits for the answers to what is under way."""
+        """Until `stop`; then waits for the answers to what is under way. Raises what `send` raised."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         for after_s in self._times_s:
@@ -46,11 +47,23 @@ class Arrivals:
                 # A generator that is late has many arrivals at once; others must run too.
                 await asyncio.sleep(0)
                 continue
-            call = asyncio.ensure_future(self._send(due))
+            call = asyncio.create_task(self._begin(due))
             self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            call.add_done_callback(self._answered)
         if self._calls:
-            await asyncio.gather(*self._calls)
+            await asyncio.wait(self._calls)
+        if self._errors:
+            raise self._errors[0]
+
+    async def _begin(self, due: float) -> None:
+        await self._send(due)
+
+    def _answered(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled() and (error := call.exception()) is not None:
+            # No outcome of a call but a fault of the generator: it ends the run, as `run` says.
+            self._errors.append(error)
+            self._stopping.set()
 
     def stop(self) -> None:
         self._stopping.set()

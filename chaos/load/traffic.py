@@ -64,12 +64,16 @@ class Traffic:
         self._authorization = authorization
         self._timeline = timeline
         self._run = run
-        self._began = asyncio.get_running_loop().time()
+        self._began = 0.0
         self._rows = itertools.cycle(enumerate(impressions, start=1))
         self._purchases = itertools.cycle(purchases)
         self._numbers = itertools.count(1)
         self._members = itertools.cycle(member_ids)
         self._pages = itertools.cycle(pages)
+
+    def start(self) -> None:
+        """The timeline's zero is now."""
+        self._began = asyncio.get_running_loop().time()
 
     @property
     def now_s(self) -> float:
@@ -193,7 +197,7 @@ class Traffic:
         path = "/isthmus.payments.v1.Payments/CapturePayment"
         target = f"/v1/payments/{purchase.payment_id}:capture"
         answer = await self._sensitive("capture", None, target, body, purchase, path)
-        purchase.captured = answer is not None and answer["state"] == "PAYMENT_STATE_CAPTURED"
+        purchase.captured = answer is not None and answer["payment"]["state"] == "PAYMENT_STATE_CAPTURED"
         return purchase.captured
 
     async def _read_back(self, purchase: Purchase) -> None:

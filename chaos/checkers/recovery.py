@@ -1,0 +1,44 @@
+"""How long the mesh took to be itself again, read from the timeline of its answers."""
+
+from collections.abc import Sequence
+
+from chaos.load.outcomes import Outcome
+from chaos.load.timeline import PUBLIC, SENSITIVE, Timeline, percentile_ms
+
+NORMAL_TIMES = 2.0
+WINDOW_S = 2.0
+STEP_S = 0.5
+
+
+def public_recovered_s(timeline: Timeline, fault_at_s: float, until_s: float, normal_p99_ms: float) -> float:
+    """Seconds from the fault to the end of the last window in which a call failed or p99 was above twice its normal.
+
+    0 when no window was bad. Windows of WINDOW_S begin every STEP_S.
+    """
+    calls = list(timeline.calls(PUBLIC, fault_at_s, until_s))
+    last_bad_s, begins_s = 0.0, fault_at_s
+    while begins_s + WINDOW_S <= until_s:
+        window = [call for call in calls if begins_s <= call.due_s < begins_s + WINDOW_S]
+        failed = any(call.outcome is not Outcome.OK for call in window)
+        if failed or percentile_ms(window, 0.99) > NORMAL_TIMES * normal_p99_ms:
+            last_bad_s = begins_s + WINDOW_S - fault_at_s
+        begins_s += STEP_S
+    return round(last_bad_s, 1)
+
+
+def sensitive_recovered_s(timeline: Timeline, healed_at_s: float) -> float | None:
+    """Seconds from the healing until the last call that failed was due; None when none went well after that."""
+    calls = sorted(timeline.calls(SENSITIVE, healed_at_s), key=lambda call: call.due_s)
+    bad = [call.due_s for call in calls if call.outcome is not Outcome.OK]
+    last_bad = max(bad, default=healed_at_s)
+    if not any(call.due_s > last_bad and call.outcome is Outcome.OK for call in calls):
+        return None
+    return round(last_bad - healed_at_s, 1)
+
+
+def longest_s(timeline: Timeline, kinds: Sequence[str]) -> float:
+    return round(max((call.seconds for call in timeline.calls(kinds)), default=0.0), 2)
+
+
+def failed(timeline: Timeline, kinds: Sequence[str]) -> int:
+    return sum(call.outcome is not Outcome.OK for call in timeline.calls(kinds))

@@ -1,0 +1,1 @@
+"""Drills: experiments in Chaos Toolkit's format, and what makes them safe to run on a mesh that people use."""

@@ -1,0 +1,113 @@
+"""The mesh that a drill acts on: found by its home, reached by its doors, its own word on how it is."""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from chaos.drill.errors import DrillRefused, MeshUnwell
+from deploy.local import door, links, processes, topology
+from deploy.local.errors import NotRunning
+from deploy.local.health import NotReady, probe
+from deploy.local.mesh import urls
+from deploy.local.settings import Home, LauncherSettings
+from deploy.local.topology import Process, Topology
+
+
+@dataclass(frozen=True)
+class Target:
+    """A running mesh. Everything about it is read anew when it is asked for."""
+
+    settings: LauncherSettings
+
+    @property
+    def home(self) -> Home:
+        return self.settings.layout
+
+    @property
+    def table(self) -> Topology:
+        return topology.read(self.home.topology)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return urls(self.settings)
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """Every process that runs or should run, with its workload."""
+        return {one.name: one.workload for one in self._processes()}
+
+    def of(self, workload: str) -> list[str]:
+        return [name for name, its in self.nodes.items() if its == workload]
+
+    @property
+    def links(self) -> list[str]:
+        """The links that can be disturbed: none where the mesh was started without."""
+        if links.NAME not in self.nodes:
+            return []
+        found: list[str] = door.call(door.path(self.home, links.NAME), do="active")["links"]
+        return found
+
+    def ask(self, at: str = door.LAUNCHER, **request: Any) -> dict[str, Any]:
+        """
+        Raises:
+            NotRunning: the mesh is gone.
+            Refused: the door said no.
+        """
+        return door.call(door.path(self.home, at), **request)
+
+    def heal(self, at: str, key: str) -> None:
+        """Undo one fault. A mesh that is gone has nothing left to heal."""
+        try:
+            self.ask(at, do="heal", lease=key)
+        except NotRunning:
+            return
+
+    async def unwell(self) -> list[str]:
+        """Every process that does not run or is not ready, with the reason."""
+
+        async def look(process: Process) -> str:
+            if processes.read_pid(self.home, process.name) is None:
+                return f"{process.name} does not run"
+            try:
+                await probe(self.home, process)()
+            except NotReady as error:
+                return f"{process.name}: {error}"
+            return ""
+
+        return [one for one in await asyncio.gather(*map(look, self._processes())) if one]
+
+    async def require_well(self, within_s: float = 0.0) -> None:
+        """
+        Raises:
+            NotRunning: no mesh here.
+            MeshUnwell: it did not become well in time, and why.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within_s
+        while wrong := await self.unwell():
+            if loop.time() >= ends:
+                raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong[:3])[:300]}", "See `isthmus check`")
+            await asyncio.sleep(0.5)
+
+    def _processes(self) -> list[Process]:
+        return [one for one in self.table.processes if one.listens or one.workload == "postgres"]
+
+
+def find(settings: LauncherSettings) -> Target:
+    """
+    Raises:
+        NotRunning: nobody is behind the door of this home.
+        DrillRefused: the ports of the settings are not those of the mesh that runs here.
+    """
+    target = Target(settings)
+    target.ask(do="active")
+    listen = target.table.process("edge-gateway").listen("https")
+    if listen is None or listen.port != settings.port_base:
+        remedy = "Set ISTHMUS_PORT_BASE as it was when the mesh was started"
+        raise DrillRefused(f"The mesh in {target.home.root} does not listen on {settings.port_base}", remedy)
+    return target
+
+
+def new_key() -> str:
+    return f"drill-{uuid.uuid4().hex}"
