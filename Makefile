@@ -27,6 +27,10 @@ run: setup ## Start the mesh and stay, printing its addresses; Ctrl-C stops it
 bench: setup ## Measure it: each figure as a ratio against a baseline of the same run (var/bench/)
 	$(BIN)/python -m chaos.bench
 
+.PHONY: drill
+drill: setup ## Break the mesh in every way of the short suite, and prove from its books that it held (var/drill/)
+	$(BIN)/isthmus drill run --short
+
 ##@ Develop
 
 .PHONY: setup

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from chaos.drill.errors import TooWide
 
 # Whatever an experiment declares.
-PROCESSES_MAX = 8
+PROCESSES_MAX = 12
 # Of a workload with replicas, unless it is declared as a whole.
 SHARE_MAX = 0.5
 REMEDY = "Name fewer targets, or declare a wider blast_radius in the experiment"

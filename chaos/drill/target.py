@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +64,8 @@ class Target:
         except NotRunning:
             return
 
-    async def unwell(self) -> list[str]:
-        """Every process that does not run or is not ready, with the reason."""
+    async def unwell(self, names: Collection[str] | None = None) -> list[str]:
+        """Every process, or of those named, that does not run or is not ready, with the reason."""
 
         async def look(process: Process) -> str:
             if processes.read_pid(self.home, process.name) is None:
@@ -75,9 +76,10 @@ class Target:
                 return f"{process.name}: {error}"
             return ""
 
-        return [one for one in await asyncio.gather(*map(look, self._processes())) if one]
+        looked_at = [one for one in self._processes() if names is None or one.name in names]
+        return [one for one in await asyncio.gather(*map(look, looked_at)) if one]
 
-    async def require_well(self, within_s: float = 0.0) -> None:
+    async def require_well(self, within_s: float = 0.0, names: Collection[str] | None = None) -> None:
         """
         Raises:
             NotRunning: no mesh here.
@@ -85,7 +87,7 @@ class Target:
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + within_s
-        while wrong := await self.unwell():
+        while wrong := await self.unwell(names):
             if loop.time() >= ends:
                 raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong[:3])[:300]}", "See `isthmus check`")
             await asyncio.sleep(0.5)

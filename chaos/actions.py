@@ -1,0 +1,119 @@
+"""Actions of the extension: what an experiment may break. Each is journalled before it is made, and ends by itself.
+
+`for_s` is a fault's time to live in seconds: the mesh heals it then, even when nobody is left to ask for it.
+Every action fails, and nothing is touched, when it would reach further than the experiment's blast radius.
+"""
+
+import math
+import random
+
+from chaoslib.exceptions import ActivityFailed
+
+from chaos.drill import current
+from chaos.drill.session import Session
+from deploy.local.errors import LauncherError
+
+__all__ = [
+    "disturb_link",
+    "freeze",
+    "heal",
+    "hold",
+    "hold_workload",
+    "kill",
+    "kill_share",
+    "lose_identities",
+    "wait_ready",
+]
+
+
+def kill(process: str) -> list[str]:
+    """SIGKILL one process. The mesh starts it again by itself."""
+    return _broken("kill", [process], None)
+
+
+def kill_share(workload: str, share: float) -> list[str]:
+    """SIGKILL this share of a workload's nodes, rounded up, chosen by the experiment's seed. Returns their names."""
+    session = _session()
+    nodes = sorted(session.target.of(workload))
+    if not nodes or not 0 < share <= 1:
+        raise ActivityFailed(f"{share} of {workload} is nothing that could be killed")
+    chance = random.Random(session.drill.seed)  # noqa: S311 (no secret)
+    return _broken("kill", sorted(chance.sample(nodes, math.ceil(share * len(nodes)))), None)
+
+
+def freeze(process: str, for_s: float) -> list[str]:
+    """SIGSTOP: the process keeps its connections and answers nothing. Healed by SIGCONT."""
+    return _broken("freeze", [process], for_s)
+
+
+def hold(process: str, for_s: float, abruptly: bool = False) -> list[str]:
+    """Stop one process and keep it down; `abruptly` by SIGKILL. Healed by starting it again."""
+    return _broken("hold", [process], for_s, abruptly=abruptly)
+
+
+def hold_workload(workload: str, for_s: float, abruptly: bool = False) -> list[str]:
+    """Stop every node of a workload and keep them down. Returns their names."""
+    return _broken("hold", sorted(_session().target.of(workload)), for_s, abruptly=abruptly)
+
+
+def lose_identities(workloads: list[str]) -> list[str]:
+    """Take away the certificates of every node of these workloads. Their zone's agent issues new ones by itself."""
+    session = _session()
+    names = sorted(name for workload in workloads for name in session.target.of(workload))
+    return _broken("lose-identity", names, None)
+
+
+def disturb_link(
+    link: str,
+    mode: str,
+    for_s: float,
+    latency_ms: float = 0.0,
+    jitter_ms: float = 0.0,
+    bytes_per_s: float | None = None,
+    directions: list[str] | None = None,
+) -> str:
+    """Disturb what crosses between the zones: `core` (edge gateway to core gateway) or `kafka` (bridges to broker).
+
+    `mode` is black-hole (nothing arrives until it is healed), reset (connections are torn) or slow (latency_ms,
+    jitter_ms, bytes_per_s). `directions`: there (from who connects), back, or both.
+    """
+    fault = {"mode": mode, "latency_ms": latency_ms, "jitter_ms": jitter_ms, "bytes_per_s": bytes_per_s}
+    session = _session()
+    try:
+        session.break_link(link, for_s, directions=directions or ["there", "back"], **fault)
+    except LauncherError as error:
+        raise ActivityFailed(str(error)) from error
+    return f"{link}: {mode}"
+
+
+def heal() -> list[str]:
+    """Undo every fault of this drill that is not over. Returns what it was. As a rollback it is safe at any time."""
+    if not current.is_open():
+        return []
+    return _session().heal()
+
+
+def wait_ready(workload: str, within_s: float = 120.0) -> float:
+    """Wait until every node of a workload is ready; returns the seconds that it took."""
+    session = _session()
+    try:
+        return round(session.recovered(session.target.of(workload), within_s), 1)
+    except LauncherError as error:
+        raise ActivityFailed(str(error)) from error
+
+
+def _broken(do: str, names: list[str], for_s: float | None, **more: object) -> list[str]:
+    if not names:
+        raise ActivityFailed("no such process in this mesh")
+    try:
+        _session().break_processes(do, names, for_s, **more)
+    except LauncherError as error:
+        raise ActivityFailed(str(error)) from error
+    return names
+
+
+def _session() -> Session:
+    try:
+        return current.session()
+    except current.NoDrill as error:
+        raise ActivityFailed(str(error)) from error

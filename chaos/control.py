@@ -1,0 +1,112 @@
+"""The control of the extension: every experiment names it, and it makes a drill of it.
+
+Before the experiment: one drill at a time, leftovers healed, the mesh well, the traffic running. After it, whatever
+became of it (success, deviation, interrupt): faults undone, a second look at the steady state, the oracle, the report.
+"""
+
+import contextlib
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+from chaoslib.exceptions import InterruptExecution
+from chaoslib.hypothesis import run_steady_state_hypothesis
+from chaoslib.run import EventHandlerRegistry
+
+from chaos.drill import current, library, spec
+from chaos.drill.session import Outcome, Session, locked
+from chaos.report.run import Report, write
+from deploy.local.errors import LauncherError
+from deploy.local.settings import LauncherSettings
+from mesh.errors import MeshError
+
+__all__ = ["after_experiment_control", "before_experiment_control", "validate_control"]
+logger = logging.getLogger("chaostoolkit")
+_stacks: list[ExitStack] = []
+
+
+def validate_control(control: dict[str, Any]) -> None:
+    """
+    Raises:
+        InvalidActivity: an argument is unknown or of the wrong type.
+    """
+    library.as_invalid(lambda: spec.parse(control["provider"].get("arguments") or {}))
+
+
+def before_experiment_control(context: dict[str, Any], **arguments: Any) -> None:
+    """Open the drill. Interrupts the experiment, before anything is touched, when it must not run."""
+    if context.get("dry"):
+        return
+    with ExitStack() as stack:
+        try:
+            library.check(context)
+            drill = spec.parse(arguments)
+            stack.enter_context(locked(LauncherSettings().layout))
+            session = Session.open(library.name_of(context), drill)
+        except LauncherError as error:
+            current.refuse(error)
+            raise InterruptExecution(str(error)) from error
+        stack.callback(session.close)
+        current.enter(session)
+        stack.callback(current.leave)
+        _stacks.append(stack.pop_all())
+
+
+def after_experiment_control(
+    context: dict[str, Any],
+    state: dict[str, Any],
+    configuration: dict[str, Any] | None = None,
+    secrets: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> None:
+    """Close the drill. `state` is Chaos Toolkit's journal: what is found here is added to it, and may fail it."""
+    if not current.is_open():
+        return
+    with _stacks.pop():
+        try:
+            _close(context, state, configuration or {}, secrets or {})
+        except Exception:
+            # Chaos Toolkit would pass over it in silence, and the drill would seem to have held.
+            logger.exception("The drill could not be closed as it should")
+            state["deviated"], state["status"] = True, "failed"
+
+
+def _close(
+    context: dict[str, Any], state: dict[str, Any], configuration: dict[str, Any], secrets: dict[str, Any]
+) -> None:
+    session = current.session()
+    healed = session.heal()
+    if healed:
+        logger.info(f"Healed: {', '.join(healed)}")
+    second, outcome, problem = None, None, ""
+    try:
+        session.wait_well()
+        if state["status"] not in ("interrupted", "aborted"):
+            session.linger()
+            second = run_steady_state_hypothesis(context, configuration, secrets, None, EventHandlerRegistry())
+            outcome = session.settle()
+    except (LauncherError, MeshError, TimeoutError, InterruptExecution, KeyboardInterrupt, SystemExit) as error:
+        problem = str(error) or type(error).__name__
+    _conclude(context, state, session, second, outcome, problem)
+
+
+def _conclude(
+    context: dict[str, Any],
+    state: dict[str, Any],
+    session: Session,
+    second: dict[str, Any] | None,
+    outcome: Outcome | None,
+    problem: str,
+) -> None:
+    report = Report.of(context, state, session, second, outcome, problem)
+    state["steady_states"]["second"] = second
+    state["isthmus"] = report.document()
+    if not report.ok:
+        state["deviated"] = True
+        if state["status"] == "completed":
+            state["status"] = "failed"
+    with contextlib.suppress(OSError):
+        folder = write(session.target.home, report)
+        logger.info(f"Report: {folder / 'report.html'}")
+    for line in report.lines():
+        logger.info(line)

@@ -1,0 +1,181 @@
+"""The crowd of one drill: publishes what it will ask for, then sends open-loop traffic until it is told to stop."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from isthmus.catalog.v1.catalog_pb2 import AdCreative, Campaign, ContentItem
+from isthmus.payments.v1.payments_pb2 import GetTrialBalanceRequest
+from isthmus.payments.v1.payments_pb2_grpc import LedgerStub
+
+from chaos.checkers.books import Books, Channel, Freshness, read_books, read_freshness, read_settled
+from chaos.checkers.operator import operator
+from chaos.drill.errors import DrillRefused
+from chaos.drill.spec import Load
+from chaos.drill.target import Target
+from chaos.load.arrivals import Arrivals, poisson
+from chaos.load.client import PublicClient
+from chaos.load.outcomes import CallFailed, Outcomes
+from chaos.load.rows import read_rows
+from chaos.load.storefront import CLIENT_ID, SCOPE, Storefront
+from chaos.load.timeline import Timeline
+from chaos.load.token import ClientToken
+from chaos.load.traffic import JSON, PREFIX, Traffic, slot_of
+from mesh.errors import MeshError
+
+ROWS_MAX = 3000
+CONNECTIONS_MAX = 200
+MEMBERS = 6
+LIVE_WITHIN_S = 90.0
+LIVE_ANSWERS_PER_NODE = 12
+LIVE_AT_ONCE = 6
+LEDGER_EVERY_S = 2.0
+LEDGER_DEADLINE_S = 4.0
+PAGE = f"{PREFIX}-page"
+
+
+@dataclass
+class Ledger:
+    """What reading the trial balance again and again has shown."""
+
+    reads: int = 0
+    unanswered: int = 0
+    unbalanced: list[str] = field(default_factory=list)
+
+
+class Crowd:
+    """`open`, `begin`, `end`, `close`, in this order; everything on one loop."""
+
+    def __init__(self, target: Target, load: Load, seed: int) -> None:
+        self.run = secrets.token_hex(4)
+        self.timeline = Timeline()
+        self.ledger = Ledger()
+        self.began_us = 0
+        self.refused = 0
+        self._target = target
+        self._load = load
+        self._seed = seed
+        self._arrivals: list[Arrivals] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
+
+    async def open(self) -> None:
+        """Publish, register, wait until every edge node shows it, read the books.
+
+        Raises:
+            DrillRefused: the mesh does not take it.
+        """
+        rows = read_rows(None, None, self._target.settings.cache, ROWS_MAX)
+        home = self._target.home
+        root = home.root / "ca" / "public" / "root.pem"
+        secret = home.run("oauth") / "clients" / f"{CLIENT_ID}.secret"
+        url = self._target.urls["edge_gateway"]
+        self.client = await self._stack.enter_async_context(PublicClient(url, root, CONNECTIONS_MAX))
+        self._channel: Channel = await self._stack.enter_async_context(operator(home, self._target.table))
+        token = ClientToken(self.client, CLIENT_ID, secret, SCOPE)
+        shop = Storefront(self.client, token, Outcomes(), self.run)
+        self.slots = sorted({slot_of(row) for row in rows.impressions})
+        try:
+            await shop.publish_item(_page(self.run))
+            await shop.publish_campaign(_campaign(self.slots, self.run))
+            members = [await shop.register(f"{PREFIX}-{self.run}-{n}", n) for n in range(MEMBERS)]
+            await self._wait_live()
+        except CallFailed as failure:
+            raise DrillRefused(
+                f"The mesh does not take a drill's traffic: {failure}", "See `isthmus check`"
+            ) from failure
+        self.before: Books = await read_settled(self._channel)
+        self.traffic = Traffic(
+            self.client, token.authorization, self.timeline, self.run, rows.impressions, rows.purchases, members, [PAGE]
+        )
+
+    @property
+    def personal(self) -> tuple[bytes, ...]:
+        """Personal values of this run's members, as the storefront made them up."""
+        return tuple(f"Customer {PREFIX}-{self.run}-{n}".encode() for n in range(MEMBERS))
+
+    def begin(self) -> None:
+        self.began_us = time.time_ns() // 1000
+        self.traffic.start()
+        rates = ((self._load.public_per_s, self.traffic.view), (self._load.purchases_per_s, self.traffic.buy))
+        for number, (rate, send) in enumerate(rates):
+            self._arrivals.append(Arrivals(poisson(rate, self._seed + number), send))
+        self._tasks = [asyncio.create_task(one.run()) for one in self._arrivals]
+        self._tasks.append(asyncio.create_task(self._watch_ledger()))
+
+    async def end(self) -> None:
+        """No more arrivals; returns when all that was sent is answered."""
+        for arrivals in self._arrivals:
+            arrivals.stop()
+        *arriving, watching = self._tasks
+        await asyncio.gather(*arriving)
+        watching.cancel()
+        self.refused = sum(one.refused for one in self._arrivals)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._stack.aclose()
+
+    async def books(self) -> Books:
+        """What the mesh's books have gained since before the traffic, in the drill's own slots."""
+        return (await read_books(self._channel)).since(self.before)
+
+    async def freshness(self) -> Freshness:
+        return await read_freshness(self._channel, self.began_us)
+
+    @property
+    def channel(self) -> Channel:
+        return self._channel
+
+    async def _wait_live(self) -> None:
+        """Ask until so many answers in a row show this run that no edge node can have been left out."""
+        nodes = len(self._target.of("edge"))
+        asking = json.dumps({"slot": self.slots[0]}).encode()
+        in_a_row, ends = 0, time.monotonic() + LIVE_WITHIN_S
+
+        async def shows() -> bool:
+            answers = (
+                await self.client.send("POST", "/v1/ads:decide", asking, JSON),
+                await self.client.send("GET", f"/v1/content/{PAGE}"),
+            )
+            return all(answer.status == 200 and self.run.encode() in answer.body for answer in answers)
+
+        while in_a_row < LIVE_ANSWERS_PER_NODE * nodes:
+            if time.monotonic() > ends:
+                raise CallFailed(f"what was published is not live on every edge node after {LIVE_WITHIN_S:g} s")
+            live = await asyncio.gather(*(shows() for _ in range(LIVE_AT_ONCE)))
+            in_a_row = in_a_row + len(live) if all(live) else 0
+            if not in_a_row:
+                await asyncio.sleep(0.1)
+
+    async def _watch_ledger(self) -> None:
+        ledger = LedgerStub(self._channel("payments"))
+        while True:
+            try:
+                balance = await ledger.GetTrialBalance(GetTrialBalanceRequest(), timeout=LEDGER_DEADLINE_S)
+            except MeshError:
+                # Nothing read is nothing wrong: whether it must be readable is another check's business.
+                self.ledger.unanswered += 1
+            else:
+                self.ledger.reads += 1
+                self.ledger.unbalanced += [f"{sum_.currency} {sum_.minor}" for sum_ in balance.sums if sum_.minor]
+            await asyncio.sleep(LEDGER_EVERY_S)
+
+
+def _campaign(slots: list[str], run: str) -> Campaign:
+    creative = AdCreative(
+        creative_id=f"{PREFIX}-1",
+        title=f"Drill {run}",
+        image_url="https://storefront.example/images/drill.jpg",
+        landing_url="https://storefront.example/drill",
+    )
+    return Campaign(campaign_id=PREFIX, slots=slots, weight=1, creatives=[creative])
+
+
+def _page(run: str) -> ContentItem:
+    body = f"<p>Drill {run}</p>"
+    return ContentItem(slug=PAGE, locale="en", title="Drill", body=body, default_locale=True, max_age_s=60)

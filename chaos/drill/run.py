@@ -1,0 +1,185 @@
+"""Runs experiments through Chaos Toolkit's own library, on the mesh that runs here or on one of our own."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaoslib.experiment import run_experiment
+
+from chaos.drill import current, library
+from chaos.drill.errors import DrillRefused
+from chaos.drill.session import directory, heal_leftovers, locked
+from chaos.drill.spec import Drill
+from chaos.drill.target import Target, find
+from deploy.local.errors import NotRunning, ProcessFailed
+from deploy.local.settings import Home, LauncherSettings
+
+START_WITHIN_S = 300.0
+STOP_WITHIN_S = 120.0
+ABORT_WITHIN_S = 180.0
+POLL_S = 0.5
+# Rollbacks run whatever became of the method.
+SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
+
+
+@dataclass(frozen=True)
+class Done:
+    """`document` is the report's; empty when Chaos Toolkit ended before there was one."""
+
+    name: str
+    document: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.document.get("ok"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a drill would do, in order."""
+
+    name: str
+    title: str
+    drill: Drill
+    steps: tuple[str, ...]
+    looks: tuple[str, ...]
+
+
+def run(name: str) -> Done:
+    """One drill on the mesh of this home.
+
+    Raises:
+        LauncherError: refused before anything was touched.
+    """
+    experiment = library.read(library.find(name))
+    library.check(experiment)
+    find(LauncherSettings())
+    logging.getLogger("chaostoolkit").setLevel(logging.WARNING)
+    current.forget_refusal()
+    journal = run_experiment(experiment, settings=deepcopy(SETTINGS))
+    if (refusal := current.refusal()) is not None:
+        raise refusal
+    document = journal.get("isthmus") or {}
+    return Done(library.name_of(experiment), document)
+
+
+def plan(name: str) -> Plan:
+    """Nothing is touched, and no mesh is needed.
+
+    Raises:
+        BadExperiment: it is none.
+    """
+    experiment = library.read(library.find(name))
+    drill = library.check(experiment)
+    probes = experiment["steady-state-hypothesis"]["probes"]
+    looks = tuple(f"{one['name']}: {one['tolerance']}" for one in probes)
+    steps = [_step(one) for one in experiment["method"]]
+    steps += [f"afterwards, always: {_step(one)}" for one in experiment.get("rollbacks", ())]
+    return Plan(library.name_of(experiment), experiment["title"], drill, tuple(steps), looks)
+
+
+def abort() -> list[str]:
+    """Stop the drill that runs here and wait until it has healed the mesh; heal it ourselves when its runner is dead.
+
+    Returns what was healed by us. Raises DrillRefused when the runner does not end.
+    """
+    home = LauncherSettings().layout
+    pid = _runner(home)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        ends = time.monotonic() + ABORT_WITHIN_S
+        while _runner(home) == pid:
+            if time.monotonic() > ends:
+                raise DrillRefused(
+                    f"The runner {pid} does not end", f"Kill it, then `isthmus drill abort` again: {pid}"
+                )
+            time.sleep(POLL_S)
+    with locked(home):
+        return heal_leftovers(Target(LauncherSettings()))
+
+
+@contextmanager
+def mesh(log: Path | None = None) -> Iterator[bool]:
+    """The mesh of this home; when none runs, one of our own with links between the zones, for as long as this lasts.
+
+    Yields whether it is our own.
+
+    Raises:
+        ProcessFailed: it did not start.
+    """
+    settings = LauncherSettings()
+    try:
+        find(settings)
+    except NotRunning:
+        pass
+    else:
+        yield False
+        return
+    log = log or directory(settings.layout) / "mesh.log"
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = (str(Path(sys.executable).with_name("isthmus")), "run")
+    with log.open("wb") as output:
+        launcher = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"ISTHMUS_FAULT_LINKS": "true"},
+            # A Ctrl-C is for us: the mesh must outlive the healing.
+            start_new_session=True,
+        )
+        try:
+            _wait_started(launcher, settings, log)
+            yield True
+        finally:
+            launcher.terminate()
+            try:
+                launcher.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                launcher.kill()
+                launcher.wait(10)
+
+
+def _wait_started(launcher: "subprocess.Popen[bytes]", settings: LauncherSettings, log: Path) -> None:
+    ends = time.monotonic() + START_WITHIN_S
+    while launcher.poll() is None and time.monotonic() < ends:
+        try:
+            target = find(settings)
+            if not asyncio.run(target.unwell()):
+                return
+        except NotRunning:
+            pass
+        time.sleep(POLL_S * 2)
+    tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-2:])
+    raise ProcessFailed(f"The mesh for the drills did not start: {tail}", f"See {log}")
+
+
+def _runner(home: Home) -> int | None:
+    """The pid of the runner that holds the lock."""
+    try:
+        with locked(home):
+            return None
+    except DrillRefused:
+        try:
+            return int((directory(home) / "lock").read_text().strip())
+        except (OSError, ValueError):
+            return None
+
+
+def _step(activity: dict[str, Any]) -> str:
+    arguments = activity["provider"].get("arguments") or {}
+    said = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    pauses = activity.get("pauses") or {}
+    before = f"wait {pauses['before']} s, then " if pauses.get("before") else ""
+    after = f", then wait {pauses['after']} s" if pauses.get("after") else ""
+    return f"{before}{activity['name']}: {activity['provider']['func']}({said}){after}"

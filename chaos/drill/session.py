@@ -1,0 +1,338 @@
+"""One drill from its lock to its report: whatever breaks passes here, and is written down with its undoing before."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from chaos.checkers import audit
+from chaos.checkers.oracle import Findings, acknowledged_events, judge, landed_events, lost_events
+from chaos.checkers.personal import sightings
+from chaos.checkers.verdict import Check
+from chaos.drill import blast
+from chaos.drill.crowd import Crowd
+from chaos.drill.errors import BadExperiment, DrillRefused, DrillRunning
+from chaos.drill.loop import Loop
+from chaos.drill.spec import Drill
+from chaos.drill.target import Target, find, new_key
+from chaos.drill.undo import Undo, UndoJournal
+from chaos.load.outcomes import CallFailed
+from chaos.load.timeline import PUBLIC, percentile_ms
+from deploy.local import door, links
+from deploy.local.settings import Home, LauncherSettings
+from mesh.errors import MeshError
+
+WELL_AGAIN_WITHIN_S = 120.0
+OPEN_DEADLINE_S = 240.0
+SETTLE_DEADLINE_S = 240.0
+ORDERS_READ_BACK_MAX = 100
+LEAVES_WITHIN_S = 20.0
+# How far the warehouse may be behind the edge when nothing is wrong.
+BEHIND_S = 3.0
+METHODS = (
+    "/isthmus.orders.v1.Orders/PlaceOrder",
+    "/isthmus.payments.v1.Payments/AuthorizePayment",
+    "/isthmus.payments.v1.Payments/CapturePayment",
+)
+
+
+@dataclass
+class Window:
+    """What was broken and when, in seconds of the run's timeline. `ended_s` is None while it is."""
+
+    what: str
+    key: str
+    began_s: float
+    ended_s: float | None = None
+
+
+@dataclass
+class Outcome:
+    """What the oracle found, and what was measured on the way."""
+
+    checks: tuple[Check, ...]
+    landed_after_s: float | None
+    settled: bool
+    freshness_p50_ms: float = 0.0
+    freshness_p99_ms: float = 0.0
+
+
+def directory(home: Home) -> Path:
+    return home.root / "drill"
+
+
+def journal(home: Home) -> UndoJournal:
+    return UndoJournal(directory(home) / "undo.jsonl")
+
+
+@contextmanager
+def locked(home: Home) -> Iterator[IO[str]]:
+    """Only one drill at a time on a mesh; the file holds the runner's pid.
+
+    Raises:
+        DrillRunning: another one holds it.
+    """
+    path = directory(home) / "lock"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            remedy = "Wait, or stop it with `isthmus drill abort`"
+            raise DrillRunning(f"A drill is running (pid {pid})", remedy) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield lock
+        lock.truncate(0)
+
+
+def heal_leftovers(target: Target) -> list[str]:
+    """Undo what a killed runner has left. For the lock's holder alone. Returns what it was."""
+    book = journal(target.home)
+    left = book.open
+    for one in left:
+        target.heal(one.door, one.key)
+        book.done(one.key)
+    return [one.what for one in left]
+
+
+@dataclass
+class Session:
+    """Open from the first look at the mesh until the report is written."""
+
+    name: str
+    drill: Drill
+    target: Target
+    loop: Loop
+    crowd: Crowd
+    book: UndoJournal
+    windows: list[Window] = field(default_factory=list)
+    hit: set[str] = field(default_factory=set)
+    healed_before: list[str] = field(default_factory=list)
+    normal_p99_ms: float = 0.0
+    # Seconds from the last healing until the warehouse had caught up with the edge.
+    landed_after_s: float | None = None
+    _watching: "Future[None] | None" = None
+
+    @classmethod
+    def open(cls, name: str, drill: Drill) -> "Session":
+        """Look at the mesh, heal what an earlier drill left, start the traffic and let it run for a while.
+
+        Raises:
+            LauncherError: refused, with the reason; the mesh is as it was.
+        """
+        target = find(LauncherSettings())
+        check_names(drill, target)
+        healed = heal_leftovers(target)
+        loop = Loop()
+        crowd = Crowd(target, drill.load, drill.seed)
+        try:
+            loop.run(target.require_well(WELL_AGAIN_WITHIN_S if healed else 5.0), OPEN_DEADLINE_S)
+            loop.run(crowd.open(), OPEN_DEADLINE_S)
+            session = cls(name, drill, target, loop, crowd, journal(target.home), healed_before=healed)
+            loop.run(session._warm_up(), OPEN_DEADLINE_S)
+        except BaseException as error:
+            loop.run(crowd.close(), 30)
+            loop.close()
+            if isinstance(error, MeshError | CallFailed | TimeoutError):
+                raise DrillRefused(f"The mesh does not answer: {error}", "See `isthmus check`") from error
+            raise
+        return session
+
+    @property
+    def now_s(self) -> float:
+        """Seconds of the timeline. A clock of our own thread would be another one."""
+
+        async def read() -> float:
+            return self.crowd.traffic.now_s
+
+        return self.loop.run(read(), 10)
+
+    def break_processes(self, do: str, names: Iterable[str], for_s: float | None, **more: Any) -> None:
+        """Make one fault of each process, journal first. `for_s` is None where the mesh heals it by itself.
+
+        Raises:
+            TooWide: nothing was touched.
+        """
+        names = list(names)
+        blast.check(self.drill.radius, self.target.nodes, self.hit, names)
+        for name in names:
+            lasting = {} if for_s is None else {"ttl_s": for_s}
+            self._break(f"{name}: {do}", door.LAUNCHER, {"do": do, "process": name, **lasting, **more})
+            self.hit.add(name)
+
+    def break_link(self, link: str, for_s: float, **fault: Any) -> None:
+        """
+        Raises:
+            TooWide: nothing was touched.
+        """
+        blast.check_link(self.drill.radius, link)
+        what = f"link {link}: {fault['mode']}"
+        self._break(what, links.NAME, {"do": "disturb", "link": link, "ttl_s": for_s, **fault})
+
+    def heal(self) -> list[str]:
+        """Undo everything that is open, the newest first."""
+        left = self.book.open
+        for one in left:
+            self.target.heal(one.door, one.key)
+            self.book.done(one.key)
+            self._end_window(one.key)
+        if left:
+            self._watch_backlog()
+        return [one.what for one in left]
+
+    def recovered(self, names: Iterable[str], within_s: float) -> float:
+        """Wait until these processes are ready; returns the seconds that it took.
+
+        Raises:
+            MeshUnwell: they were not.
+        """
+        wanted, began = set(names), time.monotonic()
+        self.loop.run(self.target.require_well(within_s, wanted), within_s + 30)
+        for window in self.windows:
+            if window.ended_s is None and window.key.partition("/")[2] in wanted:
+                window.ended_s = self.now_s
+        self._watch_backlog()
+        return time.monotonic() - began
+
+    def wait_well(self) -> None:
+        """
+        Raises:
+            MeshUnwell: not within WELL_AGAIN_WITHIN_S.
+        """
+        self.loop.run(self.target.require_well(WELL_AGAIN_WITHIN_S), WELL_AGAIN_WITHIN_S + 30)
+        for window in self.windows:
+            if window.ended_s is None:
+                window.ended_s = self.now_s
+
+    def linger(self) -> None:
+        """Let the traffic run on, so that the second look sees a mesh left alone."""
+        time.sleep(self.drill.load.after_s)
+
+    def settle(self) -> Outcome:
+        """End the traffic, complete what was left open, read the books and judge."""
+        return self.loop.run(self._settle(), SETTLE_DEADLINE_S)
+
+    def close(self) -> None:
+        try:
+            self.loop.run(self.crowd.close(), 30)
+        finally:
+            self.loop.close()
+
+    async def _warm_up(self) -> None:
+        self.crowd.begin()
+        await asyncio.sleep(self.drill.load.before_s)
+        # The first requests open connections: what is normal begins after them.
+        calls = self.crowd.timeline.calls(PUBLIC, min(2.0, self.drill.load.before_s / 2))
+        self.normal_p99_ms = percentile_ms(calls, 0.99)
+
+    def _break(self, what: str, at: str, request: dict[str, Any]) -> None:
+        lasts = "ttl_s" in request
+        key = new_key() if lasts else f"brief/{request.get('process', '')}"
+        if lasts:
+            self.book.will(Undo(key, at, what))
+            request = {**request, "lease": key}
+        self.windows.append(Window(what, key, self.now_s))
+        try:
+            self.target.ask(at, **request)
+        except BaseException:
+            if lasts:
+                self.target.heal(at, key)
+                self.book.done(key)
+                self._end_window(key)
+            raise
+
+    def _watch_backlog(self) -> None:
+        """Measure anew how long the warehouse takes to catch up, from now on."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self.landed_after_s = None
+        self._watching = self.loop.begin(self._caught_up())
+
+    async def _caught_up(self) -> None:
+        """Nodes, topics and the bridge keep their order: once as many have landed as were acknowledged BEHIND_S ago,
+        what waited has landed. Whether it was all of it, the oracle finds out at the end."""
+        healed_s, seen = self.crowd.traffic.now_s, deque[tuple[float, int]]()
+        while True:
+            seen.append((self.crowd.traffic.now_s, acknowledged_events(self.crowd.traffic.acknowledged)))
+            with contextlib.suppress(MeshError):
+                landed = landed_events(self.crowd.traffic.acknowledged, await self.crowd.books())
+                now_s = self.crowd.traffic.now_s
+                while len(seen) > 1 and seen[1][0] <= now_s - BEHIND_S:
+                    seen.popleft()
+                if landed >= seen[0][1]:
+                    self.landed_after_s = round(now_s - healed_s, 1)
+                    return
+            await asyncio.sleep(0.5)
+
+    def _end_window(self, key: str) -> None:
+        for window in self.windows:
+            if window.key == key and window.ended_s is None:
+                window.ended_s = self.now_s
+
+    async def _settle(self) -> Outcome:
+        crowd, expect = self.crowd, self.drill.expect
+        await crowd.end()
+        promises = crowd.traffic.acknowledged
+        findings = Findings(unfinished=await crowd.traffic.settle())
+        landed = await self._landed(crowd.traffic.now_s + expect.landed_within_s)
+        findings.missing_orders = await crowd.traffic.missing_orders(ORDERS_READ_BACK_MAX)
+        findings.ledger_reads, findings.unbalanced = crowd.ledger.reads, crowd.ledger.unbalanced
+        findings.leaves = await self._leaves()
+        findings.audit_verifies = await audit.verifies(self.target.home.root)
+        findings.personal_in_public = await asyncio.to_thread(sightings, self._public_files(), crowd.personal)
+        books = await crowd.books()
+        freshness = await crowd.freshness()
+        return Outcome(
+            judge(promises, books, findings),
+            self.landed_after_s if landed else None,
+            not findings.unfinished,
+            round(freshness.p50_ms, 1),
+            round(freshness.p99_ms, 1),
+        )
+
+    async def _landed(self, until_s: float) -> bool:
+        """Wait until no acknowledged event is missing; False when one still is at `until_s`."""
+        while lost_events(self.crowd.traffic.acknowledged, await self.crowd.books()):
+            if self.crowd.traffic.now_s > until_s:
+                return False
+            await asyncio.sleep(0.5)
+        return True
+
+    async def _leaves(self) -> dict[str, set[str]]:
+        wanted = {trace for one in self.crowd.traffic.acknowledged.purchases for _, trace in one.traces}
+        ends = time.monotonic() + LEAVES_WITHIN_S
+        while True:
+            found = await audit.leaves(self.crowd.channel, METHODS, self.crowd.began_us)
+            if wanted <= set().union(*found.values()) or time.monotonic() > ends:
+                return found
+            await asyncio.sleep(1.0)
+
+    def _public_files(self) -> list[Path]:
+        home, public = self.target.home, [one.name for one in self.target.table.processes if one.zone == "public"]
+        places = [place for name in public for place in (home.data(name), home.log(name))]
+        return [place for place in places if place.exists()]
+
+
+def check_names(drill: Drill, target: Target) -> None:
+    """
+    Raises:
+        BadExperiment: the blast radius names a workload or a link that this mesh does not have.
+    """
+    radius = drill.blast_radius
+    if unknown := sorted({*radius.workloads, *radius.whole} - set(target.nodes.values())):
+        raise BadExperiment(f"No such workload in this mesh: {', '.join(unknown)}", "See `isthmus status`")
+    if radius.links and (missing := sorted(set(radius.links) - set(target.links))):
+        remedy = "Start the mesh with ISTHMUS_FAULT_LINKS=true"
+        raise BadExperiment(f"This mesh has no link {', '.join(missing)}", remedy)
