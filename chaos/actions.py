@@ -22,8 +22,13 @@ __all__ = [
     "kill",
     "kill_share",
     "lose_identities",
+    "lose_patience",
+    "surge",
     "wait_ready",
 ]
+SURGE_MAX = 50
+SURGE_S_MAX = 120
+IMPATIENCE_MAX = 50
 
 
 def kill(process: str) -> list[str]:
@@ -84,6 +89,24 @@ def disturb_link(
     except LauncherError as error:
         raise ActivityFailed(str(error)) from error
     return f"{link}: {mode}"
+
+
+def surge(times: float, for_s: float) -> float:
+    """Send this many times the experiment's public traffic for so long. It ends by itself; returns at once."""
+    session = _session()
+    if not 1 < times <= SURGE_MAX or not 0 < for_s <= SURGE_S_MAX:
+        raise ActivityFailed(f"a surge is more than 1 and at most {SURGE_MAX} times, for at most {SURGE_S_MAX} s")
+    session.loop.run(session.crowd.surge(times, for_s), 10)
+    return times
+
+
+def lose_patience(times: int) -> int:
+    """From now on every sensitive call that fails is sent again at once, up to so many times. 0: patience again."""
+    session = _session()
+    if not 0 <= times <= IMPATIENCE_MAX:
+        raise ActivityFailed(f"times must be from 0 to {IMPATIENCE_MAX}")
+    session.crowd.traffic.impatience = times
+    return times
 
 
 def heal() -> list[str]:

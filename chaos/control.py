@@ -20,7 +20,7 @@ from deploy.local.errors import LauncherError
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
 
-__all__ = ["after_experiment_control", "before_experiment_control", "validate_control"]
+__all__ = ["after_experiment_control", "after_method_control", "before_experiment_control", "validate_control"]
 logger = logging.getLogger("chaostoolkit")
 _stacks: list[ExitStack] = []
 
@@ -50,6 +50,13 @@ def before_experiment_control(context: dict[str, Any], **arguments: Any) -> None
         current.enter(session)
         stack.callback(current.leave)
         _stacks.append(stack.pop_all())
+
+
+def after_method_control(context: dict[str, Any], **arguments: Any) -> None:
+    """Remember when the method was over: what is looked at afterwards takes time from the mesh, too."""
+    if current.is_open():
+        session = current.session()
+        session.method_ended_s = session.now_s
 
 
 def after_experiment_control(

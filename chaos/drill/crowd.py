@@ -5,6 +5,7 @@ import contextlib
 import json
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from isthmus.catalog.v1.catalog_pb2 import AdCreative, Campaign, ContentItem
@@ -59,7 +60,8 @@ class Crowd:
         self._load = load
         self._seed = seed
         self._arrivals: list[Arrivals] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._arriving: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
 
     async def open(self) -> None:
@@ -100,25 +102,36 @@ class Crowd:
     def begin(self) -> None:
         self.began_us = time.time_ns() // 1000
         self.traffic.start()
-        rates = ((self._load.public_per_s, self.traffic.view), (self._load.purchases_per_s, self.traffic.buy))
-        for number, (rate, send) in enumerate(rates):
-            self._arrivals.append(Arrivals(poisson(rate, self._seed + number), send))
-        self._tasks = [asyncio.create_task(one.run()) for one in self._arrivals]
-        self._tasks.append(asyncio.create_task(self._watch_ledger()))
+        self._arrive(self._load.public_per_s, self.traffic.view)
+        self._arrive(self._load.purchases_per_s, self.traffic.buy)
+        self._watching = asyncio.create_task(self._watch_ledger())
+
+    async def surge(self, times: float, for_s: float) -> None:
+        """So many times the public's rate, for so long; returns at once."""
+        more = self._arrive(self._load.public_per_s * (times - 1), self.traffic.view)
+        asyncio.get_running_loop().call_later(for_s, more.stop)
 
     async def end(self) -> None:
         """No more arrivals; returns when all that was sent is answered."""
         for arrivals in self._arrivals:
             arrivals.stop()
-        *arriving, watching = self._tasks
-        await asyncio.gather(*arriving)
-        watching.cancel()
+        await asyncio.gather(*self._arriving)
+        if self._watching is not None:
+            self._watching.cancel()
         self.refused = sum(one.refused for one in self._arrivals)
 
     async def close(self) -> None:
-        for task in self._tasks:
+        for task in self._arriving:
             task.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await self._stack.aclose()
+
+    def _arrive(self, rate_per_s: float, send: Callable[[float], Awaitable[None]]) -> Arrivals:
+        arrivals = Arrivals(poisson(rate_per_s, self._seed + len(self._arrivals)), send)
+        self._arrivals.append(arrivals)
+        self._arriving.append(asyncio.create_task(arrivals.run()))
+        return arrivals
 
     async def books(self) -> Books:
         """What the mesh's books have gained since before the traffic, in the drill's own slots."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -86,6 +87,21 @@ def plan(name: str) -> Plan:
     steps = [_step(one) for one in experiment["method"]]
     steps += [f"afterwards, always: {_step(one)}" for one in experiment.get("rollbacks", ())]
     return Plan(library.name_of(experiment), experiment["title"], drill, tuple(steps), looks)
+
+
+def game_day(minutes: float, seed: int) -> Iterator[str]:
+    """Names of drills that this mesh can run, in a random order that `seed` decides, until the time is over.
+
+    Each comes once before any comes again.
+    """
+    links = set(find(LauncherSettings()).links)
+    names = [one.name for one in library.listed() if links.issuperset(plan(one.name).drill.blast_radius.links)]
+    chance, ends = random.Random(seed), time.monotonic() + 60 * minutes  # noqa: S311 (no secret)
+    while True:
+        for name in chance.sample(names, len(names)):
+            if time.monotonic() > ends:
+                return
+            yield name
 
 
 def abort() -> list[str]:

@@ -121,6 +121,7 @@ class Session:
     hit: set[str] = field(default_factory=set)
     healed_before: list[str] = field(default_factory=list)
     normal_p99_ms: float = 0.0
+    method_ended_s: float | None = None
     # Seconds from the last healing until the warehouse had caught up with the edge.
     landed_after_s: float | None = None
     _watching: "Future[None] | None" = None

@@ -60,6 +60,8 @@ class Traffic:
         pages: Sequence[str],
     ) -> None:
         self.acknowledged = Acknowledged()
+        # How often a sensitive call that failed is sent again at once, as clients without patience do.
+        self.impatience = 0
         self._client = client
         self._authorization = authorization
         self._timeline = timeline
@@ -228,10 +230,14 @@ class Traffic:
             elapsed = asyncio.get_running_loop().time() - started
             self._timeline.bad(kind, started - self._began, elapsed, CallFailed("no token"))
             return None
-        trace = secrets.token_hex(16)
-        headers["traceparent"] = f"00-{trace}-{trace[:16]}-01"
-        answer = await self._call(kind, started, "POST", target, msgspec.json.encode(body), headers)
-        if answer is None:
+        encoded = msgspec.json.encode(body)
+        for again in range(1 + self.impatience):
+            trace = secrets.token_hex(16)
+            headers["traceparent"] = f"00-{trace}-{trace[:16]}-01"
+            answer = await self._call(kind, None if again else started, "POST", target, encoded, headers)
+            if answer is not None:
+                break
+        else:
             return None
         purchase.traces.append((method, trace))
         decoded: dict[str, Any] = msgspec.json.decode(answer.body)
@@ -261,7 +267,7 @@ class Traffic:
                     timeline.unavailable_with_retry_after += "retry-after" in answer.headers
                 # Beyond a gateway's deadline nobody knows what became of it.
                 outcome = Outcome.UNKNOWN if answer.status in (500, 502, 503, 504) else Outcome.FAILED
-                raise CallFailed(str(answer.refused()), outcome)
+                raise CallFailed(_reason(answer), outcome)
         except CallFailed as failure:
             timeline.bad(kind, started - self._began, loop.time() - started, failure)
             return None
@@ -274,3 +280,11 @@ def _total(body: bytes) -> int | None:
         return int(msgspec.json.decode(body)["order"]["total"]["minor"])
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
         return None
+
+
+def _reason(answer: Answer) -> str:
+    """Status and reason of a problem document (RFC 9457), without what is different in each."""
+    try:
+        return f"HTTP {answer.status} {msgspec.json.decode(answer.body)['reason']}"
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return str(answer.refused())

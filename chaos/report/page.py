@@ -66,8 +66,8 @@ def render(document: dict[str, Any]) -> str:
 <header{held}><h1>{name}: {verdict}</h1><p>{escape(document["title"])}</p></header>
 <main>
 <p>{escape(document["description"])}</p>
-<p class="key">Began {escape(document["began"])}, seed {document["seed"]}, {escape(document["machine"])},
-run {escape(document["run"])}.</p>
+<p class="key">Began {escape(document["began"])} by {escape(document["started_by"])}, run {escape(document["run"])},
+seed {document["seed"]}, {escape(document["machine"])}.</p>
 {_problem(document)}
 <div class="tiles">{"".join(_tiles(document["figures"]))}</div>
 <div class="scroll">{chart.render(document)}</div>

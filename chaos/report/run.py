@@ -1,5 +1,6 @@
 """The record of one run: verdict, figures, checks and timeline, and the files that hold it."""
 
+import getpass
 import json
 import os
 import platform
@@ -51,6 +52,7 @@ class Report:
     description: str
     run: str
     began: str
+    started_by: str
     seed: int
     machine: str
     interrupted: bool
@@ -91,6 +93,7 @@ class Report:
             " ".join(str(experiment.get("description", "")).split()),
             session.crowd.run,
             began.isoformat(timespec="seconds"),
+            getpass.getuser(),
             session.drill.seed,
             f"{platform.machine()}, {os.cpu_count()} cores",
             journal["status"] in ("interrupted", "aborted"),
@@ -166,7 +169,7 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
     public, sensitive = list(timeline.calls(PUBLIC)), list(timeline.calls(SENSITIVE))
     began = min((window.began_s for window in session.windows), default=None)
     healed = max((window.ended_s or end_s for window in session.windows), default=None)
-    last_due = max((call.due_s for call in public), default=0.0)
+    watched_s = session.method_ended_s or max((call.due_s for call in public), default=0.0)
     return Figures(
         round(end_s, 1),
         len(public),
@@ -175,7 +178,7 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
         round(percentile_ms(public, 0.5), 1),
         round(percentile_ms(public, 0.99), 1),
         round(session.normal_p99_ms, 1),
-        None if began is None else public_recovered_s(timeline, began, last_due, session.normal_p99_ms),
+        None if began is None else public_recovered_s(timeline, began, watched_s, session.normal_p99_ms),
         len(sensitive),
         failed(timeline, SENSITIVE),
         round(availability(sensitive), 6),

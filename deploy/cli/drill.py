@@ -93,6 +93,31 @@ def run(names: Names = None, short: Short = False, as_json: Json = False) -> Non
         raise typer.Exit(1)
 
 
+@app.command("game-day")
+def game_day(
+    minutes: Annotated[float, typer.Option(min=1, max=24 * 60, help="Begin no drill after this time.")] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same sequence.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Run drills in a random order for an hour. Exit status 0 only if all held; the first that does not ends it."""
+    with clear_errors():
+        from chaos.drill import run as drills
+
+        documents = []
+        with drills.mesh():
+            for name in drills.game_day(minutes, seed):
+                done = drills.run(name)
+                documents.append(done.document)
+                if not as_json:
+                    _say(done.name, done.document)
+                if not done.ok:
+                    break
+    if as_json:
+        print_json(documents)
+    if not documents or not all(one.get("ok") for one in documents):
+        raise typer.Exit(1)
+
+
 @app.command()
 def abort(as_json: Json = False) -> None:
     """Stop the drill that runs here and heal the mesh, also after a runner that was killed."""

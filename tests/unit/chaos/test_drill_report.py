@@ -32,6 +32,7 @@ def report(*checks: Check, **changed: Any) -> Report:
         "description": "It is <b>stopped</b>.",
         "run": "0badcafe",
         "began": "2026-11-22T10:00:00+00:00",
+        "started_by": "ada",
         "seed": 7,
         "machine": "x86_64, 2 cores",
         "interrupted": False,
