@@ -9,6 +9,7 @@ import logging
 from contextlib import ExitStack
 from typing import Any
 
+import stamina.instrumentation
 from chaoslib.exceptions import InterruptExecution
 from chaoslib.hypothesis import run_steady_state_hypothesis
 from chaoslib.run import EventHandlerRegistry
@@ -37,6 +38,8 @@ def before_experiment_control(context: dict[str, Any], **arguments: Any) -> None
     """Open the drill. Interrupts the experiment, before anything is touched, when it must not run."""
     if context.get("dry"):
         return
+    # What is tried again is counted; a line for each would hide what matters.
+    stamina.instrumentation.set_on_retry_hooks([])
     with ExitStack() as stack:
         try:
             library.check(context)

@@ -36,6 +36,12 @@ def sensitive_recovered_s(timeline: Timeline, healed_at_s: float) -> float | Non
     return round(last_bad - healed_at_s, 1)
 
 
+def failover_s(timeline: Timeline, fault_at_s: float) -> float:
+    """Seconds from the fault until the last sensitive call that failed was due; 0 when none failed."""
+    bad = [call.due_s for call in timeline.calls(SENSITIVE, fault_at_s) if call.outcome is not Outcome.OK]
+    return round(max(bad, default=fault_at_s) - fault_at_s, 1)
+
+
 def longest_s(timeline: Timeline, kinds: Sequence[str]) -> float:
     return round(max((call.seconds for call in timeline.calls(kinds)), default=0.0), 2)
 

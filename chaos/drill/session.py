@@ -6,12 +6,14 @@ import fcntl
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+import stamina
 
 from chaos.checkers import audit
 from chaos.checkers.oracle import Findings, acknowledged_events, judge, landed_events, lost_events
@@ -33,6 +35,8 @@ from mesh.errors import MeshError
 WELL_AGAIN_WITHIN_S = 120.0
 OPEN_DEADLINE_S = 240.0
 SETTLE_DEADLINE_S = 240.0
+READ_ATTEMPTS = 6
+READ_WITHIN_S = 60.0
 ORDERS_READ_BACK_MAX = 100
 LEAVES_WITHIN_S = 20.0
 # How far the warehouse may be behind the edge when nothing is wrong.
@@ -42,6 +46,8 @@ METHODS = (
     "/isthmus.payments.v1.Payments/AuthorizePayment",
     "/isthmus.payments.v1.Payments/CapturePayment",
 )
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -293,8 +299,8 @@ class Session:
         findings.leaves = await self._leaves()
         findings.audit_verifies = await audit.verifies(self.target.home.root)
         findings.personal_in_public = await asyncio.to_thread(sightings, self._public_files(), crowd.personal)
-        books = await crowd.books()
-        freshness = await crowd.freshness()
+        books = await asked(crowd.books)
+        freshness = await asked(crowd.freshness)
         return Outcome(
             judge(promises, books, findings),
             self.landed_after_s if landed else None,
@@ -305,7 +311,7 @@ class Session:
 
     async def _landed(self, until_s: float) -> bool:
         """Wait until no acknowledged event is missing; False when one still is at `until_s`."""
-        while lost_events(self.crowd.traffic.acknowledged, await self.crowd.books()):
+        while lost_events(self.crowd.traffic.acknowledged, await asked(self.crowd.books)):
             if self.crowd.traffic.now_s > until_s:
                 return False
             await asyncio.sleep(0.5)
@@ -315,7 +321,7 @@ class Session:
         wanted = {trace for one in self.crowd.traffic.acknowledged.purchases for _, trace in one.traces}
         ends = time.monotonic() + LEAVES_WITHIN_S
         while True:
-            found = await audit.leaves(self.crowd.channel, METHODS, self.crowd.began_us)
+            found = await asked(lambda: audit.leaves(self.crowd.channel, METHODS, self.crowd.began_us))
             if wanted <= set().union(*found.values()) or time.monotonic() > ends:
                 return found
             await asyncio.sleep(1.0)
@@ -324,6 +330,20 @@ class Session:
         home, public = self.target.home, [one.name for one in self.target.table.processes if one.zone == "public"]
         places = [place for name in public for place in (home.data(name), home.log(name))]
         return [place for place in places if place.exists()]
+
+
+async def asked(read: Callable[[], Awaitable[T]]) -> T:
+    """A reading of the books, repeated a few times where it is refused: an operator would look again, too.
+
+    Raises:
+        MeshError: it was refused every time.
+    """
+    async for attempt in stamina.retry_context(
+        on=MeshError, attempts=READ_ATTEMPTS, timeout=READ_WITHIN_S, wait_initial=0.3, wait_max=3.0
+    ):
+        with attempt:
+            return await read()
+    raise AssertionError("unreachable")
 
 
 def check_names(drill: Drill, target: Target) -> None:

@@ -38,6 +38,8 @@ class Expect(_Strict):
     sensitive_failed_max: int | None = None
     # From the fault's beginning until no public call fails and p99 is within twice its normal.
     public_recovered_within_s: float | None = None
+    # From the fault's beginning until the last sensitive call that fails: how long it takes to go around the fault.
+    sensitive_failover_within_s: float | None = None
     # From the fault's end until sensitive calls go well again.
     sensitive_recovered_within_s: float | None = None
     # The longest that any sensitive call took to be answered or refused.

@@ -40,7 +40,7 @@ td.no { color: var(--bad); font-weight: 700; } td.yes { color: var(--good); font
 KEY = (
     ("public p99", "border-color: var(--public)"),
     ("public p50", "border-color: var(--public); border-top-style: dotted"),
-    ("sensitive p99", "border-color: var(--sensitive)"),
+    ("sensitive p99, and calls failed", "border-color: var(--sensitive)"),
     ("public calls failed", "border-color: var(--bad)"),
 )
 COMPARED = (
@@ -49,6 +49,7 @@ COMPARED = (
     ("public p99", "public_p99_ms", "ms"),
     ("public recovered after", "public_recovered_s", "s"),
     ("sensitive calls that failed", "sensitive_failed", ""),
+    ("last sensitive failure after the fault", "sensitive_failover_s", "s"),
     ("sensitive recovered after", "sensitive_recovered_s", "s"),
     ("longest sensitive answer", "sensitive_longest_s", "s"),
     ("everything landed after", "landed_after_s", "s"),
@@ -89,14 +90,19 @@ def _problem(document: dict[str, Any]) -> str:
 def _tiles(figures: dict[str, Any]) -> list[str]:
     public, sensitive = figures["public_failed"], figures["sensitive_failed"]
     return [
-        _tile(f"{public:,}", f"of {figures['public_calls']:,} public calls failed", "bad" if public else "good"),
-        _tile(f"{sensitive:,}", f"of {figures['sensitive_calls']:,} sensitive calls failed"),
+        _tile(f"{public:,}", _of(figures, "public"), "bad" if public else "good"),
+        _tile(f"{sensitive:,}", _of(figures, "sensitive")),
         _tile(f"{figures['public_p99_ms']:.0f} ms", f"public p99, normally {figures['public_normal_p99_ms']:.0f} ms"),
         _tile(_seconds(figures["public_recovered_s"]), "until the public was served as before"),
+        _tile(_seconds(figures["sensitive_failover_s"]), "from the fault to the last failed sensitive call"),
         _tile(_seconds(figures["sensitive_recovered_s"]), "until sensitive calls went well after healing"),
         _tile(_seconds(figures["landed_after_s"]), "until every event had landed after healing"),
         _tile(f"{figures['freshness_p99_ms'] / 1000:.1f} s", "click to queryable row, p99"),
     ]
+
+
+def _of(figures: dict[str, Any], zone: str) -> str:
+    return f"of {figures[f'{zone}_calls']:,} {zone} calls failed: {figures[f'{zone}_availability']:.3%} available"
 
 
 def _tile(value: str, what: str, kind: str = "") -> str:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chaos.checkers.recovery import failed, longest_s, public_recovered_s, sensitive_recovered_s
+from chaos.checkers.recovery import failed, failover_s, longest_s, public_recovered_s, sensitive_recovered_s
 from chaos.checkers.verdict import Check
 from chaos.drill.session import Outcome, Session, Window, directory
 from chaos.load.timeline import PUBLIC, SENSITIVE, Second, availability, buckets, percentile_ms
@@ -35,6 +35,7 @@ class Figures:
     sensitive_calls: int
     sensitive_failed: int
     sensitive_availability: float
+    sensitive_failover_s: float | None
     sensitive_recovered_s: float | None
     sensitive_longest_s: float
     unavailable: int
@@ -182,6 +183,7 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
         len(sensitive),
         failed(timeline, SENSITIVE),
         round(availability(sensitive), 6),
+        None if began is None else failover_s(timeline, began),
         None if healed is None else sensitive_recovered_s(timeline, healed),
         longest_s(timeline, SENSITIVE),
         timeline.unavailable,
@@ -221,6 +223,9 @@ def _expectations(session: Session, figures: Figures) -> Iterable[Check]:
     yield from _at_most("public recovered within, s", figures.public_recovered_s, expect.public_recovered_within_s)
     yield from _at_most(
         "sensitive recovered within, s", figures.sensitive_recovered_s, expect.sensitive_recovered_within_s
+    )
+    yield from _at_most(
+        "sensitive calls around the fault within, s", figures.sensitive_failover_s, expect.sensitive_failover_within_s
     )
     yield from _at_most("longest sensitive answer, s", figures.sensitive_longest_s, expect.sensitive_answered_within_s)
     yield from _at_most("events landed within, s", figures.landed_after_s, expect.landed_within_s)
