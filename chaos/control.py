@@ -116,7 +116,8 @@ def _conclude(
         if state["status"] == "completed":
             state["status"] = "failed"
     with contextlib.suppress(OSError):
-        folder = write(session.target.home, report)
-        logger.info(f"Report: {folder / 'report.html'}")
+        page = str(write(session.target.home, report) / "report.html")
+        state["isthmus"]["page"] = page
+        logger.info(f"Report: {page}")
     for line in report.lines():
         logger.info(line)

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from chaos.drill.errors import DrillRefused
 from chaos.drill.session import directory, heal_leftovers, locked
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
-from deploy.local.errors import NotRunning, ProcessFailed
+from deploy.local.errors import LauncherError, NotRunning, ProcessFailed
 from deploy.local.settings import Home, LauncherSettings
 
 START_WITHIN_S = 300.0
 STOP_WITHIN_S = 120.0
 ABORT_WITHIN_S = 180.0
+# A scheduled drill begins this late at most.
+LATE_S_MAX = 60.0
 POLL_S = 0.5
 # Rollbacks run whatever became of the method.
 SETTINGS = {"runtime": {"rollbacks": {"strategy": "always"}}}
@@ -65,7 +68,8 @@ def run(name: str) -> Done:
     experiment = library.read(library.find(name))
     library.check(experiment)
     find(LauncherSettings())
-    logging.getLogger("chaostoolkit").setLevel(logging.WARNING)
+    # What it warns of (rollbacks, deviation) is in the report; its errors are not.
+    logging.getLogger("chaostoolkit").setLevel(logging.ERROR)
     current.forget_refusal()
     journal = run_experiment(experiment, settings=deepcopy(SETTINGS))
     if (refusal := current.refusal()) is not None:
@@ -102,6 +106,19 @@ def game_day(minutes: float, seed: int) -> Iterator[str]:
             if time.monotonic() > ends:
                 return
             yield name
+
+
+def scheduled(due: Iterable[tuple[datetime, str]]) -> Iterator[Done]:
+    """Wait for each time, then run. A time that passed while another drill ran is left out; a refusal is a result."""
+    for at, name in due:
+        wait_s = (at - datetime.now(UTC)).total_seconds()
+        if wait_s < -LATE_S_MAX:
+            continue
+        time.sleep(max(0.0, wait_s))
+        try:
+            yield run(name)
+        except LauncherError as error:
+            yield Done(name, {"ok": False, "verdict": "refused", "problem": str(error), "checks": [], "began": str(at)})
 
 
 def abort() -> list[str]:

@@ -119,6 +119,36 @@ def game_day(
 
 
 @app.command()
+def schedule(
+    calendar: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The calendar, a YAML file.")],
+    coming: Annotated[int, typer.Option(min=0, max=1000, help="Only print so many coming drills, and end.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Stay, and run drills at the times of a calendar on the mesh of this home. Ctrl-C ends it."""
+    from datetime import UTC, datetime
+    from itertools import islice
+
+    with clear_errors():
+        from chaos.drill import calendar as calendars
+        from chaos.drill import run as drills
+
+        due = calendars.read(calendar).due(datetime.now(UTC))
+        if coming:
+            times = [{"at": at.isoformat(), "drill": name} for at, name in islice(due, coming)]
+            if as_json:
+                print_json(times)
+                return
+            for one in times:
+                console().print(f"{one['at']}  {escape(one['drill'])}")
+            return
+        for done in drills.scheduled(due):
+            if as_json:
+                print_json(done.document)
+            else:
+                _say(done.name, done.document)
+
+
+@app.command()
 def abort(as_json: Json = False) -> None:
     """Stop the drill that runs here and heal the mesh, also after a runner that was killed."""
     with clear_errors():
@@ -160,6 +190,9 @@ def _say(name: str, document: dict[str, Any]) -> None:
     if not document:
         out.print(f"[red]{escape(name)}: ended before there was anything to report[/]")
         return
+    if "figures" not in document:
+        out.print(f"{escape(name)}: [red]{document['verdict']}[/]. {escape(document['problem'])}")
+        return
     figures = document["figures"]
     public = f"{figures['public_failed']} of {figures['public_calls']} public"
     sensitive = f"{figures['sensitive_failed']} of {figures['sensitive_calls']} sensitive"
@@ -171,6 +204,7 @@ def _say(name: str, document: dict[str, Any]) -> None:
             out.print(f"  [red]not held:[/] {escape(said)}")
     if document["problem"]:
         out.print(f"  [red]{escape(document['problem'])}[/]")
+    out.print(f"  {escape(document.get('page', ''))}")
 
 
 def _coloured(document: dict[str, Any]) -> str:
