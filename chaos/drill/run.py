@@ -160,8 +160,9 @@ def mesh(log: Path | None = None) -> Iterator[bool]:
         return
     log = log or directory(settings.layout) / "mesh.log"
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = (str(Path(sys.executable).with_name("isthmus")), "run")
-    with log.open("wb") as output:
+    # Should we be killed, the launcher is told to stop, which heals first.
+    command = ("setpriv", "--pdeathsig", "TERM", "--", str(Path(sys.executable).with_name("isthmus")), "run")
+    with _terminated_as_interrupted(), log.open("wb") as output:
         launcher = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -181,6 +182,20 @@ def mesh(log: Path | None = None) -> Iterator[bool]:
             except subprocess.TimeoutExpired:
                 launcher.kill()
                 launcher.wait(10)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A SIGTERM outside a drill ends as a Ctrl-C does: with the mesh stopped. Within one, Chaos Toolkit takes it."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_started(launcher: "subprocess.Popen[bytes]", settings: LauncherSettings, log: Path) -> None:

@@ -88,7 +88,7 @@ class Traffic:
         promised = self.acknowledged.impression(slot_of(row))
         body = msgspec.json.encode({"slot": slot_of(row), "features": row.features, "source_time_us": SOURCE_TIME_US})
         promised.open += 1
-        answer = await self._call("ad", due, "POST", "/v1/ads:decide", body, JSON)
+        answer = await self._call("ad", due, "POST", "/v1/ads:decide", body, JSON, good=_shows_an_ad)
         if answer is None:
             return
         promised.open -= 1
@@ -157,7 +157,7 @@ class Traffic:
     async def _click(self, slot: str, url: str) -> None:
         promised = self.acknowledged.click(slot)
         promised.open += 1
-        if await self._call("click", None, "GET", f"{url}?source_time_us={SOURCE_TIME_US}", status=302):
+        if await self._call("click", None, "GET", f"{url}?source_time_us={SOURCE_TIME_US}", good=_redirects):
             promised.open -= 1
             promised.acknowledged += 1
 
@@ -208,7 +208,8 @@ class Traffic:
         headers = await self._header()
         if headers is None:
             return
-        answer = await self._call("read", None, "GET", f"/v1/orders/{purchase.order_id}", None, headers, gone=True)
+        target = f"/v1/orders/{purchase.order_id}"
+        answer = await self._call("read", None, "GET", target, None, headers, good=_found_or_not)
         if answer is not None and (answer.status == 404 or _total(answer.body) != purchase.amount_minor):
             self.acknowledged.stale_reads.append(purchase.order_id)
 
@@ -252,16 +253,15 @@ class Traffic:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        status: int = 200,
-        gone: bool = False,
+        good: Callable[[Answer], bool] = lambda answer: answer.status == 200,
     ) -> Answer | None:
-        """Send once and record. None when it failed; a 404 is an answer where `gone` asks for it."""
+        """Send once and record. None when no answer came, or none that is `good`."""
         loop = asyncio.get_running_loop()
         started = loop.time() if due is None else due
         timeline = self._timeline
         try:
             answer = await self._client.send(method, target, body, headers)
-            if answer.status != status and not (gone and answer.status == 404):
+            if not good(answer):
                 if answer.status == 503:
                     timeline.unavailable += 1
                     timeline.unavailable_with_retry_after += "retry-after" in answer.headers
@@ -280,6 +280,19 @@ def _total(body: bytes) -> int | None:
         return int(msgspec.json.decode(body)["order"]["total"]["minor"])
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
         return None
+
+
+def _shows_an_ad(answer: Answer) -> bool:
+    return answer.status == 200 and b'"click_url"' in answer.body
+
+
+def _redirects(answer: Answer) -> bool:
+    return answer.status == 302
+
+
+def _found_or_not(answer: Answer) -> bool:
+    """That an order is not there is an answer, though not the one that was hoped for."""
+    return answer.status in (200, 404)
 
 
 def _reason(answer: Answer) -> str:
