@@ -24,18 +24,33 @@ class Recorder:
         }
         self.recorded = dict.fromkeys(Kind, 0)
 
-    async def record(self, kind: Kind, event_id: bytes, traceparent: str, body: bytes) -> None:
-        """Return once the event is as safe as its contract asks. A bounded event may be shed, and is counted then.
+    def waits(self, kind: Kind) -> bool:
+        """Whether the contract wants this event on the disk before the answer leaves."""
+        return self._durable[kind]
+
+    def write(self, kind: Kind, event_id: bytes, traceparent: str, body: bytes) -> int | None:
+        """Write the event, so that it outlives the process; None when it was shed, which is counted.
+
+        The answer to a durable event must wait for `synced` with the sequence that this returns.
 
         Raises Unavailable when a durable event cannot be taken, or the disk has failed.
         """
-        durable = self._durable[kind]
         try:
-            sequence = self._spool.append(pack(kind, event_id, traceparent, body), durable=durable)
-            if durable and sequence is not None:
-                await self._spool.synced(sequence)
+            sequence = self._spool.append(pack(kind, event_id, traceparent, body), durable=self._durable[kind])
         except SpoolError as error:
-            raise Unavailable(
-                "EVENT_NOT_ACCEPTED", "the event cannot be recorded now", remedy="try again in a moment"
-            ) from error
+            raise _refused() from error
         self.recorded[kind] += 1
+        return sequence
+
+    async def synced(self, kind: Kind, sequence: int | None) -> None:
+        """Return once the event is as safe as its contract asks. Raises Unavailable when the disk has failed."""
+        if sequence is None or not self._durable[kind]:
+            return
+        try:
+            await self._spool.synced(sequence)
+        except SpoolError as error:
+            raise _refused() from error
+
+
+def _refused() -> Unavailable:
+    return Unavailable("EVENT_NOT_ACCEPTED", "the event cannot be recorded now", remedy="try again in a moment")

@@ -14,7 +14,7 @@ def constant() -> FastAPI:
     """FastAPI returning a constant, for uvicorn."""
     app = FastAPI()
 
-    @app.post("/v1/ads:decide")
+    @app.get("/v1/ads:decide")
     async def decide() -> dict[str, str]:
         return {"impression_id": "", "click_url": ""}
 

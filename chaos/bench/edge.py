@@ -1,11 +1,12 @@
 """How fast one edge node answers real ad decisions: choice, signature, event written to the spool.
 
 All servers speak TLS 1.3 with the mesh's own certificates (the edge and its hello with both sides', FastAPI and a
-second hello, which relates the two, with the server's), take the same POST and run at the same time; rounds
-are interleaved and the ratio is the median of the rounds' ratios, so that a neighbour on the machine disturbs both
-sides. Kafka is away: the spool takes everything, as it must.
+second hello, which relates the two, with the server's), take the same GET and run at the same time; rounds are
+interleaved and the ratio is the median of the rounds' ratios, so that a neighbour on the machine disturbs both sides.
+Kafka is away: the spool takes everything, as it must.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,7 +17,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
+from chaos.bench import edge_gateway
 from chaos.bench.report import Result
 from chaos.bench.tools import BenchError, by_ab, by_wrk, free_ports, require_load_tools, running
 
@@ -25,6 +28,9 @@ SECONDS = 3.0
 ROUNDS = 5
 CAMPAIGNS = (10, 1_000, 100_000)
 _FEATURES = {f"user_feature_{number}": f"{number}abcdef" for number in range(4)}
+_ASK = "/v1/ads:decide?" + urlencode(
+    {"slot": "position-1", "viewer": "v"} | {f"features.{name}": value for name, value in _FEATURES.items()}
+)
 _NO_TLS_1_2 = "ECDHE-RSA-AES256-GCM-SHA384"
 
 
@@ -37,7 +43,7 @@ def run(home: Path) -> list[Result]:
     try:
         return _measure(bench)
     finally:
-        for leftover in ("spool", "run", "ca"):
+        for leftover in ("spool", "run", "ca", "mesh"):
             shutil.rmtree(bench / leftover, ignore_errors=True)
 
 
@@ -45,14 +51,9 @@ def _measure(bench: Path) -> list[Result]:
     _issue_identities(bench)
     live = bench / "run" / "edge-1" / "identity" / "live"
     client = bench / "run" / "edge-gateway" / "identity" / "live"
-    pem, body = bench / "run" / "client.pem", bench / "body.json"
+    pem = bench / "run" / "client.pem"
     pem.touch(mode=0o600)
     pem.write_bytes((client / "svid.pem").read_bytes() + (client / "key.pem").read_bytes())
-    body.write_text(json.dumps({"slot": "position-1", "features": _FEATURES, "viewer": "v"}))
-    script = bench / "post.lua"
-    script.write_text(
-        f'wrk.method = "POST"\nwrk.body = [[{body.read_text()}]]\nwrk.headers["content-type"] = "application/json"\n'
-    )
     with contextlib.ExitStack() as servers:
         mutual = {"hello": servers.enter_context(_hello(bench, live, mutual=True))}
         for campaigns in CAMPAIGNS:
@@ -64,21 +65,23 @@ def _measure(bench: Path) -> list[Result]:
 
         def measure(seconds: float) -> dict[str, float]:
             rates = {
-                name: by_ab(url, connections=CONNECTIONS, seconds=seconds, pem=pem, body=body)
-                for name, url in mutual.items()
+                name: by_ab(url, connections=CONNECTIONS, seconds=seconds, pem=pem) for name, url in mutual.items()
             }
             for name, url in plain.items():
-                rates[name] = by_wrk(url, connections=CONNECTIONS, seconds=seconds, script=script)
+                rates[name] = by_wrk(url, connections=CONNECTIONS, seconds=seconds)
             # The yardstick that both tools have measured carries FastAPI's rate over to the edge's transport.
             rates["fastapi"] *= rates["hello"] / rates["hello, no client certificate"]
             return rates
 
         measure(1)
         rounds = [measure(SECONDS) for _ in range(ROUNDS)]
+    snapshot = bench / "run" / f"edge-{CAMPAIGNS[1]}" / "snapshot.bin"
+    through = asyncio.run(edge_gateway.measure(bench, snapshot, _mutual_hello, _ASK, CONNECTIONS, SECONDS, ROUNDS))
     few, some, many = (f"edge {campaigns}" for campaigns in CAMPAIGNS)
     return [
         _result("ad decisions, 1,000 campaigns", some, "granian RSGI hello, one worker", "hello", rounds, 0.6),
         _result("ad decisions, 1,000 campaigns", some, "FastAPI on uvicorn, a constant", "fastapi", rounds, 3.0),
+        _result("through the edge gateway", "gateway", "Envoy before the bare hello", "envoy", through, 0.6),
         _result("ad decisions, 1,000 campaigns", some, "ad decisions, 10 campaigns", few, rounds, 0.9),
         _result("ad decisions, 100,000 campaigns", many, "ad decisions, 10 campaigns", few, rounds, 0.9),
     ]
@@ -109,7 +112,11 @@ def _hello(bench: Path, live: Path, *, mutual: bool) -> Iterator[str]:
         "chaos.bench.baselines:hello",
     ]
     with running(command, port, bench / f"hello-{mutual}.log", os.environ):
-        yield f"https://127.0.0.1:{port}/v1/ads:decide"
+        yield f"https://127.0.0.1:{port}{_ASK}"
+
+
+def _mutual_hello(bench: Path, live: Path) -> contextlib.AbstractContextManager[str]:
+    return _hello(bench, live, mutual=True)
 
 
 @contextlib.contextmanager
@@ -122,7 +129,7 @@ def _fastapi(bench: Path, live: Path) -> Iterator[str]:
         "chaos.bench.baselines:constant",
     ]
     with running(command, port, bench / "fastapi.log", os.environ):
-        yield f"https://127.0.0.1:{port}/v1/ads:decide"
+        yield f"https://127.0.0.1:{port}{_ASK}"
 
 
 @contextlib.contextmanager
@@ -143,7 +150,7 @@ def _edge(bench: Path, campaigns: int) -> Iterator[str]:
         "GRPC_SSL_CIPHER_SUITES": _NO_TLS_1_2,
     }
     with running([sys.executable, "-m", "public_edge.node"], http, bench / f"{node}.log", environment):
-        yield f"https://127.0.0.1:{http}/v1/ads:decide"
+        yield f"https://127.0.0.1:{http}{_ASK}"
 
 
 def _write_snapshot(path: Path, campaigns: int) -> None:

@@ -1,5 +1,6 @@
 """One ad decision, whichever way it was asked for: choose, sign, record."""
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,6 +27,8 @@ class Decision(NamedTuple):
     impression_id: str
     creative: Creative | None
     click_url: str
+    # Of the impression in the spool.
+    sequence: int | None
 
 
 # Serialized messages joined together are their fields merged (protobuf encoding, "Last One Wins"), so the parts of an
@@ -56,24 +59,39 @@ class Decider:
         self._crawlers = crawlers
         self._clock = clock
         self._node = node
+        self._choosing = threading.Lock()
+
+    @property
+    def waits(self) -> bool:
+        """Whether an answer has to wait for the disk, so that only `decide` will do."""
+        return self._recorder.waits(Kind.IMPRESSION)
 
     async def decide(
         self, slot: str, features: Mapping[str, str], viewer: str, source_time_us: int, origin: Origin
     ) -> Decision:
         """Raises NotFound for a slot that no campaign names, Unavailable when the event cannot be recorded."""
+        decision = self.decide_at_once(slot, features, viewer, source_time_us, origin)
+        await self._recorder.synced(Kind.IMPRESSION, decision.sequence)
+        return decision
+
+    def decide_at_once(
+        self, slot: str, features: Mapping[str, str], viewer: str, source_time_us: int, origin: Origin
+    ) -> Decision:
+        """The same in any thread, where no answer waits for the disk."""
         if not self._chooser.index.knows(slot):
             raise NotFound("SLOT_UNKNOWN", "no campaign names this slot")
         now_us = self._clock.now_us()
         digest = derive("impression|" + origin.request_id)
         event_id, seed = digest[:16], int.from_bytes(digest[16:], "big")
-        creative = self._chooser.choose(slot, features, viewer, seed, now_us)
+        with self._choosing:
+            creative = self._chooser.choose(slot, features, viewer, seed, now_us)
         impression_id = event_id.hex()
         crawler = self._crawlers.match(origin.user_agent)
         event = events_pb2.Impression(
             event_id=impression_id, source_time_us=source_time_us or now_us, accepted_time_us=now_us
         )
         body = event.SerializeToString() + _shown(self._node, slot, creative, crawler) + _seen(tuple(features.items()))
-        await self._recorder.record(Kind.IMPRESSION, event_id, origin.traceparent, body)
+        sequence = self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body)
         if creative is None:
-            return Decision("", None, "")
-        return Decision(impression_id, creative, self._click_url(slot, event_id, creative, now_us))
+            return Decision("", None, "", sequence)
+        return Decision(impression_id, creative, self._click_url(slot, event_id, creative, now_us), sequence)

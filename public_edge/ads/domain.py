@@ -56,7 +56,7 @@ class Campaign:
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """A campaign on this node, with what of its budget is left here. Belongs to the thread that chooses."""
+    """A campaign on this node, with what of its budget is left here. Belongs to whoever chooses."""
 
     campaign: Campaign
     # Impressions that this node may still give it; None: without limit.
@@ -158,7 +158,7 @@ def numbers(seed: int) -> Iterator[int]:
 
 
 class Chooser:
-    """Chooses from the newest index. Belongs to one thread; `index` may be replaced by another at any time."""
+    """Chooses from the newest index, one choice at a time; `index` may be replaced by another at any time."""
 
     def __init__(self, caps: FrequencyCaps | None = None) -> None:
         self.index = Index()

@@ -7,7 +7,7 @@ import msgspec
 from granian.rsgi import Scope
 from msgspec import Meta
 
-from public_edge.ads.decision import Decider
+from public_edge.ads.decision import Decider, Decision
 from public_edge.ads.domain import Creative
 from public_edge.http import query
 from public_edge.http.app import Route
@@ -71,14 +71,24 @@ def route(decider: Decider) -> Route:
     # Not strict: as JSON of protobuf, a 64-bit number may come as a string.
     decoder = msgspec.json.Decoder(DecideBody, strict=False)
 
+    def at_once(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        asked = _asked(scope.query_string)
+        return answer(
+            proto, decider.decide_at_once(asked.slot, asked.features, asked.viewer, asked.source_time_us, origin)
+        )
+
     async def get(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
-        return await answer(proto, _asked(scope.query_string), origin)
+        return await decide(proto, _asked(scope.query_string), origin)
 
     async def post(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
-        return await answer(proto, await read_json(scope, proto, decoder), origin)
+        return await decide(proto, await read_json(scope, proto, decoder), origin)
 
-    async def answer(proto: HttpProtocol, asked: DecideBody, origin: Origin) -> int:
-        decision = await decider.decide(asked.slot, asked.features, asked.viewer, asked.source_time_us, origin)
+    async def decide(proto: HttpProtocol, asked: DecideBody, origin: Origin) -> int:
+        return answer(
+            proto, await decider.decide(asked.slot, asked.features, asked.viewer, asked.source_time_us, origin)
+        )
+
+    def answer(proto: HttpProtocol, decision: Decision) -> int:
         if decision.creative is None:
             body = b'{"impression_id":"","click_url":""}'
         else:
@@ -90,4 +100,9 @@ def route(decider: Decider) -> Route:
         proto.response_bytes(200, _HEADERS, body)
         return 200
 
-    return Route("ads.decide", "/v1/ads:decide", {"GET": get, "POST": post})
+    return Route(
+        "ads.decide",
+        "/v1/ads:decide",
+        {"GET": get, "POST": post},
+        at_once={} if decider.waits else {"GET": at_once},
+    )

@@ -57,5 +57,6 @@ class Follower:
             crawler=self._crawlers.match(origin.user_agent),
             replayed=replayed,
         )
-        await self._recorder.record(Kind.CLICK, event_id, origin.traceparent, event.SerializeToString())
+        sequence = self._recorder.write(Kind.CLICK, event_id, origin.traceparent, event.SerializeToString())
+        await self._recorder.synced(Kind.CLICK, sequence)
         return landing_url

@@ -34,6 +34,13 @@ class Reader:
         self, slug: str, locales: Sequence[str], if_none_match: str | None, source_time_us: int, origin: Origin
     ) -> tuple[Page, bool]:
         """The page, and whether the reader's cache has it already. The view is recorded either way. Raises NotFound."""
+        page, unchanged, sequence = self._read(slug, locales, if_none_match, source_time_us, origin)
+        await self._recorder.synced(Kind.CONTENT_VIEW, sequence)
+        return page, unchanged
+
+    def _read(
+        self, slug: str, locales: Sequence[str], if_none_match: str | None, source_time_us: int, origin: Origin
+    ) -> tuple[Page, bool, int | None]:
         page = self.find(slug, locales)
         unchanged = if_none_match is not None and is_unchanged(if_none_match, page.etag)
         now_us = self._clock.now_us()
@@ -49,5 +56,5 @@ class Reader:
             not_modified=unchanged,
             crawler=self._crawlers.match(origin.user_agent),
         )
-        await self._recorder.record(Kind.CONTENT_VIEW, event_id, origin.traceparent, event.SerializeToString())
-        return page, unchanged
+        sequence = self._recorder.write(Kind.CONTENT_VIEW, event_id, origin.traceparent, event.SerializeToString())
+        return page, unchanged, sequence

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from granian._granian import RSGIProtocolClosed
@@ -22,16 +22,22 @@ QUERY_CHARS_MAX = 8192
 
 # Answers the request and returns the status that it sent.
 Handler = Callable[[Scope, HttpProtocol, Origin], Awaitable[int]]
+# The same without waiting for anything, in whichever thread it is called.
+HandlerAtOnce = Callable[[Scope, HttpProtocol, Origin], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` is the whole path, or with `prefix` its beginning: what follows is one segment, the handler's to read."""
+    """`path` is the whole path, or with `prefix` its beginning: what follows is one segment, the handler's to read.
+
+    at_once: by method, the handlers that need no event loop; `methods` has another for each.
+    """
 
     name: str
     path: str
     methods: Mapping[str, Handler]
     prefix: bool = False
+    at_once: Mapping[str, HandlerAtOnce] = field(default_factory=dict)
 
     @property
     def allowed(self) -> str:
@@ -51,6 +57,27 @@ class EdgeApp:
     def __rsgi__(self, scope: Scope, proto: HttpProtocol) -> Awaitable[None]:
         return self._handle(scope, proto)
 
+    def answer_at_once(self, scope: Scope, proto: HttpProtocol) -> bool:
+        """Answer in the calling thread; False when the request needs the event loop, and nothing has been done.
+
+        Never raises.
+        """
+        route = self._exact.get(scope.path)
+        handler = route.at_once.get(scope.method) if route is not None else None
+        if route is None or handler is None or len(scope.query_string) > QUERY_CHARS_MAX:
+            return False
+        try:
+            origin = origin_of(scope)
+            if origin.traceparent.endswith("01"):
+                with telemetry.span(f"HTTP {route.name}", origin.traceparent) as origin.traceparent:
+                    status = handler(scope, proto, origin)
+            else:
+                status = handler(scope, proto, origin)
+        except Exception as error:
+            status = self._failed(route.name, scope, proto, error)
+        self.answers[route.name, status] += 1
+        return True
+
     async def _handle(self, scope: Scope, proto: HttpProtocol) -> None:
         name = "none"
         try:
@@ -69,15 +96,19 @@ class EdgeApp:
                     status = await handler(scope, proto, origin)
             else:
                 status = await handler(scope, proto, origin)
-        except MeshError as error:
-            status = _refuse(proto, error, scope.method)
-        except RSGIProtocolClosed:
-            # Whoever asked has gone.
-            status = 499
-        except Exception:
-            self._log.exception("request failed", route=name)
-            status = _refuse(proto, Internal("INTERNAL", "the service failed on this request"), scope.method)
+        except Exception as error:
+            status = self._failed(name, scope, proto, error)
         self.answers[name, status] += 1
+
+    def _failed(self, route: str, scope: Scope, proto: HttpProtocol, error: Exception) -> int:
+        """Say so to whoever asked. Returns the status."""
+        if isinstance(error, RSGIProtocolClosed):
+            # Whoever asked has gone.
+            return 499
+        if isinstance(error, MeshError):
+            return _refuse(proto, error, scope.method)
+        self._log.error("request failed", route=route, exc_info=error)
+        return _refuse(proto, Internal("INTERNAL", "the service failed on this request"), scope.method)
 
     def _route(self, path: str) -> Route:
         if len(path) > PATH_CHARS_MAX:

@@ -2,6 +2,10 @@
 
 A rotated certificate needs a new worker, because granian reads it when a worker starts. Both workers accept from one
 listening socket; the old one then stops accepting, finishes what it has, and asks its connections to close.
+
+Granian hands each request to Python in a thread of its own, and its scheduler sends it on to the event loop. Ours
+answers there what needs no loop: a task, two wake-ups and a turn of the loop would cost as much as choosing an ad
+(docs/adr/0010).
 """
 
 import asyncio
@@ -11,10 +15,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from granian._granian import SocketHolder
+from granian._futures import _cbsched_aioschedule, _future_watcher_wrapper
+from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.server.embed import Server
+from granian.server.embed import AsyncWorker, Server
 
 from public_edge.http.app import EdgeApp
 
@@ -27,6 +32,40 @@ _LOG = {
     "disable_existing_loggers": False,
     "loggers": {"_granian": {"level": "WARNING"}, "granian.access": {"level": "WARNING"}},
 }
+
+
+class _Scheduler(CallbackScheduler):
+    """Answers a request where it arrives, or else as a task of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, later: Any, *_: Any) -> None:
+        super().__init__()
+        app: EdgeApp = later.app
+        on_the_loop = _cbsched_aioschedule(loop, self._ctx, later)  # type: ignore[no-untyped-call]
+
+        def schedule(watcher: Any) -> None:
+            if app.answer_at_once(watcher.scope, watcher.proto):
+                watcher.done()
+            else:
+                on_the_loop(watcher)
+
+        self._schedule_fn = schedule
+
+
+@AsyncWorker.wrap_target  # type: ignore[untyped-decorator]
+async def _serve(
+    worker_id: int, stop: Any, app: EdgeApp, sock: Any, loop: asyncio.AbstractEventLoop, *options: Any
+) -> None:
+    """What granian's own RSGI worker does, with our scheduler. options: as granian orders them for its workers."""
+    *threads, backpressure, _task_impl, mode, http1, http2, websockets, static, _access_log, tls, _scope = options
+    stopped = loop.create_future()
+    stop.add_cb(lambda: loop.call_soon_threadsafe(stopped.set_result, None))
+    worker: Any = RSGIWorker(
+        *(worker_id, sock, None, *threads, backpressure, mode, http1, http2, websockets, static, *tls, (None, None))
+    )
+    later = _future_watcher_wrapper(app.__rsgi__)  # type: ignore[no-untyped-call]
+    later.app = app
+    worker.serve_async(_Scheduler(loop, later, None, None, None), loop, stop)
+    await stopped
 
 
 class _Listener(Server):
@@ -44,14 +83,14 @@ class _Listener(Server):
     def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
         # A worker closes the descriptor that it was given.
         self._shd = SocketHolder(os.dup(self._socket.fileno()), False, self.backlog)  # type: ignore[call-arg, assignment]
-        return super()._spawn_worker(idx, target, callback_loader)
+        return super()._spawn_worker(idx, _serve, callback_loader)
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
 
-    async def replace_worker(self, spawn_target: Any, target: Any) -> None:
-        await self._respawn_workers([0], spawn_target, target, OVERLAP_S)
+    async def replace_worker(self, app: EdgeApp) -> None:
+        await self._respawn_workers([0], _serve, app, OVERLAP_S)
 
 
 class HttpServer:
@@ -114,7 +153,7 @@ class HttpServer:
             server.build_ssl_context(
                 live / "svid.pem", live / "key.pem", None, SSLProtocols.tls13, live / self._ca_name, [], True
             )
-            await server.replace_worker(server._spawn_rsgi_worker, self._app)
+            await server.replace_worker(self._app)
 
     async def stop(self, grace_s: float) -> None:
         """Stop accepting, finish what is under way."""

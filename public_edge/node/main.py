@@ -1,5 +1,7 @@
 """Builds an edge node and runs it."""
 
+import sys
+
 from isthmus.ads.v1 import ads_pb2_grpc
 from isthmus.clicks.v1 import clicks_pb2_grpc
 from isthmus.content.v1 import content_pb2_grpc
@@ -37,8 +39,12 @@ from public_edge.spool.event import Kind
 from public_edge.spool.shipper import Shipper
 from public_edge.spool.spool import Spool, SpoolLimits
 
+# How long the shipper may keep the interpreter while a request waits for it.
+SWITCH_INTERVAL_S = 0.001
+
 
 async def main(settings: EdgeSettings, process: Process) -> None:
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     clock, crawlers, events = SystemClock(), Crawlers(), process.contract.events
     limits = SpoolLimits(segment_bytes=settings.spool_segment_bytes, bytes_max=settings.spool_bytes_max)
     spool = Spool(settings.spool_dir, limits)

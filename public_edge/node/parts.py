@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from pathlib import Path
 
 from mesh.logs import logger
@@ -41,6 +42,9 @@ class SnapshotService:
         self._consumer.start()
         if not await asyncio.to_thread(self._consumer.ready.wait, SNAPSHOT_WAIT_S):
             raise TimeoutError(f"no snapshot within {SNAPSHOT_WAIT_S:.0f} s: neither on disk nor from Kafka")
+        # The snapshot stays: looking through it at every full collection would cost more, the more campaigns there are.
+        gc.collect()
+        gc.freeze()
 
     async def stop(self, grace_s: float) -> None:
         await asyncio.to_thread(self._consumer.stop, grace_s)

@@ -47,7 +47,7 @@ class SpoolLimits:
 
 
 class Spool:
-    """Appending belongs to one thread, the event loop's; reading and acknowledging to one other, the shipper's."""
+    """Any thread may append; `synced` belongs to the event loop, reading and acknowledging to the shipper's thread."""
 
     def __init__(self, directory: Path, limits: SpoolLimits | None = None) -> None:
         """Open and recover. Raises SpoolBusy when another process has it, OSError when the disk does not serve."""
@@ -62,6 +62,7 @@ class Spool:
         self.counters.quarantined = recovered.quarantined
         self.counters.torn_bytes = recovered.torn_bytes
         self._lock = threading.Lock()
+        self._appending = threading.Lock()
         self._segments: deque[SegmentFile] = deque(recovered.segments)
         # The watermark may be ahead of the disk: Kafka can acknowledge what a power cut then took from the page cache.
         self._written = self._synced = max(recovered.last, self.acknowledged)
@@ -105,14 +106,16 @@ class Spool:
 
         Raises SpoolFull for a durable event that cannot be taken, SpoolFailed when the disk has failed.
         """
-        sequence = self._written + 1
-        return self._write(record.encode(sequence, payload), 1, durable)
+        with self._appending:
+            return self._write(record.encode(self._written + 1, payload), 1, durable)
 
     def append_many(self, payloads: Sequence[bytes], *, durable: bool = False) -> int | None:
         """Write a group in one system call and return the sequence of its last event; None when the group was shed."""
-        encode, first = record.encode, self._written + 1
-        frames = b"".join([encode(first + index, payload) for index, payload in enumerate(payloads)])
-        return self._write(frames, len(payloads), durable)
+        encode = record.encode
+        with self._appending:
+            first = self._written + 1
+            frames = b"".join([encode(first + index, payload) for index, payload in enumerate(payloads)])
+            return self._write(frames, len(payloads), durable)
 
     async def synced(self, sequence: int) -> None:
         """Return when everything up to `sequence` is on the disk. Raises SpoolFailed."""

@@ -113,7 +113,9 @@ class EdgeRoom:
             sent.setdefault("content-length", str(len(body)))
         answer = Answer(body)
         async with asyncio.timeout(5):
-            await self.app.__rsgi__(Asked(method, unquote(path), query, sent), answer)  # type: ignore[arg-type]
+            scope: Any = Asked(method, unquote(path), query, sent)
+            if not self.app.answer_at_once(scope, answer):
+                await self.app.__rsgi__(scope, answer)
         return answer
 
     def events(self) -> list[Event]:
