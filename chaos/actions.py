@@ -15,6 +15,7 @@ from deploy.local.errors import LauncherError
 
 __all__ = [
     "disturb_link",
+    "exhaust_files",
     "freeze",
     "heal",
     "hold",
@@ -49,6 +50,11 @@ def kill_share(workload: str, share: float) -> list[str]:
 def freeze(process: str, for_s: float) -> list[str]:
     """SIGSTOP: the process keeps its connections and answers nothing. Healed by SIGCONT."""
     return _broken("freeze", [process], for_s)
+
+
+def exhaust_files(process: str, for_s: float) -> list[str]:
+    """Let a process open nothing more: no connection, no file. Healed by giving it its limit back."""
+    return _broken("exhaust-files", [process], for_s)
 
 
 def hold(process: str, for_s: float, abruptly: bool = False) -> list[str]:

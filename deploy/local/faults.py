@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import resource
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
 
@@ -23,6 +25,7 @@ class Faults:
             "kill": self._kill,
             "freeze": self._freeze,
             "hold": self._hold,
+            "exhaust-files": self._exhaust_files,
             "lose-identity": self._lose_identity,
             "heal": self._heal,
         }
@@ -81,6 +84,27 @@ class Faults:
                 self._supervisor.kill(name, SIGKILL)
         await self._supervisor.suspend(name)
         return {}
+
+    async def _exhaust_files(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Allow no more file descriptors than are open now: nothing new can be opened or accepted."""
+        child = self._running(request)
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        process, pid = child.process, child.pid
+        assert pid is not None
+        try:
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            used = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(used, before[1]), before[1]))
+        except OSError as error:
+            raise BadFault(f"{child.row.name}: its limits are not ours to change: {error.strerror}") from error
+
+        async def allow() -> None:
+            if process is not None and process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+        self._leases.begin(key, f"{child.row.name} out of files", ttl_s, allow)
+        return {"pid": pid, "open": used}
 
     async def _lose_identity(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take away the link to a process' leaf. No lease: the zone's agent issues a new one at its next look."""

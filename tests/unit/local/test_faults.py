@@ -1,0 +1,117 @@
+"""Faults of processes, made and undone by the launcher, on a real process that counts its open files."""
+
+import asyncio
+import os
+import resource
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from signal import SIGKILL
+
+import psutil
+import pytest
+
+from deploy.local.faults import Faults
+from deploy.local.leases import BadFault
+from deploy.local.settings import Home
+from deploy.local.supervisor import Child, State, Supervisor
+from deploy.local.table import Row
+from deploy.local.topology import Process
+
+DEADLINE_S = 30.0
+SLEEPER = (sys.executable, "-c", "import signal; signal.pause()")
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    rows = [
+        Row(Process("one", "public", "edge", "one"), SLEEPER, grace_s=2.0),
+        Row(Process("nobody", "public", "operator", "nobody")),
+    ]
+    supervisor = Supervisor(Home(tmp_path), rows)
+    await supervisor.start()
+    yield supervisor
+    await supervisor.stop()
+
+
+@pytest.fixture
+async def faults(supervisor: Supervisor, tmp_path: Path) -> AsyncIterator[Faults]:
+    faults = Faults(supervisor, Home(tmp_path))
+    yield faults
+    await faults.close()
+
+
+def asked(do: str, **more: object) -> dict[str, object]:
+    return {"do": do, "process": "one", "lease": "key", "ttl_s": 60, **more}
+
+
+async def becomes(child: Child, state: State) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while child.state is not state:  # noqa: ASYNC110 (a state has no event)
+            await asyncio.sleep(0.01)
+
+
+async def stopped(pid: int, wanted: bool) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while (psutil.Process(pid).status() == psutil.STATUS_STOPPED) != wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_frozen_process_thaws_when_it_is_healed(supervisor: Supervisor, faults: Faults) -> None:
+    pid = (await faults.handle(asked("freeze")))["pid"]
+    await stopped(pid, True)
+    assert await faults.handle({"do": "heal", "lease": "key"}) == {"healed": 1}
+    await stopped(pid, False)
+    assert supervisor.children["one"].pid == pid
+
+
+async def test_a_fault_ends_with_its_time_although_nobody_asks(faults: Faults) -> None:
+    pid = (await faults.handle(asked("freeze", ttl_s=0.2)))["pid"]
+    await stopped(pid, False)
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+async def test_a_process_is_held_down_until_it_is_healed(
+    supervisor: Supervisor, faults: Faults, abruptly: bool
+) -> None:
+    child = supervisor.children["one"]
+    pid = child.pid
+    await faults.handle(asked("hold", abruptly=abruptly))
+    assert (child.pid, child.state) == (None, State.SUSPENDED)
+    await faults.handle({"do": "heal", "lease": "key"})
+    await becomes(child, State.READY)
+    assert child.pid not in (None, pid)
+
+
+async def test_a_killed_process_comes_back_without_healing(supervisor: Supervisor, faults: Faults) -> None:
+    child = supervisor.children["one"]
+    pid = (await faults.handle({"do": "kill", "process": "one"}))["pid"]
+    async with asyncio.timeout(DEADLINE_S):
+        while child.pid in (None, pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_process_out_of_files_gets_its_limit_back(faults: Faults) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    answer = await faults.handle(asked("exhaust-files"))
+    assert resource.prlimit(answer["pid"], resource.RLIMIT_NOFILE)[0] == answer["open"]
+    await faults.handle({"do": "heal"})
+    assert resource.prlimit(answer["pid"], resource.RLIMIT_NOFILE) == before
+
+
+async def test_healing_outlives_the_death_of_what_was_frozen(supervisor: Supervisor, faults: Faults) -> None:
+    pid = (await faults.handle(asked("freeze")))["pid"]
+    os.kill(pid, SIGKILL)
+    child = supervisor.children["one"]
+    async with asyncio.timeout(DEADLINE_S):
+        while child.pid in (None, pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await faults.handle({"do": "heal"})
+    await stopped(child.pid or 0, False)
+
+
+@pytest.mark.parametrize("process", ["nobody", "no-such", None, 1, ["one"]])
+async def test_what_is_no_process_is_refused(faults: Faults, process: object) -> None:
+    for do in ("kill", "freeze", "hold", "exhaust-files", "lose-identity"):
+        with pytest.raises(BadFault, match="no process"):
+            await faults.handle(asked(do, process=process))
