@@ -15,7 +15,8 @@ from chaoslib.hypothesis import run_steady_state_hypothesis
 from chaoslib.run import EventHandlerRegistry
 
 from chaos.drill import current, library, spec
-from chaos.drill.session import Outcome, Session, locked
+from chaos.drill.custody import locked
+from chaos.drill.session import Outcome, Session
 from chaos.report.run import Report, write
 from deploy.local.errors import LauncherError
 from deploy.local.settings import LauncherSettings

@@ -19,8 +19,8 @@ from typing import Any
 from chaoslib.experiment import run_experiment
 
 from chaos.drill import current, library
+from chaos.drill.custody import directory, heal_leftovers, locked
 from chaos.drill.errors import DrillRefused
-from chaos.drill.session import directory, heal_leftovers, locked
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
 from deploy.local.errors import LauncherError, NotRunning, ProcessFailed

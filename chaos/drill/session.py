@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import stamina
 
@@ -21,7 +18,8 @@ from chaos.checkers.personal import sightings
 from chaos.checkers.verdict import Check
 from chaos.drill import blast
 from chaos.drill.crowd import Crowd
-from chaos.drill.errors import BadExperiment, DrillRefused, DrillRunning
+from chaos.drill.custody import heal_leftovers, journal
+from chaos.drill.errors import BadExperiment, DrillRefused
 from chaos.drill.loop import Loop
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find, new_key
@@ -29,7 +27,7 @@ from chaos.drill.undo import Undo, UndoJournal
 from chaos.load.outcomes import CallFailed
 from chaos.load.timeline import PUBLIC, percentile_ms
 from deploy.local import door, links
-from deploy.local.settings import Home, LauncherSettings
+from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
 
 WELL_AGAIN_WITHIN_S = 120.0
@@ -69,48 +67,6 @@ class Outcome:
     settled: bool
     freshness_p50_ms: float = 0.0
     freshness_p99_ms: float = 0.0
-
-
-def directory(home: Home) -> Path:
-    return home.root / "drill"
-
-
-def journal(home: Home) -> UndoJournal:
-    return UndoJournal(directory(home) / "undo.jsonl")
-
-
-@contextmanager
-def locked(home: Home) -> Iterator[IO[str]]:
-    """Only one drill at a time on a mesh; the file holds the runner's pid.
-
-    Raises:
-        DrillRunning: another one holds it.
-    """
-    path = directory(home) / "lock"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
-            remedy = "Wait, or stop it with `isthmus drill abort`"
-            raise DrillRunning(f"A drill is running (pid {pid})", remedy) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield lock
-        lock.truncate(0)
-
-
-def heal_leftovers(target: Target) -> list[str]:
-    """Undo what a killed runner has left. For the lock's holder alone. Returns what it was."""
-    book = journal(target.home)
-    left = book.open
-    for one in left:
-        target.heal(one.door, one.key)
-        book.done(one.key)
-    return [one.what for one in left]
 
 
 @dataclass

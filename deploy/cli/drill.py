@@ -168,7 +168,7 @@ def report(
 ) -> None:
     """Print the newest runs and where their pages are."""
     with clear_errors():
-        from chaos.drill.session import directory
+        from chaos.drill.custody import directory
         from chaos.report import history
         from deploy.local.settings import LauncherSettings
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from chaos.drill import session as sessions
-from chaos.drill import spec
+from chaos.drill import custody, spec
+from chaos.drill.custody import heal_leftovers, locked
 from chaos.drill.errors import DrillRunning, TooWide
 from chaos.drill.loop import Loop
-from chaos.drill.session import Session, heal_leftovers, locked
+from chaos.drill.session import Session
 from chaos.drill.undo import Undo, UndoJournal
 from deploy.local.door import Refused
 from deploy.local.settings import Home
@@ -30,7 +30,7 @@ class Mesh:
         self.refuses = False
 
     def ask(self, at: str, **request: Any) -> dict[str, Any]:
-        self.asked.append((request, [one.key for one in sessions.journal(self.home).open]))
+        self.asked.append((request, [one.key for one in custody.journal(self.home).open]))
         if self.refuses:
             raise Refused("Refused: no", "Say something else")
         return {"ok": True}
@@ -50,7 +50,7 @@ def session(mesh: Mesh) -> Iterator[Session]:
     crowd: Any = SimpleNamespace(traffic=SimpleNamespace(now_s=1.0))
     target: Any = mesh
     loop = Loop()
-    yield Session("one", spec.parse({"blast_radius": radius}), target, loop, crowd, sessions.journal(mesh.home))
+    yield Session("one", spec.parse({"blast_radius": radius}), target, loop, crowd, custody.journal(mesh.home))
     loop.close()
 
 
@@ -86,7 +86,7 @@ def test_a_kill_needs_no_undoing(session: Session, mesh: Mesh) -> None:
 
 
 def test_the_next_runner_heals_what_a_killed_one_left(mesh: Mesh) -> None:
-    journal = sessions.journal(mesh.home)
+    journal = custody.journal(mesh.home)
     journal.will(Undo("one", "launcher", "edge-1: freeze"))
     journal.will(Undo("two", "links", "link core: reset"))
     target: Any = mesh
