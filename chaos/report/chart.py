@@ -10,6 +10,7 @@ LATENCY_TOP, LATENCY_BOTTOM = 56, 330
 FAILED_TOP, FAILED_BOTTOM = 380, 500
 HEIGHT = 560
 LEAST_MS = 1.0
+GAP_S = 3.0
 
 
 class Axis:
@@ -77,10 +78,17 @@ def _grid(axis: Axis) -> list[str]:
 
 
 def _line(seconds: Sequence[dict[str, Any]], key: str, axis: Axis, name: str) -> str:
-    points = " ".join(
-        f"{axis.x(one['at_s'] + 0.5)},{axis.y(one[key])}" for one in seconds if one["calls"] > one["failed"]
-    )
-    return f'<polyline class="{name.replace(" ", "-")}" points="{points}"/>'
+    """Where nothing went well for a while there is no line: nothing is known of that time."""
+    pieces: list[list[str]] = []
+    last_s = -math.inf
+    for one in seconds:
+        if one["calls"] > one["failed"]:
+            if one["at_s"] - last_s > GAP_S:
+                pieces.append([])
+            pieces[-1].append(f"{axis.x(one['at_s'] + 0.5)},{axis.y(one[key])}")
+            last_s = one["at_s"]
+    style = name.replace(" ", "-")
+    return "\n".join(f'<polyline class="{style}" points="{" ".join(piece)}"/>' for piece in pieces)
 
 
 def _failures(public: Sequence[dict[str, Any]], sensitive: Sequence[dict[str, Any]], axis: Axis) -> list[str]:

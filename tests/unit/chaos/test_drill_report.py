@@ -114,3 +114,10 @@ def test_old_runs_go_when_there_are_too_many(tmp_path: Path) -> None:
         (tmp_path / f"{number}-run").mkdir()
     history.prune(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3-run", "4-run"]
+
+
+def test_the_line_stops_where_nothing_went_well() -> None:
+    seconds = tuple(Second(float(n), 10, 10 if 5 <= n < 15 else 0, 3.0, 12.0) for n in range(20))
+    html = page.render(document(report(sensitive=seconds)))
+    assert html.count('<polyline class="sensitive-p99"') == 2
+    assert html.count('<polyline class="public-p99"') == 1
