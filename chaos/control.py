@@ -90,9 +90,14 @@ def _close(
     if healed:
         logger.info(f"Healed: {', '.join(healed)}")
     second, outcome, problem = None, None, ""
+    before = state["steady_states"].get("before") or {}
     try:
         session.wait_well()
-        if state["status"] not in ("interrupted", "aborted"):
+        if state["status"] in ("interrupted", "aborted"):
+            problem = "Interrupted; what was broken is healed"
+        elif not before.get("steady_state_met"):
+            problem = "The steady state was not met before; nothing was broken"
+        else:
             session.linger()
             second = run_steady_state_hypothesis(context, configuration, secrets, None, EventHandlerRegistry())
             outcome = session.settle()
