@@ -69,11 +69,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def name_of(experiment: dict[str, Any]) -> str:
-    """A name for files: that of a listed experiment, or the title in small letters."""
-    for one in listed():
-        if one.title == experiment.get("title"):
-            return one.name
-    words = "".join(letter if letter.isalnum() else " " for letter in str(experiment.get("title", "drill")).lower())
+    """A name for files: that of the listed experiment with this title, or the title in small letters."""
+    title = str(experiment.get("title", "drill"))
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        # The title is the first line of each; reading all of them as YAML would take a second.
+        if path.read_text().startswith(f"title: {title}\n"):
+            return path.stem
+    words = "".join(letter if letter.isalnum() else " " for letter in title.lower())
     return "-".join(words.split())[:60] or "drill"
 
 

@@ -81,6 +81,8 @@ def run(names: Names = None, short: Short = False, as_json: Json = False) -> Non
             if own and not as_json:
                 console().print("started a mesh for the drills")
             for name in chosen:
+                if not as_json:
+                    console().print(f"{escape(name)} ...")
                 done = drills.run(name)
                 documents.append(done.document)
                 if not as_json:

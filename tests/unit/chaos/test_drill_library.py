@@ -18,6 +18,7 @@ Spoil = Callable[[dict[str, Any]], None]
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_that_comes_along_is_sound_and_has_a_runbook(name: str) -> None:
     planned = run.plan(name)
+    assert planned.name == name
     assert planned.steps
     assert planned.looks
     assert (REPOSITORY / f"docs/runbooks/{name}.md").is_file()
