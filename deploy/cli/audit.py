@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
+from deploy.cli.audit_show import show, show_access, show_report
 from deploy.cli.output import Json, clear_errors, console, print_json
 
 if TYPE_CHECKING:
     from isthmus.audit.v1 import audit_pb2
 
     from security.audit.findings import Report
+    from security.audit.report import AccessReport
 
 FOLLOW_S = 1.0
 FOLLOWED_MAX = 10_000
@@ -49,7 +50,7 @@ def list_records(
     """Print records in the order in which they were written. Reading the log is on record too."""
     filters = {"method": method, "token_subject": subject, "data_subject": about, "after_sequence": after}
     with clear_errors():
-        _show(asyncio.run(_read(_request(denied, **filters), limit)), as_json)
+        show(asyncio.run(_read(_request(denied, **filters), limit)), as_json)
 
 
 @app.command()
@@ -73,7 +74,7 @@ def search(
     filters = {"peer": peer, "token_subject": subject, "data_subject": about, "method": method, "trace_id": trace}
     times = {"from_time_us": _time_us(since), "to_time_us": _time_us(until), "newest_first": True}
     with clear_errors():
-        _show(asyncio.run(_read(_request(denied, **filters, **times), limit)), as_json)
+        show(asyncio.run(_read(_request(denied, **filters, **times), limit)), as_json)
 
 
 @app.command()
@@ -107,30 +108,52 @@ def verify(
     """Find out whether the log is what was signed, and name what is not. Exit status 1 when anything is not."""
     with clear_errors():
         report = _verified(export, key, checkpoints, witness)
-    _show_report(report, as_json)
+    show_report(report, as_json)
     if not report.ok:
         raise typer.Exit(1)
 
 
 @app.command("export")
 def export_events(
-    output: Annotated[Path, typer.Option(help="The file to write.")],
-    form: Annotated[str, typer.Option("--format", help="ocsf: JSON lines.")] = "ocsf",
+    output: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    form: Annotated[str, typer.Option("--format", help="ocsf: JSON lines, to verify. syslog: RFC 5424.")] = "ocsf",
+    collector: Annotated[str, typer.Option(help="HOST:PORT to send syslog to, over TLS (RFC 5425), and no file.")] = "",
+    ca: Annotated[Path | None, typer.Option(help="Roots to trust the collector by. By default the system's.")] = None,
     since: Since = None,
     until: Until = None,
     as_json: Json = False,
 ) -> None:
-    """Write the log to a file that `verify --export` checks with nothing but the public key."""
+    """Write the log to a file that `verify --export` checks with nothing but the public key, or send it as syslog."""
     from deploy.local.errors import UnknownName
 
     with clear_errors():
-        if form != "ocsf":
-            raise UnknownName(f"There is no format {form}", "Say --format ocsf")
-        lines = asyncio.run(_export(output, _time_us(since), _time_us(until)))
+        if form not in ("ocsf", "syslog") or (form == "ocsf" and collector):
+            raise UnknownName(f"There is no format {form} for this", "Say --format ocsf, or syslog with --collector")
+        if (output is None) is not bool(collector):
+            raise UnknownName("It goes to a file or to a collector", "Say --output FILE, or --collector HOST:PORT")
+        times = _time_us(since), _time_us(until)
+        if output is not None:
+            lines = asyncio.run(_export(output, form, *times))
+        else:
+            lines = asyncio.run(_forward(collector, ca, *times))
+    where = str(output or collector)
     if as_json:
-        print_json({"output": str(output), "lines": lines})
+        print_json({"output": where, "lines": lines})
     else:
-        console().print(f"{lines} lines to {escape(str(output))}")
+        console().print(f"{lines} lines to {escape(where)}")
+
+
+@app.command()
+def report(since: Since = None, until: Until = None, as_json: Json = False) -> None:
+    """Show who saw whose personal data, who was refused in bursts, and which rights were used, and which never."""
+    with clear_errors():
+        found = asyncio.run(_report(_time_us(since), _time_us(until)))
+    if as_json:
+        print_json(
+            asdict(found) | {"bursts": [asdict(each) | {"reasons": sorted(each.reasons)} for each in found.bursts]}
+        )
+        return
+    show_access(found)
 
 
 def _request(denied: bool, **filters: Any) -> "audit_pb2.ListRecordsRequest":
@@ -158,7 +181,7 @@ async def _tail(request: "audit_pb2.ListRecordsRequest", limit: int, follow: boo
 
     async with audit_log.connected() as log:
         newest = (await audit_log.records(log, request, limit))[::-1]
-        _show([audit_log.plain(record) for record in newest], as_json)
+        show([audit_log.plain(record) for record in newest], as_json)
         request.newest_first = False
         request.before_sequence = 0
         request.after_sequence = newest[-1].sequence if newest else 0
@@ -166,21 +189,58 @@ async def _tail(request: "audit_pb2.ListRecordsRequest", limit: int, follow: boo
             await asyncio.sleep(FOLLOW_S)
             arrived = await audit_log.records(log, request, FOLLOWED_MAX)
             if arrived:
-                _show([audit_log.plain(record) for record in arrived], as_json, header=False)
+                show([audit_log.plain(record) for record in arrived], as_json, header=False)
 
 
-async def _export(output: Path, from_time_us: int, to_time_us: int) -> int:
+async def _report(from_time_us: int, to_time_us: int) -> "AccessReport":
     from deploy.cli import audit_log
+    from mesh.contract import load
+    from security.audit.report import report
+
+    async with audit_log.connected() as log:
+        records = [record async for record, _, _ in audit_log.leaves(log, from_time_us, to_time_us)]
+    return report(records, load())
+
+
+async def _forward(collector: str, ca: Path | None, from_time_us: int, to_time_us: int) -> int:
+    from deploy.cli import audit_log
+    from deploy.local.errors import LauncherError
+    from security.audit import syslog
+
+    host, _, port = collector.rpartition(":")
+    if not host or not port.isdecimal():
+        raise LauncherError(f"{collector} is no address", "Say HOST:PORT")
+    async with audit_log.connected() as log:
+        lines = (syslog.message(*leaf) async for leaf in audit_log.leaves(log, from_time_us, to_time_us))
+        try:
+            return await syslog.send(lines, host, int(port), ca)
+        except (OSError, TimeoutError) as error:
+            raise LauncherError(f"{collector} does not take it: {error}", "See --ca and the collector") from error
+
+
+async def _lines(form: str, from_time_us: int, to_time_us: int) -> AsyncIterator[str]:
+    from deploy.cli import audit_log
+    from security.audit import syslog
+
+    async with audit_log.connected() as log:
+        if form == "syslog":
+            async for leaf in audit_log.leaves(log, from_time_us, to_time_us):
+                yield syslog.message(*leaf)
+        else:
+            async for event in audit_log.events(log, from_time_us, to_time_us):
+                yield json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+
+
+async def _export(output: Path, form: str, from_time_us: int, to_time_us: int) -> int:
     from deploy.local.errors import LauncherError
 
     lines = 0
     draft = output.with_name(f".{output.name}.draft")
     try:
-        async with audit_log.connected() as log:
-            with draft.open("w") as file:
-                async for event in audit_log.events(log, from_time_us, to_time_us):
-                    file.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
-                    lines += 1
+        with draft.open("w") as file:
+            async for line in _lines(form, from_time_us, to_time_us):
+                file.write(line + "\n")
+                lines += 1
         # Whole or not at all: a file that ends early would look like a log that was cut.
         draft.replace(output)
     except OSError as error:
@@ -239,49 +299,3 @@ def _verified(export: Path | None, key: Path | None, checkpoints: Path | None, w
 def _text(path: Path) -> Iterator[Iterator[str]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         yield iter(file)
-
-
-def _show_report(report: "Report", as_json: bool) -> None:
-    newest = report.newest
-    if as_json:
-        found: dict[str, Any] = {"ok": report.ok} | asdict(report)
-        for name, mark in (("newest", newest), ("witnessed", report.witnessed)):
-            found[name] = {"size": mark.size, "root": mark.root.hex()} if mark else None
-        print_json(found)
-        return
-    out = console()
-    for finding in report.findings:
-        out.print(f"[red]{finding.kind.value}[/] {escape(finding.message)}", soft_wrap=True)
-    if report.unnamed:
-        out.print(f"[red]and {report.unnamed} more[/]")
-    state = "[green]The log is what was signed[/]" if report.ok else "[red]The log is not what was signed[/]"
-    signed = f"signed up to leaf {newest.size - 1}" if newest else "nothing signed"
-    if report.witnessed:
-        signed += f", cosigned up to leaf {report.witnessed.size - 1}"
-    waiting = f", {report.pending} rows wait for their leaf" if report.pending else ""
-    out.print(
-        f"{state}: {report.rows} rows, {report.leaves} leaves, {report.checkpoints} checkpoints, {signed}{waiting}"
-    )
-
-
-def _show(records: list[dict[str, Any]], as_json: bool, header: bool = True) -> None:
-    if as_json:
-        print_json(records)
-        return
-    table = Table("#", "time", "who", "what", "about", "decision", "result", box=None, show_header=header)
-    for record in records:
-        peer = record["peer"].rsplit("/", 1)[-1] or "?"
-        who = f"{record['token_subject']} via {peer}" if record["token_subject"] else peer
-        colour = "red" if record["decision"] == "denied" else "green"
-        result = f"{record['result']} {record['reason']}".strip()
-        what = record["method"].rsplit(".", 1)[-1]
-        table.add_row(
-            str(record["sequence"]),
-            record["time"][:23],
-            escape(who),
-            escape(what),
-            escape(record["data_subject"]),
-            f"[{colour}]{record['decision']}[/]",
-            escape(result),
-        )
-    console().print(table)

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
 
-from deploy.local import topology
-from deploy.local.errors import LauncherError, NotRunning
-from deploy.local.settings import LauncherSettings
-from mesh.channel import Channels
-from mesh.contract import load
-from mesh.errors import MeshError
-from mesh.spiffe import SpiffeId
-from mesh.tls import Identity, IdentityError
+from deploy.cli.operated import operated
+from deploy.local.errors import LauncherError
 from security.audit import ocsf
 from security.audit.record import AuditRecord, Decision
 
@@ -29,19 +23,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 @asynccontextmanager
 async def connected() -> AsyncIterator["AuditLogAsyncStub"]:
     """The log's service. Failures become one line with a remedy."""
-    home = LauncherSettings().layout
-    table = topology.read(home.topology)
-    listen = table.process("audit").listen("grpc")
-    if listen is None:
-        raise NotRunning("The audit log does not listen", "Start the mesh with `make run`")
-    try:
-        channels = Channels(Identity(home.identity("operator")), load())
-        try:
-            yield AuditLogStub(channels.direct(str(listen), SpiffeId("private", "audit", table.trust_domain)))
-        finally:
-            await channels.close(0)
-    except (MeshError, IdentityError) as error:
-        raise LauncherError(f"The audit log cannot be read: {error}", "See `isthmus status`") from error
+    async with operated("audit") as channel:
+        yield AuditLogStub(channel)
 
 
 async def records(log: "AuditLogAsyncStub", request: pb.ListRecordsRequest, limit: int) -> list[pb.AuditRecord]:
@@ -59,6 +42,21 @@ async def records(log: "AuditLogAsyncStub", request: pb.ListRecordsRequest, limi
         if len(page) < request.page_size:
             break
     return found
+
+
+async def leaves(
+    log: "AuditLogAsyncStub", from_time_us: int, to_time_us: int
+) -> AsyncIterator[tuple[AuditRecord, int, int]]:
+    """The signed records of a time, in the tree's order, each with its sequence number and its leaf."""
+    proof = await log.ProveRange(pb.ProveRangeRequest(from_time_us=from_time_us, to_time_us=to_time_us))
+    request = pb.ListLeavesRequest(first_leaf=proof.first_leaf, end_leaf=proof.end_leaf, page_size=PAGE_SIZE)
+    while request.first_leaf < request.end_leaf:
+        page = (await log.ListLeaves(request)).records
+        for record in page:
+            yield hashed(record), record.sequence, record.leaf_index
+        if len(page) < PAGE_SIZE:
+            break
+        request.first_leaf = page[-1].leaf_index + 1
 
 
 async def events(log: "AuditLogAsyncStub", from_time_us: int, to_time_us: int) -> AsyncIterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from deploy.cli import audit, bridge, check, config, demo, drill, policy, run, status
+from deploy.cli import audit, bridge, check, config, demo, drill, keys, policy, run, status
 from mesh.environment import GRPC
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(bridge.app, name="bridge")
 app.add_typer(config.app, name="config")
 app.add_typer(drill.app, name="drill")
+app.add_typer(keys.app, name="keys")
 app.add_typer(policy.app, name="policy")
 
 

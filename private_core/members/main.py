@@ -8,7 +8,8 @@ from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
-from private_core.members.service import MembersService
+from private_core.members.rotation import KeyRotation
+from private_core.members.service import DataKeysService, MembersService
 from private_core.members.settings import MembersSettings
 from private_core.members.store import MemberStore
 from security.audit.interceptor import AuditInterceptor
@@ -45,5 +46,7 @@ async def main(settings: MembersSettings, process: Process) -> None:
 
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
+    rotation = KeyRotation(engine, keyring, vault)
+    server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
     await process.serve(server.build(), sink, keys)
     await engine.dispose()

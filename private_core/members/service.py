@@ -12,6 +12,7 @@ from mesh.clock import Clock
 from private_core.members import domain
 from private_core.members.domain import Member, Particulars
 from private_core.members.phone import normalised
+from private_core.members.rotation import KeyRotation
 from private_core.members.store import MemberStore
 from private_core.storage.idempotency import Answer, Intent, intent_of
 from private_core.translation import translated
@@ -62,3 +63,40 @@ class MembersService(members_pb2_grpc.MembersServicer):
     def _intent(self, request: pb.RegisterMemberRequest) -> Intent:
         intent = intent_of(request, request.idempotency_key)
         return dataclasses.replace(intent, body=self._bodies.of(intent.body.hex()))
+
+
+class DataKeysService(members_pb2_grpc.DataKeysServicer):
+    """Rotation and erasure, for the operator."""
+
+    def __init__(self, store: MemberStore, rotation: KeyRotation, clock: Clock) -> None:
+        self._store = store
+        self._rotation = rotation
+        self._clock = clock
+
+    async def GetKeyStatus(self, request: pb.GetKeyStatusRequest, context: Any) -> pb.GetKeyStatusResponse:
+        status = await self._rotation.status()
+        return pb.GetKeyStatusResponse(
+            keks=[
+                pb.Kek(id=use.kek.id, version=use.kek.version, held=use.held, data_keys=use.data_keys)
+                for use in status.keks
+            ],
+            remaining=status.remaining,
+            erased=status.erased,
+        )
+
+    async def AddKek(self, request: pb.AddKekRequest, context: Any) -> pb.AddKekResponse:
+        return pb.AddKekResponse(newest_version=self._rotation.add(request.newest_version))
+
+    async def RewrapDataKeys(self, request: pb.RewrapDataKeysRequest, context: Any) -> pb.RewrapDataKeysResponse:
+        rewrapped, remaining = await self._rotation.rewrap(request.limit)
+        return pb.RewrapDataKeysResponse(rewrapped=rewrapped, remaining=remaining)
+
+    async def RetireKeks(self, request: pb.RetireKeksRequest, context: Any) -> pb.RetireKeksResponse:
+        return pb.RetireKeksResponse(retired=await self._rotation.retire())
+
+    async def EraseMember(self, request: pb.EraseMemberRequest, context: Any) -> pb.EraseMemberResponse:
+        with translated():
+            erased_time_us = await self._store.erase(request.member_id, self._clock.now_us())
+            if erased_time_us is None:
+                raise domain.no_such_member()
+        return pb.EraseMemberResponse(erased_time_us=erased_time_us)

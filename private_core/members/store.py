@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, func, select, text
+from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -12,6 +12,8 @@ from mesh.database.engine import execute, transact
 from private_core.members.domain import Member, Particulars, registered_already
 from private_core.storage.encrypted import Encrypted, RowCipher
 from private_core.storage.idempotency import Answer, Idempotency, Intent
+from security.audit import attached
+from security.audit.attached import RECORDED
 from security.keys.blind_index import BlindIndex
 from security.keys.errors import KekUnknown
 from security.keys.port import KekRef, WrappedKey
@@ -46,14 +48,25 @@ DATA_KEY: Final = Table(
 _ADD_MEMBER: Final = (
     insert(MEMBER).on_conflict_do_nothing(index_elements=[MEMBER.c.phone_index]).returning(MEMBER.c.member_id)
 )
+_RECORD: Final = text(RECORDED.format(of="(SELECT 1) AS registered"))
 _ADD_KEY: Final = insert(DATA_KEY)
 _FIND: Final = (
     select(MEMBER, DATA_KEY)
     .join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
     .where(MEMBER.c.member_id == bindparam("wanted"))
 )
-_EXISTS: Final = text("SELECT 1 FROM members.member WHERE member_id = :wanted")
-_COUNT: Final = select(func.count()).select_from(MEMBER)
+_EXISTS: Final = text("SELECT 1 FROM members.member WHERE member_id = :wanted AND erased_time IS NULL")
+_COUNT: Final = text("SELECT count(*) FROM members.member WHERE erased_time IS NULL")
+_ERASE: Final = text(
+    """
+    WITH destroyed AS (
+        DELETE FROM members.data_key WHERE subject = :member_id
+    )
+    UPDATE members.member SET erased_time = coalesce(erased_time, :now),
+        phone_index = NULL, phone = NULL, name = NULL, address = NULL
+    WHERE member_id = :member_id RETURNING erased_time
+    """
+)
 _KEKS: Final = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
 
 
@@ -106,9 +119,13 @@ class MemberStore:
             if (await connection.execute(_ADD_MEMBER, member_row)).first() is None:
                 raise registered_already()
             await connection.execute(_ADD_KEY, key_row)
+            await connection.execute(_RECORD, answer.audited)
             return None
 
-        return await transact(self._engine, work)
+        earlier = await transact(self._engine, work)
+        if earlier is None:
+            attached.committed()
+        return earlier
 
     async def find(self, member_id: str) -> Member | None:
         """The member with their particulars in clear; None when there is no such member, or their key is gone."""
@@ -130,7 +147,15 @@ class MemberStore:
         return bool(await execute(self._engine, _EXISTS, {"wanted": member_id}))
 
     async def count(self) -> int:
-        async def work(connection: AsyncConnection) -> int:
-            return (await connection.execute(_COUNT)).scalar_one()
+        count: int = (await execute(self._engine, _COUNT))[0][0]
+        return count
 
-        return await transact(self._engine, work)
+    async def erase(self, member_id: str, now_us: int) -> int | None:
+        """Destroy the member's data key and envelopes. Gives when that was first done; None: no such member.
+
+        What the key sealed is noise from then on, wherever a copy of it lies.
+        """
+        now = _EPOCH + timedelta(microseconds=now_us)
+        rows = await execute(self._engine, _ERASE, {"member_id": member_id, "now": now})
+        self._vault.forget(member_id)
+        return (rows[0].erased_time - _EPOCH) // timedelta(microseconds=1) if rows else None

@@ -74,11 +74,15 @@ def unknown_member() -> WrongState:
     return WrongState("MEMBER_UNKNOWN", "no such member is registered", "register the member, then place a new order")
 
 
-def readable(order: Order | None, by: Caller) -> Order:
-    """The order, if there is one and the caller may know of it. Otherwise the same refusal, whichever it was."""
-    if order is None or not by.may_act_for(order.member_id):
+def existing(order: Order | None) -> Order:
+    if order is None:
         raise Absent("ORDER_UNKNOWN", "there is no such order", "check the order id")
     return order
+
+
+def readable(order: Order | None, by: Caller) -> Order:
+    """The order, if there is one and the caller may know of it. Otherwise the same refusal, whichever it was."""
+    return existing(order if order is not None and by.may_act_for(order.member_id) else None)
 
 
 def paid() -> WrongState:

@@ -44,6 +44,13 @@ class OrdersService(orders_pb2_grpc.OrdersServicer):
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
         return orders_pb2.GetOrderResponse(order=_message(await self._read(request.order_id)))
 
+    async def InspectOrder(
+        self, request: orders_pb2.InspectOrderRequest, context: Any
+    ) -> orders_pb2.InspectOrderResponse:
+        order = await self._store.read(request.order_id)
+        with translated():
+            return orders_pb2.InspectOrderResponse(order=_message(domain.existing(order)))
+
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
         order = await self._read(request.order_id)
         version = await self._store.begin_cancel(order.order_id)

@@ -11,9 +11,11 @@ from private_core.money import Money
 from private_core.orders.domain import Line, Month, Order, State
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from private_core.times import to_datetime, to_us
+from security.audit import attached
+from security.audit.attached import RECORDED
 
 _PLACE: Final = text(
-    """
+    f"""
     WITH claimed AS (
         INSERT INTO orders.idempotency (intent, body, answer) VALUES (:intent, :body, :answer)
         ON CONFLICT DO NOTHING RETURNING intent
@@ -26,9 +28,9 @@ _PLACE: Final = text(
         SELECT placed.order_id, line.position, line.sku, line.quantity, line.amount
         FROM placed, unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[]), CAST(:amounts AS bigint[]))
             WITH ORDINALITY AS line (sku, quantity, amount, position)
-    )
+    ), recorded AS ({RECORDED.format(of="placed")})
     SELECT order_id FROM placed
-    """
+    """  # noqa: S608
 )
 _READ: Final = text(
     """
@@ -80,8 +82,10 @@ class OrderStore:
             "quantities": [line.quantity for line in order.lines],
             "amounts": [line.amount.minor for line in order.lines],
         }
-        placed = await execute(self._engine, _PLACE, parameters)
-        return answer if placed else await self.refuse(intent, answer)
+        if await execute(self._engine, _PLACE, parameters | answer.audited):
+            attached.committed()
+            return answer
+        return await self.refuse(intent, answer)
 
     async def refuse(self, intent: Intent, answer: Answer) -> Answer:
         """Store the answer alone. Returns the first answer to the intent, which may be an earlier one."""

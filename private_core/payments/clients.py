@@ -21,9 +21,18 @@ class OrdersClient:
         self._stub: orders_pb2_grpc.OrdersAsyncStub = orders_pb2_grpc.OrdersStub(channel)
 
     async def read(self, order_id: str) -> Order:
-        order = (await self._stub.GetOrder(orders_pb2.GetOrderRequest(order_id=order_id))).order
-        placed = order.state == orders_pb2.ORDER_STATE_PLACED
-        return Order(order.order_id, order.member_id, money_of(order.total), placed)
+        return _order((await self._stub.GetOrder(orders_pb2.GetOrderRequest(order_id=order_id))).order)
+
+    async def inspect(self, order_id: str) -> Order:
+        order = (await self._stub.InspectOrder(orders_pb2.InspectOrderRequest(order_id=order_id))).order
+        if order.state == orders_pb2.ORDER_STATE_CANCELLING:
+            raise Unavailable("ORDER_UNDECIDED", "the order is being cancelled, or kept", remedy="look again later")
+        return _order(order)
+
+
+def _order(order: orders_pb2.Order) -> Order:
+    placed = order.state == orders_pb2.ORDER_STATE_PLACED
+    return Order(order.order_id, order.member_id, money_of(order.total), placed)
 
 
 class SandboxClient:

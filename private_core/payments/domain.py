@@ -91,7 +91,10 @@ class Orders(Protocol):
     """Port to the orders room."""
 
     async def read(self, order_id: str) -> Order:
-        """Raises mesh.errors.NotFound."""
+        """As the caller of this call may. Raises mesh.errors.NotFound."""
+
+    async def inspect(self, order_id: str) -> Order:
+        """Without a caller. Raises mesh.errors.NotFound; Unavailable also while the order is being cancelled."""
 
 
 class Account(StrEnum):

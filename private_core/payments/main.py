@@ -11,6 +11,7 @@ from mesh.server import ServerBuilder
 from private_core.payments.clients import OrdersClient, SandboxClient
 from private_core.payments.service import LedgerService, PaymentsService
 from private_core.payments.settings import PaymentsSettings
+from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
@@ -41,5 +42,6 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, PaymentsService(store, orders, provider, clock))
     server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store))
-    await process.serve(server.build(), sink, keys)
+    settlement = Settlement(store, orders, provider, settings.settlement_interval_s)
+    await process.serve(server.build(), sink, keys, settlement)
     await engine.dispose()

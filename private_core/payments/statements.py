@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import TextClause, text
 
 from private_core.payments.domain import Kind
+from security.audit.attached import RECORDED
 
 # What is made a Payment and an Operation; named, because what is not asked for need not be carried.
 _PAYMENT: Final = (
@@ -67,10 +68,10 @@ BEGIN_AGAIN: Final[dict[Kind, TextClause]] = {
     kind: text(sql.format(gate=_OPEN_INTENT, columns=_COLUMNS)) for kind, sql in _BEGIN.items()
 }
 
-# The end of an operation: its progress, the payment, the postings and the stored answer. Only while the payment still
-# is what the answer was made from; no row otherwise.
+# The end of an operation: its progress, the payment, the postings, the stored answer and the audit record. Only while
+# the payment still is what the answer was made from; no row otherwise.
 FINISH: Final = text(
-    """
+    f"""
     WITH locked AS (
         SELECT payment_id, source_time FROM payments.payment
         WHERE payment_id = :payment_id AND state = :state_before AND refunded = :refunded_before FOR UPDATE
@@ -94,9 +95,9 @@ FINISH: Final = text(
     ), settled AS (
         UPDATE payments.idempotency SET answer = :answer, refusal = :refusal FROM finished
         WHERE intent = :intent AND answer IS NULL AND refusal IS NULL
-    )
+    ), recorded AS ({RECORDED.format(of="finished")})
     SELECT operation_id FROM finished
-    """
+    """  # noqa: S608
 )
 
 # Abandoned: older than the longest deadline of a call, so whoever began it is gone.
@@ -109,6 +110,12 @@ OPERATION: Final = text(_OPERATION.format(where="operation_id = :operation_id"))
 HOLD_OF_ORDER: Final = text(_OPERATION.format(where=f"order_id = :order_id AND kind = 'hold' AND state IN {_LIVE}"))
 OPEN_CAPTURE: Final = text(
     _OPERATION.format(where="payment_id = :payment_id AND kind = 'capture' AND progress = 'open'")
+)
+
+# What nobody finishes any more: begun longer ago than any call lives. The oldest first.
+ABANDONED: Final = text(
+    _OPERATION.format(where="progress = 'open' AND operation.created_time < now() - CAST(:age AS interval)")
+    + " ORDER BY operation.created_time LIMIT :limit"
 )
 
 PAYMENT: Final = text(f"SELECT {_PAYMENT} FROM payments.payment AS payment WHERE payment_id = :payment_id")  # noqa: S608

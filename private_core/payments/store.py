@@ -1,6 +1,7 @@
 """Payments, operations and postings in PostgreSQL. No transaction is open while the provider is asked."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,6 +15,7 @@ from private_core.refusals import Busy, Refusal
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from private_core.times import to_datetime, to_us
 from private_core.translation import error_of
+from security.audit import attached
 
 # A refund that ends while others of the same payment end too is written again from the newest amounts.
 _FINISHES_MAX: Final = 10
@@ -111,13 +113,20 @@ class PaymentStore:
                 "accounts": [account.value for account, _ in legs],
                 "amounts": [sign * operation.amount.minor for _, sign in legs],
             }
-            if await execute(self._engine, statements.FINISH, parameters | answer.parameters):
+            if await execute(self._engine, statements.FINISH, parameters | answer.parameters | answer.audited):
+                attached.committed()
                 return answer
             ended = await self._look_again(intent, operation, say)
             if isinstance(ended, Answer):
                 return ended
             operation = ended
         raise error_of(domain.busy())
+
+    async def abandoned(self, age_s: float, limit: int) -> list[Operation]:
+        """Open operations older than `age_s`, the oldest first."""
+        age = timedelta(seconds=age_s)
+        rows = await execute(self._engine, statements.ABANDONED, {"age": age, "limit": limit})
+        return [_operation(row) for row in rows]
 
     async def read(self, payment_id: str) -> Payment | None:
         rows = await execute(self._engine, statements.PAYMENT, {"payment_id": payment_id})

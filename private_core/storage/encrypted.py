@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Dialect, LargeBinary, Table
 from sqlalchemy.types import TypeDecorator
 
-from security.keys.envelope import DataKey, Envelope, Place
+from security.keys.envelope import DataKey, Envelope, encode_parts
 
 FIELD_VERSION: Final = 1
 
@@ -40,18 +40,20 @@ class RowCipher:
 
     def __init__(self, table: Table, tenant: str) -> None:
         self.columns = tuple(column.name for column in table.columns if isinstance(column.type, Encrypted))
-        self._tenant = tenant
+        self._named = frozenset(self.columns)
         self._table = table.fullname
+        # A place is its parts one behind another (security.keys.envelope.Place): what is the same for every row, once.
+        self._before = {column: encode_parts(tenant, self._table, column) for column in self.columns}
+        self._behind = encode_parts(str(FIELD_VERSION))
 
     def seal(self, key: DataKey, row: str, values: Mapping[str, str]) -> dict[str, Envelope]:
         """An envelope for each encrypted column of `row`. Raises ValueError unless `values` names exactly these."""
-        if values.keys() != set(self.columns):
+        if values.keys() != self._named:
             raise ValueError(f"{self._table} encrypts {', '.join(self.columns)}, not {', '.join(sorted(values))}")
-        return {column: key.seal(value.encode(), self._place(column, row)) for column, value in values.items()}
+        end, before = encode_parts(row) + self._behind, self._before
+        return {column: key.seal_at(value.encode(), before[column] + end) for column, value in values.items()}
 
     def open(self, key: DataKey, row: str, stored: Mapping[str, Any]) -> dict[str, str]:
         """The text of each encrypted column. Raises EnvelopeRejected for a value that belongs elsewhere."""
-        return {column: key.open(stored[column], self._place(column, row)).decode() for column in self.columns}
-
-    def _place(self, column: str, row: str) -> Place:
-        return Place(self._tenant, self._table, column, row, FIELD_VERSION)
+        end, before = encode_parts(row) + self._behind, self._before
+        return {column: key.open_at(stored[column], before[column] + end).decode() for column in self.columns}

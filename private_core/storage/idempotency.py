@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import current_call
 from mesh.errors import AlreadyExists, Internal, MeshError, from_status
+from security.audit import attached
 
 CREATE_TABLE: Final = """
     CREATE TABLE {schema}.idempotency (
@@ -77,6 +78,14 @@ class Answer:
     def parameters(self) -> dict[str, Any]:
         """:answer and :refusal."""
         return {"answer": self.answer, "refusal": self.refusal}
+
+    @property
+    def audited(self) -> dict[str, str]:
+        """:audit, for security.audit.attached.RECORDED: the record of the call that ends with this answer."""
+        if self.refusal is None:
+            return {"audit": attached.rows()}
+        refused = from_status(status_pb2.Status.FromString(self.refusal))
+        return {"audit": attached.rows(refused.code, refused.reason)}
 
     @classmethod
     def of(cls, outcome: Message | MeshError) -> "Answer":

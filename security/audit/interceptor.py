@@ -17,6 +17,7 @@ from mesh.contract import Contract, MethodPolicy
 from mesh.contract.model import AuditLevel
 from mesh.errors import MeshError
 from mesh.settings import ProcessSettings
+from security.audit.attached import begin
 from security.audit.port import AuditSink
 from security.audit.record import AuditRecord, Decision, clean
 
@@ -55,10 +56,12 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
 
         async def audited(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self._sink.require_open()
+            attached = begin(lambda code, reason: self._record(method, request, code, reason))
             try:
                 answer = await handle(request, context)
             except MeshError as error:
-                await self._keep(self._record(method, request, error.code, error.reason), required)
+                if not attached.says(error.code, error.reason):
+                    await self._keep(self._record(method, request, error.code, error.reason), required)
                 raise
             except asyncio.CancelledError:
                 # The caller is gone or its time is up: there is nobody to hold an answer back from.
@@ -69,7 +72,8 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
                     self._record(method, request, grpc.StatusCode.INTERNAL, type(error).__name__), required
                 )
                 raise
-            await self._keep(self._record(method, request, grpc.StatusCode.OK, ""), required)
+            if not attached.says(grpc.StatusCode.OK, ""):
+                await self._keep(self._record(method, request, grpc.StatusCode.OK, ""), required)
             return answer
 
         return audited

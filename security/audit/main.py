@@ -7,6 +7,7 @@ from mesh.database.engine import async_engine
 from mesh.process import Process
 from mesh.server import ServerBuilder
 from mesh.spiffe import SpiffeId
+from security.audit.alerts import RULES, AlertRules, read_rules
 from security.audit.checkpoint import CHECKPOINT_FILE, SIGNING_KEY, CheckpointFile, origin
 from security.audit.interceptor import AuditInterceptor
 from security.audit.note import Signer
@@ -16,6 +17,7 @@ from security.audit.service import AuditLogService
 from security.audit.settings import AuditSettings
 from security.audit.store import AuditStore
 from security.audit.tree_store import TreeStore
+from security.audit.watch import AlertWatch
 from security.audit.witness_client import WitnessClient
 from security.audit.witnessing import Witnessing
 
@@ -34,8 +36,10 @@ async def main(settings: AuditSettings, process: Process) -> None:
         client = WitnessClient(settings.witness_address, peer, process.identity)
         name = f"{settings.trust_domain}/witness"
         witnesses.append(Witnessing(store, client, name, settings.audit_checkpoint_s))
+    rules = AlertRules(read_rules(settings.audit_alert_rules or RULES), process.contract)
+    watch = AlertWatch(store, rules, settings.audit_alert_webhook, settings.audit_checkpoint_s)
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
     server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.
-    await process.serve(server.build(), sequencer, sink, *witnesses)
+    await process.serve(server.build(), sequencer, sink, watch, *witnesses)
     await engine.dispose()

@@ -24,22 +24,30 @@ LINGER_S: Final = 0.2
 WRITE_S_MAX: Final = 3.0
 _BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
-# A batch is one parameter (see `parameters`): the driver takes longer over an array of each column than PostgreSQL over
-# the JSON.
-INSERT: Final = """
-    INSERT INTO audit.record (
-        record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason,
-        trace_id, workload, node, leaf_hash
-    )
-    SELECT record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason,
-        trace_id, workload, node, decode(leaf_hash, 'hex')
-    FROM json_to_recordset(%(rows)s::json) AS row (
-        record_id uuid, time_us bigint, peer text, token_subject text, token_client text, method text,
-        data_subject text, decision smallint, result text, reason text, trace_id text, workload text, node text,
-        leaf_hash text
-    )
-    ON CONFLICT (record_id) DO NOTHING
+_NAMES: Final = (
+    "record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason, trace_id,"
+    " workload, node"
+)
+
+
+def recorded(rows: str, of: str = "") -> str:
+    """The statement that adds records. rows: the placeholder of what `parameters` gives; of: what to join them with.
+
+    A batch is one parameter: the driver takes longer over an array of each column than PostgreSQL over the JSON.
     """
+    return f"""
+        INSERT INTO audit.record ({_NAMES}, leaf_hash)
+        SELECT {_NAMES}, decode(leaf_hash, 'hex')
+        FROM json_to_recordset({rows}) AS audited (
+            record_id uuid, time_us bigint, peer text, token_subject text, token_client text, method text,
+            data_subject text, decision smallint, result text, reason text, trace_id text, workload text, node text,
+            leaf_hash text
+        ){of}
+        ON CONFLICT (record_id) DO NOTHING
+        """  # noqa: S608
+
+
+INSERT: Final = recorded("%(rows)s::json")
 _COLUMNS: Final = AuditRecord.__slots__
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -6,25 +6,31 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from security.keys.errors import EnvelopeMalformed, EnvelopeRejected
+from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, KeyExhausted
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
+SEALED_MAX: Final = 2**32
 
 
 class Aead:
-    """One key. Nonces are random: a key must seal fewer than 2^32 values (SP 800-38D, section 8.3)."""
+    """One key. Nonces are random, so that neither a fork nor a restored snapshot repeats one; therefore a key seals at
+    most 2^32 values (SP 800-38D, section 8.3). Counted by process: many times more than one lives to seal."""
 
-    __slots__ = ("_cipher",)
+    __slots__ = ("_cipher", "sealed")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
         self._cipher = AESGCM(key)
+        self.sealed = 0
 
     def seal(self, plaintext: bytes, associated: bytes) -> tuple[bytes, bytes]:
-        """Give (nonce, ciphertext and tag)."""
+        """Give (nonce, ciphertext and tag). Raises KeyExhausted."""
+        if self.sealed >= SEALED_MAX:
+            raise KeyExhausted
+        self.sealed += 1
         nonce = os.urandom(NONCE_BYTES)
         return nonce, self._cipher.encrypt(nonce, plaintext, associated)
 

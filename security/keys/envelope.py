@@ -22,6 +22,8 @@ VERSION: Final = 1
 AES_256_GCM: Final = 1
 KEY_ID_BYTES: Final = 16
 KEK_ID_BYTES_MAX: Final = 255
+# Beside the KEK's id: version, suite, length; KEK version; data key id.
+_HEADER_BYTES: Final = 3 + 4 + KEY_ID_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,64 +41,91 @@ class Place:
         return encode_parts(self.tenant, self.table, self.column, self.row, str(self.field_version))
 
 
-@dataclass(frozen=True, slots=True)
 class Envelope:
-    kek: KekRef
-    key_id: bytes
-    nonce: bytes
-    # Ciphertext and tag.
-    sealed: bytes
+    """The bytes of one, and where their header ends. Its parts are read off when asked for: most are only opened."""
+
+    __slots__ = ("_data", "end")
+
+    def __init__(self, data: bytes, end: int) -> None:
+        """`end`: of the header. For those who have made the bytes themselves; others `parse` them."""
+        self._data = data
+        self.end = end
 
     def to_bytes(self) -> bytes:
-        return header(self.kek, self.key_id) + self.nonce + self.sealed
+        return self._data
+
+    @property
+    def header(self) -> bytes:
+        return self._data[: self.end]
+
+    @property
+    def kek(self) -> KekRef:
+        version_at = self.end - KEY_ID_BYTES - 4
+        (version,) = struct.unpack_from(">I", self._data, version_at)
+        return KekRef(self._data[3:version_at].decode("ascii"), version)
+
+    @property
+    def key_id(self) -> bytes:
+        return self._data[self.end - KEY_ID_BYTES : self.end]
+
+    @property
+    def nonce(self) -> bytes:
+        return self._data[self.end : self.end + NONCE_BYTES]
+
+    @property
+    def sealed(self) -> bytes:
+        """Ciphertext and tag."""
+        return self._data[self.end + NONCE_BYTES :]
 
     @classmethod
     def parse(cls, data: bytes) -> "Envelope":
         """Read an envelope. Raises EnvelopeMalformed when truncated, EnvelopeUnsupported when from the future."""
         if len(data) < 3:
             raise EnvelopeMalformed("it is shorter than its header")
-        version, suite, kek_bytes = data[:3]
-        if version != VERSION:
-            raise EnvelopeUnsupported(f"envelope version {version}")
-        if suite != AES_256_GCM:
-            raise EnvelopeUnsupported(f"cipher suite {suite}")
-        end = 3 + kek_bytes + 4 + KEY_ID_BYTES
+        if data[0] != VERSION:
+            raise EnvelopeUnsupported(f"envelope version {data[0]}")
+        if data[1] != AES_256_GCM:
+            raise EnvelopeUnsupported(f"cipher suite {data[1]}")
+        end = data[2] + _HEADER_BYTES
         if len(data) < end + NONCE_BYTES + TAG_BYTES:
             raise EnvelopeMalformed("it is shorter than its header says")
-        try:
-            kek_id = data[3 : 3 + kek_bytes].decode("ascii")
-        except UnicodeDecodeError:
-            raise EnvelopeMalformed("its KEK id is not ASCII") from None
-        (kek_version,) = struct.unpack_from(">I", data, 3 + kek_bytes)
-        return cls(
-            kek=KekRef(kek_id, kek_version),
-            key_id=data[end - KEY_ID_BYTES : end],
-            nonce=data[end : end + NONCE_BYTES],
-            sealed=data[end + NONCE_BYTES :],
-        )
+        if not data[3 : 3 + data[2]].isascii():
+            raise EnvelopeMalformed("its KEK id is not ASCII")
+        return cls(data, end)
 
 
 class DataKey:
     """The key of one data subject. Seals and opens that subject's values only."""
 
-    __slots__ = ("_aead", "_header", "_kek", "key_id")
+    __slots__ = ("_aead", "_header", "key_id")
 
     def __init__(self, key_id: bytes, kek: KekRef, key: bytes) -> None:
         self.key_id = key_id
-        self._kek = kek
         self._header = header(kek, key_id)
         self._aead = Aead(key)
 
     def seal(self, plaintext: bytes, place: Place) -> Envelope:
-        nonce, sealed = self._aead.seal(plaintext, self._header + place.encoded())
-        return Envelope(self._kek, self.key_id, nonce, sealed)
+        """Raises KeyExhausted."""
+        return self.seal_at(plaintext, place.encoded())
 
     def open(self, envelope: Envelope, place: Place) -> bytes:
         """Raises EnvelopeRejected for a value of another subject, another place, or an altered one."""
-        if envelope.key_id != self.key_id:
+        return self.open_at(envelope, place.encoded())
+
+    def seal_at(self, plaintext: bytes, place: bytes) -> Envelope:
+        """`seal` for whoever has the place encoded already."""
+        header = self._header
+        nonce, sealed = self._aead.seal(plaintext, header + place)
+        return Envelope(header + nonce + sealed, len(header))
+
+    def open_at(self, envelope: Envelope, place: bytes) -> bytes:
+        data, end = envelope.to_bytes(), envelope.end
+        middle = end + NONCE_BYTES
+        # The header as it was when the value was sealed: the data key may have been wrapped under another KEK since.
+        header = data[:end]
+        if header[-KEY_ID_BYTES:] != self.key_id:
             raise EnvelopeRejected
-        associated = header(envelope.kek, envelope.key_id) + place.encoded()
-        return self._aead.open(envelope.nonce, envelope.sealed, associated)
+        return self._aead.open(data[end:middle], data[middle:], header + place)
 
 
 def header(kek: KekRef, key_id: bytes) -> bytes:
@@ -109,5 +138,8 @@ def header(kek: KekRef, key_id: bytes) -> bytes:
 
 def encode_parts(*parts: str) -> bytes:
     """Join strings so that no two different lists give the same bytes."""
-    encoded = [part.encode() for part in parts]
-    return b"".join(struct.pack(">I", len(part)) + part for part in encoded)
+    joined = b""
+    for part in parts:
+        encoded = part.encode()
+        joined += len(encoded).to_bytes(4, "big") + encoded
+    return joined

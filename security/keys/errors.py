@@ -48,3 +48,25 @@ class KeyringUnusable(FailedPrecondition):
             f"the keyring cannot be used: {detail}",
             remedy="Restore the keyring file from its backup.",
         )
+
+
+class KeyringBusy(FailedPrecondition):
+    """A key was added a moment ago, and an older one may still be in use somewhere."""
+
+    def __init__(self, settled_s: float) -> None:
+        super().__init__(
+            "KEYRING_BUSY",
+            f"the keyring was changed less than {settled_s:.0f} s ago, and the older keys may be in use",
+            remedy="Try again in a minute.",
+        )
+
+
+class KeyExhausted(FailedPrecondition):
+    """The key has sealed as much as a key may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "KEY_EXHAUSTED",
+            "this key has sealed as many values as random nonces allow",
+            remedy="Rotate it: isthmus keys rotate.",
+        )

@@ -59,6 +59,13 @@ class Vault:
             self._cache.popitem(last=False)
         return unwrapped
 
+    async def rewrap(self, wrapped: WrappedKey, subject: str) -> WrappedKey:
+        """The same data key under the newest KEK. Raises as `key` does."""
+        context = self._context(subject, wrapped.key_id)
+        key = await self._kms.unwrap(wrapped.kek, wrapped.ciphertext, context)
+        kek, ciphertext = await self._kms.wrap(key, context)
+        return WrappedKey(wrapped.key_id, kek, ciphertext)
+
     def forget(self, subject: str) -> None:
         """Drop the keys of an erased subject from memory."""
         for entry in [entry for entry in self._cache if entry[1] == subject]:

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from isthmus.members.v1 import members_pb2 as pb
 from isthmus.members.v1.members_pb2_grpc import MembersStub
 
+from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
 from deploy.local.topology import read
 from mesh.channel import Channels
@@ -22,6 +24,7 @@ from mesh.tls import Identity
 from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
 from security.audit.cosignature import WITNESS_FILE
 from tests.integration.conftest import free_port_base
+from tests.integration.room import plain
 
 DEADLINE_S = 10.0
 
@@ -37,6 +40,31 @@ async def until_signed(home: Path) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not (CheckpointFile(home / CHECKPOINT_FILE).notes() and (home / WITNESS_FILE).exists()):  # noqa: ASYNC110 - a file rings no bell
             await asyncio.sleep(0.1)
+
+
+async def erase(home: Path, mesh: LocalMesh) -> None:
+    """Rotate the keys, erase a member; the proof stands by itself."""
+    rotated = await asyncio.to_thread(isthmus, home, "keys", "rotate", "--json")
+    assert rotated.returncode == 0, rotated.stderr
+    assert json.loads(rotated.stdout)["finished"]
+    unknown = await asyncio.to_thread(isthmus, home, "keys", "shred", "nobody", "--yes", "--proof", str(home / "p"))
+    assert unknown.returncode == 1
+    assert "MEMBER_UNKNOWN" in unknown.stderr
+    with psycopg.connect(plain(postgres.url(mesh.home))) as connection:
+        connection.execute(
+            "INSERT INTO members.member SELECT 'gone', sha256('x'), 'x', 'x', 'x', now()",
+        )
+    proof = home / "erased.jsonl"
+    shred = ("keys", "shred", "gone", "--yes", "--proof", str(proof), "--json")
+    done = await asyncio.to_thread(isthmus, home, *shred)
+    assert done.returncode == 0, done.stderr
+    lines = proof.read_text().splitlines()
+    assert '"EraseMember"' in lines[0]
+    assert '"gone"' in lines[0]
+    offline = ("audit", "verify", "--export", str(proof), "--key", str(home / VERIFIER_KEY))
+    assert (await asyncio.to_thread(isthmus, home / "elsewhere", *offline)).returncode == 0
+    proof.write_text(proof.read_text().replace('"gone"', '"else"'))
+    assert (await asyncio.to_thread(isthmus, home / "elsewhere", *offline)).returncode == 1
 
 
 async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None:
@@ -72,6 +100,7 @@ async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None
         export = tmp_path / "export.jsonl"
         done = await asyncio.to_thread(isthmus, tmp_path, "audit", "export", "--output", str(export))
         assert done.returncode == 0, done.stderr
+        await erase(tmp_path, mesh)
         verified = await asyncio.to_thread(isthmus, tmp_path, "audit", "verify", "--json")
         assert verified.returncode == 0, verified.stdout
         assert json.loads(verified.stdout)["ok"]

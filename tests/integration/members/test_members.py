@@ -2,103 +2,37 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from isthmus.members.v1 import members_pb2 as pb
-from isthmus.members.v1 import members_pb2_grpc
 from isthmus.members.v1.members_pb2_grpc import MembersStub
 
-from mesh.clock import SystemClock
 from mesh.contract import load
 from mesh.contract.model import DataClass
-from mesh.database.engine import async_engine
-from mesh.database.migrate import Owner, migrate
 from mesh.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
-from private_core.members import store as members_store
-from private_core.members.service import MembersService
-from private_core.members.store import MEMBER, MemberStore
+from private_core.members.store import MEMBER
 from private_core.storage.encrypted import Encrypted
-from security.audit import postgres as audit_postgres
-from security.audit.postgres import PostgresAuditSink
-from security.keys.blind_index import BlindIndex
 from security.keys.errors import KekUnknown
-from security.keys.keyring import Keyring, rotate
-from security.keys.vault import Vault
+from security.keys.keyring import Keyring
+from tests.integration.members.conftest import (
+    ADDRESS,
+    NAME,
+    PHONE,
+    READ,
+    WRITE,
+    cell_bytes,
+    marks_in,
+    own_record,
+    registered,
+    store_of,
+)
 from tests.integration.room import PrivateRoom, plain
 
 if TYPE_CHECKING:
     from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
-
-# No other test may write these: one PostgreSQL serves them all, and its files are searched for them.
-PHONE, NAME, ADDRESS = "+8613812340099", "Marisol Vandenbroucke", "7 Quillfeather Lane, Shenzhen"
-WRITE, READ = "members.write", "members.read"
-
-
-@pytest.fixture(scope="module")
-def url(postgres_url: str) -> str:
-    owners = [Owner.beside(members_store.__file__), Owner.beside(audit_postgres.__file__)]
-    migrate(postgres_url, owners)
-    return postgres_url
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> PrivateRoom:
-    return PrivateRoom(tmp_path, "members")
-
-
-@pytest.fixture
-def keyring(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for the whole database."""
-    return tmp_path_factory.getbasetemp() / url.rpartition("/")[2].partition("?")[0] / "keyring.json"
-
-
-@asynccontextmanager
-async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
-    engine = async_engine(url)
-    ring = Keyring.open(keyring)
-    try:
-        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(ring.index_key("members.phone")))
-    finally:
-        await engine.dispose()
-
-
-@pytest.fixture
-async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["MembersAsyncStub"]:
-    """A stub with the core gateway's certificate; every test begins with no member."""
-    with psycopg.connect(plain(url)) as connection:
-        connection.execute("TRUNCATE members.member, members.data_key, members.idempotency")
-    sink = PostgresAuditSink(async_engine(url))
-    await sink.start()
-    async with store_of(url, keyring) as store:
-        bodies = BlindIndex(Keyring.open(keyring).index_key("members.idempotency"))
-        service = MembersService(store, bodies, "CN", SystemClock())
-        async with (
-            room.serving(members_pb2_grpc.add_MembersServicer_to_server, service, sink),
-            room.caller() as channel,
-        ):
-            yield MembersStub(channel)
-    await sink.stop(2.0)
-
-
-def registration(key: str = "key-00000001", **changes: str) -> pb.RegisterMemberRequest:
-    return pb.RegisterMemberRequest(
-        **{"idempotency_key": key, "phone": PHONE, "name": NAME, "address": ADDRESS} | changes
-    )
-
-
-async def registered(members: "MembersAsyncStub", room: PrivateRoom, key: str = "key-00000001", **changes: str) -> str:
-    answer = await members.RegisterMember(registration(key, **changes), metadata=room.bearer(WRITE))
-    return answer.member_id
-
-
-async def own_record(members: "MembersAsyncStub", room: PrivateRoom, member_id: str) -> pb.Member:
-    request = pb.GetMemberRequest(member_id=member_id)
-    return (await members.GetMember(request, metadata=room.bearer(READ, subject=member_id))).member
 
 
 async def test_a_member_reads_their_own_record(members: "MembersAsyncStub", room: PrivateRoom) -> None:
@@ -164,8 +98,8 @@ async def test_no_column_and_no_file_holds_plaintext(
         for table in ("member", "data_key", "idempotency"):
             rows = connection.execute(f"SELECT * FROM members.{table}").fetchall()
             assert rows
-            cells = b"\n".join(_bytes(cell) for row in rows for cell in row)
-            assert not _found(cells)
+            cells = b"\n".join(cell_bytes(cell) for row in rows for cell in row)
+            assert not marks_in(cells)
         folder = connection.execute("SHOW data_directory").fetchone()
         assert folder is not None
         files = [path for path in Path(folder[0]).rglob("*") if path.is_file()]
@@ -173,7 +107,7 @@ async def test_no_column_and_no_file_holds_plaintext(
         seen = False
         for path in files:
             content = path.read_bytes()
-            assert not _found(content), path
+            assert not marks_in(content), path
             seen = seen or member_id.encode() in content
         # What is not encrypted was found, so the search looks where the rows are.
         assert seen
@@ -225,7 +159,8 @@ async def test_records_outlive_a_new_kek_and_a_foreign_keyring_stops_the_start(
     members: "MembersAsyncStub", room: PrivateRoom, url: str, keyring: Path, tmp_path: Path
 ) -> None:
     member_id = await registered(members, room)
-    rotate(keyring)
+    ring = Keyring.open(keyring)
+    ring.rotate(ring.newest.version)
     async with store_of(url, keyring) as store:
         await store.require_keks(Keyring.open(keyring).holds)
         member = await store.find(member_id)
@@ -274,21 +209,11 @@ async def test_every_call_is_on_record(members: "MembersAsyncStub", room: Privat
         (gateway, member_id, member_id, 2, "PERMISSION_DENIED", "SCOPE_MISSING", 32),
         (gateway, "", member_id, 2, "UNAUTHENTICATED", "TOKEN_MALFORMED", 32),
     ]
-    assert not _found(everything.encode())
+    assert not marks_in(everything.encode())
 
 
 def test_particulars_show_in_no_repr() -> None:
     from private_core.members.domain import Member, Particulars
 
     shown = repr(Member("m-1", Particulars.of(PHONE, NAME, ADDRESS), 1))
-    assert not _found(shown.encode())
-
-
-def _bytes(cell: Any) -> bytes:
-    return bytes(cell) if isinstance(cell, bytes | memoryview) else str(cell).encode()
-
-
-def _found(data: bytes) -> list[str]:
-    """Which of the marked values are in `data`, as text or as SQL shows bytes."""
-    marks = (PHONE[3:], NAME, NAME.split()[1], ADDRESS, "Quillfeather")
-    return [mark for mark in marks if mark.encode() in data or mark.encode().hex().encode() in data]
+    assert not marks_in(shown.encode())

@@ -97,7 +97,7 @@ class Room:
 
 @pytest.fixture(scope="module")
 def orders_url(postgres_url: str) -> str:
-    migrate(postgres_url, [owner for owner in owners() if owner.schema == "orders"])
+    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("orders", "audit")])
     return postgres_url
 
 

@@ -41,6 +41,9 @@ class FakeOrders:
             raise NotFound("ORDER_UNKNOWN", "there is no such order")
         return self.orders[order_id]
 
+    async def inspect(self, order_id: str) -> Order:
+        return await self.read(order_id)
+
 
 class FakeProvider:
     """Does what it is asked once per key, and can fall silent before or after it did."""
@@ -142,7 +145,7 @@ class Room:
 
 @pytest.fixture(scope="module")
 def payments_url(postgres_url: str) -> str:
-    migrate(postgres_url, [owner for owner in owners() if owner.schema == "payments"])
+    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("payments", "audit")])
     return postgres_url
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import FailedPrecondition
-from security.keys.errors import EnvelopeRejected, KekUnknown, KeyringUnusable
-from security.keys.keyring import Keyring, rotate
+from security.keys.aead import SEALED_MAX, Aead
+from security.keys.errors import EnvelopeRejected, KekUnknown, KeyExhausted, KeyringBusy, KeyringUnusable
+from security.keys.keyring import Keyring
 from security.keys.port import KekRef
 from security.keys.vault import Vault
 
@@ -50,8 +51,10 @@ def test_replicas_that_start_together_make_one_keyring(path: Path) -> None:
 
 async def test_a_key_wrapped_before_a_rotation_unwraps_after_it(path: Path) -> None:
     kek, ciphertext = await Keyring.open(path).wrap(KEY, b"context")
-    assert rotate(path).version == 2
-    ring = Keyring.open(path)
+    # Another process that has the same file open takes the new one up without a restart.
+    ring, other = Keyring.open(path), Keyring.open(path)
+    assert other.rotate(1).version == 2
+    assert other.rotate(1).version == 2
     assert await ring.unwrap(kek, ciphertext, b"context") == KEY
     assert (await ring.wrap(KEY, b"context"))[0].version == 2
 
@@ -63,7 +66,7 @@ async def test_a_wrapped_key_is_bound_to_its_context_and_kek(path: Path) -> None
         await ring.unwrap(kek, ciphertext, b"another")
     with pytest.raises(KekUnknown):
         await ring.unwrap(KekRef(ring.id, 2), ciphertext, b"context")
-    rotate(path)
+    ring.rotate(1)
     with pytest.raises(EnvelopeRejected):
         await Keyring.open(path).unwrap(KekRef(ring.id, 2), ciphertext, b"context")
 
@@ -127,3 +130,32 @@ async def test_cached_keys_are_few_and_short_lived(path: Path) -> None:
     vault.forget("member-0")
     await vault.key(keys[0], "member-0")
     assert unwraps == 6
+
+
+async def test_a_retired_key_is_gone_for_every_process(path: Path) -> None:
+    ring, other = Keyring.open(path), Keyring.open(path)
+    kek, ciphertext = await ring.wrap(KEY, b"context")
+    ring.rotate(1)
+    with pytest.raises(KeyringBusy):
+        ring.retire([1, 2], settled_s=60)
+    assert ring.retire([1, 2], settled_s=0) == [1]
+    assert [each.version for each in other.held] == [2]
+    with pytest.raises(KekUnknown):
+        await other.unwrap(kek, ciphertext, b"context")
+    assert b"1," not in path.read_bytes().split(b'"keks"')[1]
+
+
+async def test_another_keyring_in_its_place_is_refused(path: Path) -> None:
+    ring = Keyring.open(path)
+    path.unlink()
+    Keyring.open(path)
+    with pytest.raises(KeyringUnusable):
+        await ring.wrap(KEY, b"context")
+
+
+def test_a_key_seals_no_more_than_random_nonces_allow() -> None:
+    key = Aead(KEY)
+    key.sealed = SEALED_MAX - 1
+    key.seal(b"", b"")
+    with pytest.raises(KeyExhausted):
+        key.seal(b"", b"")

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/members/v1/members.proto\x12\x12isthmus.members.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x9b\x01\n\x06Member\x12\x19\n\tmember_id\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x02\x12\x17\n\x05phone\x18\x02 \x01(\tB\x08\xaa\xe7\x18\x04\x08\x03\x10\x01\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xaa\xe7\x18\x04\x08\x03\x10\x02\x12\x19\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x08\xaa\xe7\x18\x04\x08\x04\x10\x03\x12\"\n\x12registered_time_us\x18\x05 \x01(\x03\x42\x06\xaa\xe7\x18\x02\x08\x02:\x06\x9a\xe7\x18\x02\x08\x03\"\xb1\x01\n\x15RegisterMemberRequest\x12)\n\x0fidempotency_key\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x01\xaa\xe7\x18\x02\x08\x02\x12 \n\x05phone\x18\x02 \x01(\tB\x11\xbaH\x06r\x04\x10\x04\x18 \xaa\xe7\x18\x04\x08\x03\x10\x01\x12 \n\x04name\x18\x03 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xaa\xe7\x18\x04\x08\x03\x10\x02\x12!\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x10\xbaH\x05r\x03\x18\xe8\x07\xaa\xe7\x18\x04\x08\x04\x10\x03:\x06\x9a\xe7\x18\x02\x08\x03\"3\n\x16RegisterMemberResponse\x12\x11\n\tmember_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"G\n\x10GetMemberRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"G\n\x11GetMemberResponse\x12*\n\x06member\x18\x01 \x01(\x0b\x32\x1a.isthmus.members.v1.Member:\x06\x9a\xe7\x18\x02\x08\x03\"I\n\x12\x43heckMemberRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"1\n\x13\x43heckMemberResponse\x12\x12\n\nregistered\x18\x01 \x01(\x08:\x06\x9a\xe7\x18\x02\x08\x02\"\x1d\n\x13\x43ountMembersRequest:\x06\x9a\xe7\x18\x02\x08\x02\"/\n\x14\x43ountMembersResponse\x12\x0f\n\x07members\x18\x01 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\x32\xa6\x05\n\x07Members\x12\xb1\x01\n\x0eRegisterMember\x12).isthmus.members.v1.RegisterMemberRequest\x1a*.isthmus.members.v1.RegisterMemberResponse\"H\x92\xe7\x18.\n\x0c\x63ore-gateway\x12\rmembers.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/members:\x01*\x12\xb7\x01\n\tGetMember\x12$.isthmus.members.v1.GetMemberRequest\x1a%.isthmus.members.v1.GetMemberResponse\"]\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0cmembers.read\x18\x01(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x03H\x02P\x04Z\tmember_id\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/members/{member_id}\x12\x96\x01\n\x0b\x43heckMember\x12&.isthmus.members.v1.CheckMemberRequest\x1a\'.isthmus.members.v1.CheckMemberResponse\"6\x92\xe7\x18\x32\n\x06orders\x12\x0corders.write(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x02P\x02Z\tmember_id\x12\x82\x01\n\x0c\x43ountMembers\x12\'.isthmus.members.v1.CountMembersRequest\x1a(.isthmus.members.v1.CountMembersResponse\"\x1f\x92\xe7\x18\x1b\n\x08operator(\x01\x30\x90N:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x1a\x0f\x8a\xe7\x18\x0b\x08\x02\x12\x07membersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/members/v1/members.proto\x12\x12isthmus.members.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x9b\x01\n\x06Member\x12\x19\n\tmember_id\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x02\x12\x17\n\x05phone\x18\x02 \x01(\tB\x08\xaa\xe7\x18\x04\x08\x03\x10\x01\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xaa\xe7\x18\x04\x08\x03\x10\x02\x12\x19\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x08\xaa\xe7\x18\x04\x08\x04\x10\x03\x12\"\n\x12registered_time_us\x18\x05 \x01(\x03\x42\x06\xaa\xe7\x18\x02\x08\x02:\x06\x9a\xe7\x18\x02\x08\x03\"\xb1\x01\n\x15RegisterMemberRequest\x12)\n\x0fidempotency_key\x18\x01 \x01(\tB\x10\xbaH\x07r\x05\x10\x08\x18\x80\x01\xaa\xe7\x18\x02\x08\x02\x12 \n\x05phone\x18\x02 \x01(\tB\x11\xbaH\x06r\x04\x10\x04\x18 \xaa\xe7\x18\x04\x08\x03\x10\x01\x12 \n\x04name\x18\x03 \x01(\tB\x12\xbaH\x07r\x05\x10\x01\x18\xc8\x01\xaa\xe7\x18\x04\x08\x03\x10\x02\x12!\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x10\xbaH\x05r\x03\x18\xe8\x07\xaa\xe7\x18\x04\x08\x04\x10\x03:\x06\x9a\xe7\x18\x02\x08\x03\"3\n\x16RegisterMemberResponse\x12\x11\n\tmember_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"G\n\x10GetMemberRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"G\n\x11GetMemberResponse\x12*\n\x06member\x18\x01 \x01(\x0b\x32\x1a.isthmus.members.v1.Member:\x06\x9a\xe7\x18\x02\x08\x03\"I\n\x12\x43heckMemberRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"1\n\x13\x43heckMemberResponse\x12\x12\n\nregistered\x18\x01 \x01(\x08:\x06\x9a\xe7\x18\x02\x08\x02\"\x1d\n\x13\x43ountMembersRequest:\x06\x9a\xe7\x18\x02\x08\x02\"/\n\x14\x43ountMembersResponse\x12\x0f\n\x07members\x18\x01 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"K\n\x03Kek\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0c\n\x04held\x18\x03 \x01(\x08\x12\x11\n\tdata_keys\x18\x04 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\x1d\n\x13GetKeyStatusRequest:\x06\x9a\xe7\x18\x02\x08\x02\"h\n\x14GetKeyStatusResponse\x12%\n\x04keks\x18\x01 \x03(\x0b\x32\x17.isthmus.members.v1.Kek\x12\x11\n\tremaining\x18\x02 \x01(\x04\x12\x0e\n\x06\x65rased\x18\x03 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"8\n\rAddKekRequest\x12\x1f\n\x0enewest_version\x18\x01 \x01(\rB\x07\xbaH\x04*\x02(\x01:\x06\x9a\xe7\x18\x02\x08\x02\"0\n\x0e\x41\x64\x64KekResponse\x12\x16\n\x0enewest_version\x18\x01 \x01(\r:\x06\x9a\xe7\x18\x02\x08\x02\":\n\x15RewrapDataKeysRequest\x12\x19\n\x05limit\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01:\x06\x9a\xe7\x18\x02\x08\x02\"F\n\x16RewrapDataKeysResponse\x12\x11\n\trewrapped\x18\x01 \x01(\x04\x12\x11\n\tremaining\x18\x02 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\x1b\n\x11RetireKeksRequest:\x06\x9a\xe7\x18\x02\x08\x02\"-\n\x12RetireKeksResponse\x12\x0f\n\x07retired\x18\x01 \x03(\r:\x06\x9a\xe7\x18\x02\x08\x02\"I\n\x12\x45raseMemberRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"5\n\x13\x45raseMemberResponse\x12\x16\n\x0e\x65rased_time_us\x18\x01 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\x32\xa6\x05\n\x07Members\x12\xb1\x01\n\x0eRegisterMember\x12).isthmus.members.v1.RegisterMemberRequest\x1a*.isthmus.members.v1.RegisterMemberResponse\"H\x92\xe7\x18.\n\x0c\x63ore-gateway\x12\rmembers.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/members:\x01*\x12\xb7\x01\n\tGetMember\x12$.isthmus.members.v1.GetMemberRequest\x1a%.isthmus.members.v1.GetMemberResponse\"]\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0cmembers.read\x18\x01(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x03H\x02P\x04Z\tmember_id\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/members/{member_id}\x12\x96\x01\n\x0b\x43heckMember\x12&.isthmus.members.v1.CheckMemberRequest\x1a\'.isthmus.members.v1.CheckMemberResponse\"6\x92\xe7\x18\x32\n\x06orders\x12\x0corders.write(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x02P\x02Z\tmember_id\x12\x82\x01\n\x0c\x43ountMembers\x12\'.isthmus.members.v1.CountMembersRequest\x1a(.isthmus.members.v1.CountMembersResponse\"\x1f\x92\xe7\x18\x1b\n\x08operator(\x01\x30\x90N:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x1a\x0f\x8a\xe7\x18\x0b\x08\x02\x12\x07members2\xad\x05\n\x08\x44\x61taKeys\x12\x83\x01\n\x0cGetKeyStatus\x12\'.isthmus.members.v1.GetKeyStatusRequest\x1a(.isthmus.members.v1.GetKeyStatusResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x12q\n\x06\x41\x64\x64Kek\x12!.isthmus.members.v1.AddKekRequest\x1a\".isthmus.members.v1.AddKekResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x12\x89\x01\n\x0eRewrapDataKeys\x12).isthmus.members.v1.RewrapDataKeysRequest\x1a*.isthmus.members.v1.RewrapDataKeysResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x12}\n\nRetireKeks\x12%.isthmus.members.v1.RetireKeksRequest\x1a&.isthmus.members.v1.RetireKeksResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x12\x8b\x01\n\x0b\x45raseMember\x12&.isthmus.members.v1.EraseMemberRequest\x1a\'.isthmus.members.v1.EraseMemberResponse\"+\x92\xe7\x18\'\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x03H\x04P\x02Z\tmember_id\x1a\x0f\x8a\xe7\x18\x0b\x08\x02\x12\x07membersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -74,6 +74,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTMEMBERSREQUEST']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_COUNTMEMBERSRESPONSE']._loaded_options = None
   _globals['_COUNTMEMBERSRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_KEK']._loaded_options = None
+  _globals['_KEK']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_GETKEYSTATUSREQUEST']._loaded_options = None
+  _globals['_GETKEYSTATUSREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_GETKEYSTATUSRESPONSE']._loaded_options = None
+  _globals['_GETKEYSTATUSRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_ADDKEKREQUEST'].fields_by_name['newest_version']._loaded_options = None
+  _globals['_ADDKEKREQUEST'].fields_by_name['newest_version']._serialized_options = b'\272H\004*\002(\001'
+  _globals['_ADDKEKREQUEST']._loaded_options = None
+  _globals['_ADDKEKREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_ADDKEKRESPONSE']._loaded_options = None
+  _globals['_ADDKEKRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_REWRAPDATAKEYSREQUEST'].fields_by_name['limit']._loaded_options = None
+  _globals['_REWRAPDATAKEYSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\007*\005\030\350\007(\001'
+  _globals['_REWRAPDATAKEYSREQUEST']._loaded_options = None
+  _globals['_REWRAPDATAKEYSREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_REWRAPDATAKEYSRESPONSE']._loaded_options = None
+  _globals['_REWRAPDATAKEYSRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_RETIREKEKSREQUEST']._loaded_options = None
+  _globals['_RETIREKEKSREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_RETIREKEKSRESPONSE']._loaded_options = None
+  _globals['_RETIREKEKSRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_ERASEMEMBERREQUEST'].fields_by_name['member_id']._loaded_options = None
+  _globals['_ERASEMEMBERREQUEST'].fields_by_name['member_id']._serialized_options = b'\272H\025r\0232\021^[a-z0-9-]{1,64}$'
+  _globals['_ERASEMEMBERREQUEST']._loaded_options = None
+  _globals['_ERASEMEMBERREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_ERASEMEMBERRESPONSE']._loaded_options = None
+  _globals['_ERASEMEMBERRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_MEMBERS']._loaded_options = None
   _globals['_MEMBERS']._serialized_options = b'\212\347\030\013\010\002\022\007members'
   _globals['_MEMBERS'].methods_by_name['RegisterMember']._loaded_options = None
@@ -84,6 +112,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMBERS'].methods_by_name['CheckMember']._serialized_options = b'\222\347\0302\n\006orders\022\014orders.write(\0010\270\027:\004\010\003\020\024@\002H\002P\002Z\tmember_id'
   _globals['_MEMBERS'].methods_by_name['CountMembers']._loaded_options = None
   _globals['_MEMBERS'].methods_by_name['CountMembers']._serialized_options = b'\222\347\030\033\n\010operator(\0010\220N:\004\010\003\020\024@\002H\003P\002'
+  _globals['_DATAKEYS']._loaded_options = None
+  _globals['_DATAKEYS']._serialized_options = b'\212\347\030\013\010\002\022\007members'
+  _globals['_DATAKEYS'].methods_by_name['GetKeyStatus']._loaded_options = None
+  _globals['_DATAKEYS'].methods_by_name['GetKeyStatus']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\003H\004P\002'
+  _globals['_DATAKEYS'].methods_by_name['AddKek']._loaded_options = None
+  _globals['_DATAKEYS'].methods_by_name['AddKek']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\003H\004P\002'
+  _globals['_DATAKEYS'].methods_by_name['RewrapDataKeys']._loaded_options = None
+  _globals['_DATAKEYS'].methods_by_name['RewrapDataKeys']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\003H\004P\002'
+  _globals['_DATAKEYS'].methods_by_name['RetireKeks']._loaded_options = None
+  _globals['_DATAKEYS'].methods_by_name['RetireKeks']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\003H\004P\002'
+  _globals['_DATAKEYS'].methods_by_name['EraseMember']._loaded_options = None
+  _globals['_DATAKEYS'].methods_by_name['EraseMember']._serialized_options = b'\222\347\030\'\n\010operator(\0010\240\234\001:\004\010\003\020\024@\003H\004P\002Z\tmember_id'
   _globals['_MEMBER']._serialized_start=148
   _globals['_MEMBER']._serialized_end=303
   _globals['_REGISTERMEMBERREQUEST']._serialized_start=306
@@ -102,6 +142,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTMEMBERSREQUEST']._serialized_end=839
   _globals['_COUNTMEMBERSRESPONSE']._serialized_start=841
   _globals['_COUNTMEMBERSRESPONSE']._serialized_end=888
-  _globals['_MEMBERS']._serialized_start=891
-  _globals['_MEMBERS']._serialized_end=1569
+  _globals['_KEK']._serialized_start=890
+  _globals['_KEK']._serialized_end=965
+  _globals['_GETKEYSTATUSREQUEST']._serialized_start=967
+  _globals['_GETKEYSTATUSREQUEST']._serialized_end=996
+  _globals['_GETKEYSTATUSRESPONSE']._serialized_start=998
+  _globals['_GETKEYSTATUSRESPONSE']._serialized_end=1102
+  _globals['_ADDKEKREQUEST']._serialized_start=1104
+  _globals['_ADDKEKREQUEST']._serialized_end=1160
+  _globals['_ADDKEKRESPONSE']._serialized_start=1162
+  _globals['_ADDKEKRESPONSE']._serialized_end=1210
+  _globals['_REWRAPDATAKEYSREQUEST']._serialized_start=1212
+  _globals['_REWRAPDATAKEYSREQUEST']._serialized_end=1270
+  _globals['_REWRAPDATAKEYSRESPONSE']._serialized_start=1272
+  _globals['_REWRAPDATAKEYSRESPONSE']._serialized_end=1342
+  _globals['_RETIREKEKSREQUEST']._serialized_start=1344
+  _globals['_RETIREKEKSREQUEST']._serialized_end=1371
+  _globals['_RETIREKEKSRESPONSE']._serialized_start=1373
+  _globals['_RETIREKEKSRESPONSE']._serialized_end=1418
+  _globals['_ERASEMEMBERREQUEST']._serialized_start=1420
+  _globals['_ERASEMEMBERREQUEST']._serialized_end=1493
+  _globals['_ERASEMEMBERRESPONSE']._serialized_start=1495
+  _globals['_ERASEMEMBERRESPONSE']._serialized_end=1548
+  _globals['_MEMBERS']._serialized_start=1551
+  _globals['_MEMBERS']._serialized_end=2229
+  _globals['_DATAKEYS']._serialized_start=2232
+  _globals['_DATAKEYS']._serialized_end=2917
 # @@protoc_insertion_point(module_scope)

@@ -231,3 +231,255 @@ class Members:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DataKeysStub:
+    """The keys of members' personal data, in the operator's hand.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetKeyStatus = channel.unary_unary(
+                '/isthmus.members.v1.DataKeys/GetKeyStatus',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetKeyStatusRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetKeyStatusResponse.FromString,
+                _registered_method=True)
+        self.AddKek = channel.unary_unary(
+                '/isthmus.members.v1.DataKeys/AddKek',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.AddKekRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.AddKekResponse.FromString,
+                _registered_method=True)
+        self.RewrapDataKeys = channel.unary_unary(
+                '/isthmus.members.v1.DataKeys/RewrapDataKeys',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.RewrapDataKeysRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.RewrapDataKeysResponse.FromString,
+                _registered_method=True)
+        self.RetireKeks = channel.unary_unary(
+                '/isthmus.members.v1.DataKeys/RetireKeks',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.RetireKeksRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.RetireKeksResponse.FromString,
+                _registered_method=True)
+        self.EraseMember = channel.unary_unary(
+                '/isthmus.members.v1.DataKeys/EraseMember',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.EraseMemberRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.EraseMemberResponse.FromString,
+                _registered_method=True)
+
+
+class DataKeysServicer:
+    """The keys of members' personal data, in the operator's hand.
+    """
+
+    def GetKeyStatus(self, request, context):
+        """Which key-encryption keys there are, and how many data keys each wraps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddKek(self, request, context):
+        """Adds a key-encryption key, under which everything is wrapped from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewrapDataKeys(self, request, context):
+        """Wraps data keys under the newest key-encryption key. Again and again until none remain; it goes on where it ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireKeks(self, request, context):
+        """Destroys the key-encryption keys that wrap nothing any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseMember(self, request, context):
+        """Destroys a member's data key, and with it every copy of what is personal about them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DataKeysServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetKeyStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyStatus,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetKeyStatusRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetKeyStatusResponse.SerializeToString,
+            ),
+            'AddKek': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddKek,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.AddKekRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.AddKekResponse.SerializeToString,
+            ),
+            'RewrapDataKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewrapDataKeys,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.RewrapDataKeysRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.RewrapDataKeysResponse.SerializeToString,
+            ),
+            'RetireKeks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireKeks,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.RetireKeksRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.RetireKeksResponse.SerializeToString,
+            ),
+            'EraseMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseMember,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.EraseMemberRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.EraseMemberResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'isthmus.members.v1.DataKeys', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('isthmus.members.v1.DataKeys', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DataKeys:
+    """The keys of members' personal data, in the operator's hand.
+    """
+
+    @staticmethod
+    def GetKeyStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.DataKeys/GetKeyStatus',
+            isthmus_dot_members_dot_v1_dot_members__pb2.GetKeyStatusRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.GetKeyStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddKek(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.DataKeys/AddKek',
+            isthmus_dot_members_dot_v1_dot_members__pb2.AddKekRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.AddKekResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewrapDataKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.DataKeys/RewrapDataKeys',
+            isthmus_dot_members_dot_v1_dot_members__pb2.RewrapDataKeysRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.RewrapDataKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireKeks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.DataKeys/RetireKeks',
+            isthmus_dot_members_dot_v1_dot_members__pb2.RetireKeksRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.RetireKeksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.DataKeys/EraseMember',
+            isthmus_dot_members_dot_v1_dot_members__pb2.EraseMemberRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.EraseMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -92,3 +92,82 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
         """How many members there are."""
 
 def add_MembersServicer_to_server(servicer: MembersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DataKeysStub:
+    """The keys of members' personal data, in the operator's hand."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DataKeysAsyncStub: ...
+    GetKeyStatus: _grpc.UnaryUnaryMultiCallable[_members_pb2.GetKeyStatusRequest, _members_pb2.GetKeyStatusResponse]
+    """Which key-encryption keys there are, and how many data keys each wraps."""
+    AddKek: _grpc.UnaryUnaryMultiCallable[_members_pb2.AddKekRequest, _members_pb2.AddKekResponse]
+    """Adds a key-encryption key, under which everything is wrapped from now on."""
+    RewrapDataKeys: _grpc.UnaryUnaryMultiCallable[_members_pb2.RewrapDataKeysRequest, _members_pb2.RewrapDataKeysResponse]
+    """Wraps data keys under the newest key-encryption key. Again and again until none remain; it goes on where it ended."""
+    RetireKeks: _grpc.UnaryUnaryMultiCallable[_members_pb2.RetireKeksRequest, _members_pb2.RetireKeksResponse]
+    """Destroys the key-encryption keys that wrap nothing any more."""
+    EraseMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.EraseMemberRequest, _members_pb2.EraseMemberResponse]
+    """Destroys a member's data key, and with it every copy of what is personal about them."""
+
+@_typing.type_check_only
+class DataKeysAsyncStub(DataKeysStub):
+    """The keys of members' personal data, in the operator's hand."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetKeyStatus: _aio.UnaryUnaryMultiCallable[_members_pb2.GetKeyStatusRequest, _members_pb2.GetKeyStatusResponse]  # type: ignore[assignment]
+    """Which key-encryption keys there are, and how many data keys each wraps."""
+    AddKek: _aio.UnaryUnaryMultiCallable[_members_pb2.AddKekRequest, _members_pb2.AddKekResponse]  # type: ignore[assignment]
+    """Adds a key-encryption key, under which everything is wrapped from now on."""
+    RewrapDataKeys: _aio.UnaryUnaryMultiCallable[_members_pb2.RewrapDataKeysRequest, _members_pb2.RewrapDataKeysResponse]  # type: ignore[assignment]
+    """Wraps data keys under the newest key-encryption key. Again and again until none remain; it goes on where it ended."""
+    RetireKeks: _aio.UnaryUnaryMultiCallable[_members_pb2.RetireKeksRequest, _members_pb2.RetireKeksResponse]  # type: ignore[assignment]
+    """Destroys the key-encryption keys that wrap nothing any more."""
+    EraseMember: _aio.UnaryUnaryMultiCallable[_members_pb2.EraseMemberRequest, _members_pb2.EraseMemberResponse]  # type: ignore[assignment]
+    """Destroys a member's data key, and with it every copy of what is personal about them."""
+
+class DataKeysServicer(metaclass=_abc_1.ABCMeta):
+    """The keys of members' personal data, in the operator's hand."""
+
+    @_abc_1.abstractmethod
+    def GetKeyStatus(
+        self,
+        request: _members_pb2.GetKeyStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.GetKeyStatusResponse, _abc.Awaitable[_members_pb2.GetKeyStatusResponse]]:
+        """Which key-encryption keys there are, and how many data keys each wraps."""
+
+    @_abc_1.abstractmethod
+    def AddKek(
+        self,
+        request: _members_pb2.AddKekRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.AddKekResponse, _abc.Awaitable[_members_pb2.AddKekResponse]]:
+        """Adds a key-encryption key, under which everything is wrapped from now on."""
+
+    @_abc_1.abstractmethod
+    def RewrapDataKeys(
+        self,
+        request: _members_pb2.RewrapDataKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.RewrapDataKeysResponse, _abc.Awaitable[_members_pb2.RewrapDataKeysResponse]]:
+        """Wraps data keys under the newest key-encryption key. Again and again until none remain; it goes on where it ended."""
+
+    @_abc_1.abstractmethod
+    def RetireKeks(
+        self,
+        request: _members_pb2.RetireKeksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.RetireKeksResponse, _abc.Awaitable[_members_pb2.RetireKeksResponse]]:
+        """Destroys the key-encryption keys that wrap nothing any more."""
+
+    @_abc_1.abstractmethod
+    def EraseMember(
+        self,
+        request: _members_pb2.EraseMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.EraseMemberResponse, _abc.Awaitable[_members_pb2.EraseMemberResponse]]:
+        """Destroys a member's data key, and with it every copy of what is personal about them."""
+
+def add_DataKeysServicer_to_server(servicer: DataKeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -45,6 +45,11 @@ class OrdersStub:
                 request_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
                 response_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetOrderResponse.FromString,
                 _registered_method=True)
+        self.InspectOrder = channel.unary_unary(
+                '/isthmus.orders.v1.Orders/InspectOrder',
+                request_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.SerializeToString,
+                response_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.InspectOrderResponse.FromString,
+                _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/isthmus.orders.v1.Orders/CancelOrder',
                 request_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
@@ -70,6 +75,13 @@ class OrdersServicer:
 
     def GetOrder(self, request, context):
         """Reads one order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectOrder(self, request, context):
+        """What payments must know of an order to finish what no caller waits for any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +113,11 @@ def add_OrdersServicer_to_server(servicer, server):
                     servicer.GetOrder,
                     request_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetOrderRequest.FromString,
                     response_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetOrderResponse.SerializeToString,
+            ),
+            'InspectOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectOrder,
+                    request_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.FromString,
+                    response_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.InspectOrderResponse.SerializeToString,
             ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
@@ -168,6 +185,33 @@ class Orders:
             '/isthmus.orders.v1.Orders/GetOrder',
             isthmus_dot_orders_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
             isthmus_dot_orders_dot_v1_dot_orders__pb2.GetOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.orders.v1.Orders/InspectOrder',
+            isthmus_dot_orders_dot_v1_dot_orders__pb2.InspectOrderRequest.SerializeToString,
+            isthmus_dot_orders_dot_v1_dot_orders__pb2.InspectOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class OrdersStub:
     """Places an order of a registered member."""
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """Reads one order."""
+    InspectOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.InspectOrderRequest, _orders_pb2.InspectOrderResponse]
+    """What payments must know of an order to finish what no caller waits for any more."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Cancels an order that has no live payment."""
     SummarizeOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.SummarizeOrdersRequest, _orders_pb2.SummarizeOrdersResponse]
@@ -51,6 +53,8 @@ class OrdersAsyncStub(OrdersStub):
     """Places an order of a registered member."""
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
     """Reads one order."""
+    InspectOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.InspectOrderRequest, _orders_pb2.InspectOrderResponse]  # type: ignore[assignment]
+    """What payments must know of an order to finish what no caller waits for any more."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels an order that has no live payment."""
     SummarizeOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.SummarizeOrdersRequest, _orders_pb2.SummarizeOrdersResponse]  # type: ignore[assignment]
@@ -74,6 +78,14 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.GetOrderResponse, _abc.Awaitable[_orders_pb2.GetOrderResponse]]:
         """Reads one order."""
+
+    @_abc_1.abstractmethod
+    def InspectOrder(
+        self,
+        request: _orders_pb2.InspectOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.InspectOrderResponse, _abc.Awaitable[_orders_pb2.InspectOrderResponse]]:
+        """What payments must know of an order to finish what no caller waits for any more."""
 
     @_abc_1.abstractmethod
     def CancelOrder(

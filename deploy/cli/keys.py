@@ -1,0 +1,153 @@
+"""`isthmus keys`: the keys of members' personal data: where a rotation stands, the next one, and erasure."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from deploy.cli.output import Json, clear_errors, console, print_json
+
+if TYPE_CHECKING:
+    from isthmus.members.v1 import members_pb2
+    from isthmus.members.v1.members_pb2_grpc import DataKeysAsyncStub
+
+BATCH = 500
+PROOF_POLL_S = 0.5
+PROOF_WAIT_S = 30.0
+
+app = typer.Typer(help="The keys of personal data.", no_args_is_help=True)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show each key-encryption key and how many data keys it wraps. A rotation is finished when none remain."""
+    with clear_errors():
+        found = asyncio.run(_status())
+    _show(found, as_json)
+
+
+@app.command()
+def rotate(
+    go_on: Annotated[bool, typer.Option("--resume", help="Add no new key: finish what was begun.")] = False,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Then destroy the older keys: no older backup opens.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Wrap every data key under a new key-encryption key. Nothing stops; interrupted, it goes on with --resume."""
+    with clear_errors():
+        found = asyncio.run(_rotate(go_on, retire, as_json))
+    _show(found, as_json)
+    if found["remaining"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def shred(
+    member_id: Annotated[str, typer.Argument(help="Whose data key is destroyed. There is no way back.")],
+    proof: Annotated[Path, typer.Option(help="Where the proof goes, for the member to keep.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase a member, and write the proof of it that `isthmus audit verify --export` checks."""
+    if not yes:
+        typer.confirm(f"Destroy the data key of {member_id}?", abort=True)
+    with clear_errors():
+        erased = asyncio.run(_shred(member_id, proof))
+    if as_json:
+        print_json(erased)
+    else:
+        console().print(f"{escape(member_id)} is erased; leaf {erased['leaf_index']} says so, in {escape(str(proof))}")
+
+
+@asynccontextmanager
+async def _connected() -> AsyncIterator["DataKeysAsyncStub"]:
+    from isthmus.members.v1.members_pb2_grpc import DataKeysStub
+
+    from deploy.cli.operated import operated
+
+    async with operated("members") as channel:
+        yield DataKeysStub(channel)
+
+
+async def _status() -> dict[str, Any]:
+    from isthmus.members.v1 import members_pb2 as pb
+
+    async with _connected() as keys:
+        return _plain(await keys.GetKeyStatus(pb.GetKeyStatusRequest()))
+
+
+async def _rotate(go_on: bool, retire: bool, quiet: bool) -> dict[str, Any]:
+    from isthmus.members.v1 import members_pb2 as pb
+
+    async with _connected() as keys:
+        before = await keys.GetKeyStatus(pb.GetKeyStatusRequest())
+        if not go_on:
+            await keys.AddKek(pb.AddKekRequest(newest_version=before.keks[-1].version))
+        total = (await keys.GetKeyStatus(pb.GetKeyStatusRequest())).remaining
+        with Progress(console=console(), disable=quiet) as progress:
+            task = progress.add_task("wrapping", total=total)
+            # Each round makes it less, or somebody else does: at most as many rounds as there are keys.
+            for _ in range(total + 1):
+                answer = await keys.RewrapDataKeys(pb.RewrapDataKeysRequest(limit=BATCH))
+                progress.update(task, completed=total - answer.remaining)
+                if not answer.remaining:
+                    break
+        retired = list((await keys.RetireKeks(pb.RetireKeksRequest())).retired) if retire else []
+        return _plain(await keys.GetKeyStatus(pb.GetKeyStatusRequest())) | {"retired": retired}
+
+
+async def _shred(member_id: str, proof: Path) -> dict[str, Any]:
+    from isthmus.audit.v1 import audit_pb2
+    from isthmus.members.v1 import members_pb2 as pb
+
+    from deploy.cli import audit_log
+    from deploy.local.errors import LauncherError
+
+    async with _connected() as keys:
+        erased = await keys.EraseMember(pb.EraseMemberRequest(member_id=member_id))
+    method = "/isthmus.members.v1.DataKeys/EraseMember"
+    async with audit_log.connected() as log:
+        async with asyncio.timeout(PROOF_WAIT_S):
+            while True:
+                request = audit_pb2.ListRecordsRequest(method=method, data_subject=member_id)
+                # The first that went well: a repetition erases nothing.
+                done = [each for each in await audit_log.records(log, request, BATCH) if each.result == "OK"]
+                if done and done[0].HasField("leaf_index"):
+                    break
+                await asyncio.sleep(PROOF_POLL_S)
+        at_us, leaf = done[0].time_us, done[0].leaf_index
+        lines = [event async for event in audit_log.events(log, at_us, at_us + 1)]
+    try:
+        proof.write_text("".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines))
+    except OSError as error:
+        remedy = "The member is erased. Run it again with another file"
+        raise LauncherError(f"{proof} cannot be written: {error.strerror}", remedy) from error
+    return {"member_id": member_id, "erased_time_us": erased.erased_time_us, "leaf_index": leaf, "proof": str(proof)}
+
+
+def _plain(status: "members_pb2.GetKeyStatusResponse") -> dict[str, Any]:
+    keks = [{"id": kek.id, "version": kek.version, "held": kek.held, "data_keys": kek.data_keys} for kek in status.keks]
+    return {"keks": keks, "remaining": status.remaining, "erased": status.erased, "finished": not status.remaining}
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    table = Table("key", "version", "data keys", "", box=None)
+    for kek in found["keks"]:
+        state = "newest" if kek is found["keks"][-1] else "" if kek["held"] else "[red]not held[/]"
+        table.add_row(escape(kek["id"]), str(kek["version"]), str(kek["data_keys"]), state)
+    remaining = f"{found['remaining']} data keys remain under older keys"
+    rest = remaining if found["remaining"] else "every data key is under the newest"
+    out = console()
+    out.print(table)
+    out.print(f"{rest}; {found['erased']} members erased")

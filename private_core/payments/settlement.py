@@ -1,0 +1,117 @@
+"""Finishes what calls have left open: their process died, or the provider was silent and nobody called again.
+
+The provider is asked under the operation's own key, which makes asking again harmless; so is doing this in every
+replica at once, and beside the call itself.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from opentelemetry.metrics import Observation
+
+from mesh import telemetry
+from mesh.errors import MeshError, NotFound
+from mesh.logs import logger
+from private_core.money import Money
+from private_core.payments import domain
+from private_core.payments.domain import Kind, Operation, Payment, Progress
+from private_core.payments.store import PaymentStore
+from private_core.refusals import Refusal
+from private_core.storage.idempotency import Answer, Intent
+from private_core.translation import error_of
+
+# Longer than the longest deadline of a call, so that whoever began an operation is gone.
+ABANDONED_S: Final = 10.0
+_ROUND_MAX: Final = 100
+# No call is answered here: the repetition of the call that began it finds the operation done, and answers then.
+_NOBODY: Final = Intent(b"", b"")
+
+
+class Settlement:
+    """A service of the payments process."""
+
+    def __init__(
+        self,
+        store: PaymentStore,
+        orders: domain.Orders,
+        provider: domain.Provider,
+        interval_s: float,
+        abandoned_s: float = ABANDONED_S,
+    ) -> None:
+        self._store = store
+        self._orders = orders
+        self._provider = provider
+        self._interval_s = interval_s
+        self._abandoned_s = abandoned_s
+        self._open = 0
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._log = logger("settlement")
+        self._settled = telemetry.meter().create_counter("payments.settled")
+
+    async def start(self) -> None:
+        telemetry.meter().create_observable_gauge("payments.abandoned", [lambda _: [Observation(self._open)]])
+        self._task = asyncio.create_task(self._run(), name="settlement")
+
+    async def stop(self, grace_s: float) -> None:
+        self._stopping.set()
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._task
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self.round()
+            except MeshError as error:
+                self._log.warning("nothing can be settled now", reason=error.reason)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._stopping.wait()
+
+    async def round(self) -> int:
+        """Finish what was abandoned; how many were. What the provider or orders is silent about stays for the next."""
+        found = await self._store.abandoned(self._abandoned_s, _ROUND_MAX)
+        finished = 0
+        for operation in found:
+            try:
+                progress = await self._settle(operation)
+            except MeshError as error:
+                self._log.warning("an operation stays open", operation=operation.operation_id, reason=error.reason)
+                continue
+            finished += 1
+            self._settled.add(1, {"kind": operation.kind.value, "progress": progress.value})
+            self._log.info("settled", operation=operation.operation_id, kind=operation.kind, progress=progress)
+        self._open = len(found) - finished
+        return finished
+
+    async def _settle(self, operation: Operation) -> Progress:
+        member_id = operation.payment.member_id
+        if operation.kind is Kind.HOLD:
+            try:
+                order = await self._orders.inspect(operation.payment.order_id)
+                domain.payable(order, operation.amount)
+            except (NotFound, Refusal):
+                return await self._finish(operation, Progress.DECLINED)
+            member_id = order.member_id
+        payment = operation.payment
+        answer = await self._ask(operation.kind)(operation.operation_id, payment.payment_id, operation.amount)
+        progress = Progress.DONE if answer.approved else Progress.DECLINED
+        return await self._finish(operation, progress, answer.provider_id, member_id)
+
+    def _ask(self, kind: Kind) -> Callable[[str, str, Money], Awaitable[domain.ProviderAnswer]]:
+        provider = self._provider
+        return {Kind.HOLD: provider.hold, Kind.CAPTURE: provider.take, Kind.REFUND: provider.give_back}[kind]
+
+    async def _finish(
+        self, operation: Operation, progress: Progress, provider_id: str = "", member_id: str = ""
+    ) -> Progress:
+        await self._store.finish(_NOBODY, operation, progress, _nothing, provider_id=provider_id, member_id=member_id)
+        return progress
+
+
+def _nothing(progress: Progress, payment: Payment) -> Answer:
+    return Answer.of(error_of(domain.busy()))

@@ -1,0 +1,94 @@
+"""Watches the log for what the alert rules name, and tells whoever must know: the process's log, and a webhook."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from mesh import telemetry
+from mesh.errors import MeshError
+from mesh.logs import logger
+from security.audit.alerts import Alert, AlertRules
+from security.audit.store import AuditStore
+
+_PAGE: Final = 1000
+_PAGES_MAX: Final = 100
+_WEBHOOK_S: Final = 5.0
+# Alerts that wait for the webhook; more are in the log alone.
+_WAITING_MAX: Final = 1000
+
+
+class AlertWatch:
+    """A service of the audit process. It begins with what is new: what came while it was away is in the report."""
+
+    def __init__(self, store: AuditStore, rules: AlertRules, webhook: str | None, interval_s: float) -> None:
+        self._store = store
+        self._rules = rules
+        self._webhook = webhook
+        self._interval_s = interval_s
+        self._next_leaf: int | None = None
+        self._waiting: list[Alert] = []
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._log = logger("alerts")
+        self._count = telemetry.meter().create_counter("audit.alerts")
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="alerts")
+
+    async def stop(self, grace_s: float) -> None:
+        self._stopping.set()
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await self._task
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self.round()
+            except MeshError as error:
+                self._log.warning("the log is not watched now", reason=error.reason)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._stopping.wait()
+
+    async def round(self) -> None:
+        """Look at every leaf that is new. Raises MeshError."""
+        if self._next_leaf is None:
+            newest = await self._store.checkpoints(0, 1, newest_first=True)
+            self._next_leaf = newest[0].tree_size if newest else 0
+        for _ in range(_PAGES_MAX):
+            page = await self._store.leaves(self._next_leaf, self._next_leaf + _PAGE, _PAGE)
+            for stored in page:
+                for alert in self._rules.take(stored.record):
+                    self._raise(alert)
+                self._next_leaf = (stored.leaf_index or 0) + 1
+            if len(page) < _PAGE:
+                break
+        await self._tell()
+
+    def _raise(self, alert: Alert) -> None:
+        self._count.add(1, {"rule": alert.rule})
+        self._log.error("alert", **msgspec.structs.asdict(alert))
+        if self._webhook and len(self._waiting) < _WAITING_MAX:
+            self._waiting.append(alert)
+
+    async def _tell(self) -> None:
+        """Post what waits, all in one. What cannot be posted is tried again with what comes next."""
+        if not self._waiting or not self._webhook:
+            return
+        body = msgspec.json.encode({"alerts": self._waiting})
+        headers = {"content-type": "application/json"}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WEBHOOK_S)) as session,
+                session.post(self._webhook, data=body, headers=headers) as answer,
+            ):
+                answer.raise_for_status()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self._log.error("alerts wait for the webhook", alerts=len(self._waiting), error=type(error).__name__)
+            return
+        self._waiting.clear()

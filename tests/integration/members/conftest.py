@@ -1,0 +1,114 @@
+"""The members room on a real database, called as the core gateway would."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from isthmus.members.v1 import members_pb2 as pb
+from isthmus.members.v1 import members_pb2_grpc
+from isthmus.members.v1.members_pb2_grpc import MembersStub
+
+from mesh.clock import SystemClock
+from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner, migrate
+from private_core.members import store as members_store
+from private_core.members.rotation import KeyRotation
+from private_core.members.service import DataKeysService, MembersService
+from private_core.members.store import MemberStore
+from security.audit import postgres as audit_postgres
+from security.audit.postgres import PostgresAuditSink
+from security.keys.blind_index import BlindIndex
+from security.keys.keyring import Keyring
+from security.keys.vault import Vault
+from tests.integration.room import PrivateRoom, plain
+
+if TYPE_CHECKING:
+    from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
+
+# No other test may write these: one PostgreSQL serves them all, and its files are searched for them.
+PHONE, NAME, ADDRESS = "+8613812340099", "Marisol Vandenbroucke", "7 Quillfeather Lane, Shenzhen"
+WRITE, READ = "members.write", "members.read"
+
+
+@pytest.fixture(scope="module")
+def url(postgres_url: str) -> str:
+    owners = [Owner.beside(members_store.__file__), Owner.beside(audit_postgres.__file__)]
+    migrate(postgres_url, owners)
+    return postgres_url
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> PrivateRoom:
+    return PrivateRoom(tmp_path, "members")
+
+
+@pytest.fixture
+def keyring(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for the whole database."""
+    return tmp_path_factory.getbasetemp() / url.rpartition("/")[2].partition("?")[0] / "keyring.json"
+
+
+@asynccontextmanager
+async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
+    engine = async_engine(url)
+    ring = Keyring.open(keyring)
+    try:
+        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(ring.index_key("members.phone")))
+    finally:
+        await engine.dispose()
+
+
+def adder(services: tuple[MembersService, DataKeysService], server: Any) -> None:
+    members, keys = services
+    members_pb2_grpc.add_MembersServicer_to_server(members, server)
+    members_pb2_grpc.add_DataKeysServicer_to_server(keys, server)
+
+
+@pytest.fixture
+async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["MembersAsyncStub"]:
+    """A stub with the core gateway's certificate; every test begins with no member."""
+    with psycopg.connect(plain(url)) as connection:
+        connection.execute("TRUNCATE members.member, members.data_key, members.idempotency")
+    sink = PostgresAuditSink(async_engine(url))
+    await sink.start()
+    async with store_of(url, keyring) as store:
+        bodies = BlindIndex(Keyring.open(keyring).index_key("members.idempotency"))
+        service = MembersService(store, bodies, "CN", SystemClock())
+        ring = Keyring.open(keyring)
+        rotation = KeyRotation(store._engine, ring, Vault(ring, "isthmus"), settled_s=0)
+        keys = DataKeysService(store, rotation, SystemClock())
+        async with (
+            room.serving(adder, (service, keys), sink),
+            room.caller() as channel,
+        ):
+            yield MembersStub(channel)
+    await sink.stop(2.0)
+
+
+def registration(key: str = "key-00000001", **changes: str) -> pb.RegisterMemberRequest:
+    return pb.RegisterMemberRequest(
+        **{"idempotency_key": key, "phone": PHONE, "name": NAME, "address": ADDRESS} | changes
+    )
+
+
+async def registered(members: "MembersAsyncStub", room: PrivateRoom, key: str = "key-00000001", **changes: str) -> str:
+    answer = await members.RegisterMember(registration(key, **changes), metadata=room.bearer(WRITE))
+    return answer.member_id
+
+
+async def own_record(members: "MembersAsyncStub", room: PrivateRoom, member_id: str) -> pb.Member:
+    request = pb.GetMemberRequest(member_id=member_id)
+    return (await members.GetMember(request, metadata=room.bearer(READ, subject=member_id))).member
+
+
+def cell_bytes(cell: Any) -> bytes:
+    return bytes(cell) if isinstance(cell, bytes | memoryview) else str(cell).encode()
+
+
+def marks_in(data: bytes) -> list[str]:
+    """Which of the marked values are in `data`, as text or as SQL shows bytes."""
+    marks = (PHONE[3:], NAME, NAME.split()[1], ADDRESS, "Quillfeather")
+    return [mark for mark in marks if mark.encode() in data or mark.encode().hex().encode() in data]

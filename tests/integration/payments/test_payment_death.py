@@ -1,0 +1,126 @@
+"""Killed between any two steps, a payment is all or nothing in the books, and is finished without its caller."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from private_core.payments.domain import Kind
+from private_core.payments.settlement import Settlement
+from private_core.payments.store import PaymentStore
+from tests.integration.payments import victim
+from tests.integration.payments.conftest import Room
+from tests.integration.payments.victim import AMOUNT, FolderProvider, orders_of
+
+# Two statements and one operation of the provider for each of hold, capture and refund; each before and after.
+STEPS = 3 * 3 * 2
+# Each is a process of its own.
+AT_ONCE = 4
+DEADLINE_S = 120.0
+OPERATIONS = (
+    "SELECT kind, progress FROM payments.operation JOIN payments.payment USING (payment_id) WHERE order_id = :id"
+)
+TRANSFERS = (
+    "SELECT transfer.kind AS kind, operation.progress AS progress, sum(posting.amount) AS total,"
+    " count(posting.posting_id) AS postings, min(operation.payment_id) AS payment_id"
+    " FROM payments.transfer JOIN payments.posting USING (transfer_id)"
+    " JOIN payments.operation ON operation_id = transfer_id JOIN payments.payment USING (payment_id)"
+    " WHERE order_id = :id GROUP BY 1, 2"
+)
+ANSWERED = (
+    "SELECT count(*) AS answers FROM payments.idempotency JOIN payments.operation"
+    " ON operation_id = left(encode(intent, 'hex'), 32) JOIN payments.payment USING (payment_id)"
+    " WHERE order_id = :id AND progress = 'done' AND answer IS NOT NULL"
+)
+RECORDED = "SELECT method FROM audit.record WHERE data_subject = :id"
+METHODS = {Kind.HOLD: "Authorize", Kind.CAPTURE: "Capture", Kind.REFUND: "Refund"}
+
+
+async def died(url: str, folder: Path, step: int) -> int:
+    folder.mkdir()
+    command = (sys.executable, victim.__file__, url, str(folder), f"order-{step}", str(step))
+    process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[3])
+    return await process.wait()
+
+
+async def test_a_process_killed_at_any_step_leaves_all_or_nothing(
+    room: Room, payments_url: str, tmp_path: Path
+) -> None:
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(step: int) -> int:
+        async with slots:
+            return await died(payments_url, tmp_path / str(step), step)
+
+    async with asyncio.timeout(DEADLINE_S):
+        ends = await asyncio.gather(*(one(step) for step in range(STEPS + 1)))
+    # There are just so many steps: the last one lived.
+    assert ends == [-signal.SIGKILL] * STEPS + [0]
+    for step in range(STEPS + 1):
+        await all_or_nothing(room, f"order-{step}")
+        await finished_without_its_caller(room, FolderProvider(tmp_path / str(step)), f"order-{step}")
+    await room.balances()
+
+
+async def all_or_nothing(room: Room, order_id: str) -> None:
+    """What is done has its postings, its answer and its audit record; what is not has none of them."""
+    done = {row.kind for row in await room.sql(OPERATIONS, id=order_id) if row.progress == "done"}
+    transfers = await room.sql(TRANSFERS, id=order_id)
+    assert {row.kind for row in transfers} == done
+    assert all(row.progress == "done" and row.total == 0 and row.postings for row in transfers)
+    assert (await room.sql(ANSWERED, id=order_id))[0].answers == len(done)
+    recorded = sorted(row.method for row in await room.sql(RECORDED, id=order_id))
+    assert recorded == sorted(METHODS[Kind(kind)] for kind in done)
+
+
+async def finished_without_its_caller(room: Room, provider: FolderProvider, order_id: str) -> None:
+    settlement = Settlement(PaymentStore(room.engine), orders_of(order_id), provider, 1.0, abandoned_s=0)
+    await settlement.round()
+    operations = await room.sql(OPERATIONS, id=order_id)
+    assert all(row.progress == "done" for row in operations), operations
+    # The provider did just what the books say, once each.
+    kinds = {"hold": "hold", "capture": "take", "refund": "give_back"}
+    assert [kind for kind, _, _ in provider.did()] == sorted(kinds[row.kind] for row in operations)
+    states = await room.sql("SELECT state, captured, refunded FROM payments.payment WHERE order_id = :id", id=order_id)
+    expected = {
+        0: [],
+        1: [("authorized", 0, 0)],
+        2: [("captured", AMOUNT, 0)],
+        3: [("captured", AMOUNT, 933)],
+    }
+    assert [tuple(row) for row in states] == expected[len(operations)]
+
+
+async def test_the_repetition_of_a_settled_call_gets_its_answer(room: Room) -> None:
+    room.order("order-1")
+    room.provider.silent_after = 1
+    with pytest.raises(Exception, match="PROVIDER_SILENT"):
+        await room.authorize("order-1", "key-hold-1")
+    settlement = Settlement(room.store, room.orders, room.provider, 1.0, abandoned_s=0)
+    assert await settlement.round() == 1
+    assert await settlement.round() == 0
+    held = await room.authorize("order-1", "key-hold-1")
+    assert (await room.capture(held.payment_id, "key-take-1", subject="member-1")).captured.minor == AMOUNT
+
+
+async def test_what_nobody_can_tell_yet_stays_open(room: Room) -> None:
+    room.order("order-1")
+    room.provider.silent_after = 1
+    with pytest.raises(Exception, match="PROVIDER_SILENT"):
+        await room.authorize("order-1", "key-hold-1")
+    settlement = Settlement(room.store, room.orders, room.provider, 1.0, abandoned_s=0)
+    room.provider.silent_before = 1
+    assert await settlement.round() == 0
+    assert await settlement.round() == 1
+
+
+async def test_a_hold_of_an_order_that_is_no_more_is_closed(room: Room) -> None:
+    room.order("order-1")
+    room.provider.silent_before = 1
+    with pytest.raises(Exception, match="PROVIDER_SILENT"):
+        await room.authorize("order-1", "key-hold-1")
+    del room.orders.orders["order-1"]
+    assert await Settlement(room.store, room.orders, room.provider, 1.0, abandoned_s=0).round() == 1
+    assert [tuple(row) for row in await room.sql(OPERATIONS, id="order-1")] == [("hold", "declined")]

@@ -1,0 +1,118 @@
+"""A payments room that kills itself at one step of a payment: python victim.py URL FOLDER ORDER STEP.
+
+Steps are counted over the statements and the provider's operations of an authorisation, a capture and a refund; each
+counts twice, before and after. It prints nothing and ends by SIGKILL, or with 0 when there is no such step.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from mesh.environment import GRPC
+
+os.environ.update(GRPC)
+
+from mesh.database.connections import Connections
+from mesh.database.engine import async_engine
+from private_core.money import Money
+from private_core.payments.domain import Order, ProviderAnswer
+from private_core.payments.store import PaymentStore
+from security.audit import attached
+from security.audit.record import AuditRecord, Decision
+from tests.integration.payments.conftest import FakeOrders, Room
+
+AMOUNT = 2933
+
+
+class Steps:
+    def __init__(self, fatal: int) -> None:
+        self._left = fatal
+
+    def step(self) -> None:
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._left -= 1
+
+
+class FolderProvider:
+    """Remembers in files what it did, as another company would."""
+
+    def __init__(self, folder: Path, step: Callable[[], None] = lambda: None) -> None:
+        self._folder = folder
+        self._step = step
+
+    async def hold(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return self._do(key, "hold", reference, amount)
+
+    async def take(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return self._do(key, "take", reference, amount)
+
+    async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return self._do(key, "give_back", reference, amount)
+
+    def _do(self, key: str, kind: str, reference: str, amount: Money) -> ProviderAnswer:
+        self._step()
+        path = self._folder / hashlib.sha256(key.encode()).hexdigest()
+        said = json.dumps([kind, reference, amount.minor])
+        if path.exists():
+            assert path.read_text() == said
+        else:
+            path.write_text(said)
+        self._step()
+        return ProviderAnswer(True, f"p-{key}")
+
+    def did(self) -> list[tuple[str, str, int]]:
+        return sorted((kind, reference, minor) for kind, reference, minor in map(_read, self._folder.iterdir()))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def orders_of(order_id: str) -> FakeOrders:
+    orders = FakeOrders()
+    orders.orders[order_id] = Order(order_id, "member-1", Money(AMOUNT, "USD"), placed=True)
+    return orders
+
+
+def record_of(method: str, order_id: str) -> Callable[[Any, str], AuditRecord]:
+    """What the interceptor would make of the call."""
+
+    def make(code: Any, reason: str) -> AuditRecord:
+        about = {"method": method, "data_subject": order_id, "result": code.name, "reason": reason}
+        blank = dict.fromkeys(("peer", "token_subject", "token_client", "trace_id", "workload", "node"), "")
+        return AuditRecord(record_id=os.urandom(16).hex(), time_us=1, decision=Decision.ALLOWED, **about, **blank)
+
+    return make
+
+
+async def main(url: str, folder: Path, order_id: str, fatal: int) -> None:
+    steps = Steps(fatal)
+    run: Callable[[Connections, str, Mapping[str, Any] | None], Awaitable[Any]] = Connections.execute
+
+    async def execute(self: Connections, sql: str, parameters: Mapping[str, Any] | None) -> Any:
+        steps.step()
+        rows = await run(self, sql, parameters)
+        steps.step()
+        return rows
+
+    Connections.execute = execute  # type: ignore[method-assign]
+    engine = async_engine(url)
+    room = Room(engine, PaymentStore(engine), orders_of(order_id), cast(Any, FolderProvider(folder, steps.step)))
+    attached.begin(record_of("Authorize", order_id))
+    held = await room.authorize(order_id, f"{order_id}-hold", AMOUNT)
+    attached.begin(record_of("Capture", order_id))
+    await room.capture(held.payment_id, f"{order_id}-take")
+    attached.begin(record_of("Refund", order_id))
+    await room.refund(held.payment_id, f"{order_id}-back", 933)
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
