@@ -10,5 +10,5 @@ class DatabaseSettings(ProcessSettings):
 
     # SQLAlchemy's form: postgresql+psycopg://user@/database?host=<socket folder>. May hold a password, so never shown.
     database_url: str = Field(repr=False)
-    # Connections kept by this process. As many again may open under load; many processes share one server.
+    # Connections of this process for lone statements, and as many for transactions. Many processes share one server.
     database_pool_size: int = Field(default=5, ge=1, le=50)

@@ -2,6 +2,7 @@
 
 import unicodedata
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from private_core.refusals import Absent, Duplicate, Forbidden, Malformed
@@ -33,6 +34,32 @@ class Member:
     particulars: Particulars
     # Microseconds since the epoch.
     registered_time_us: int
+
+
+class Purpose(StrEnum):
+    """What personal data is used for."""
+
+    ACCOUNT = "account"
+    DELIVERY = "delivery"
+    SUPPORT = "support"
+    ANALYTICS = "analytics"
+    MARKETING = "marketing"
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """One that was given, or withdrawn."""
+
+    purpose: Purpose
+    granted: bool
+    # Microseconds since the epoch.
+    time_us: int
+
+
+def require_purpose(member_id: str, subject: str, consented: bool) -> None:
+    """Members see what is theirs for any purpose; anybody else for one that the member consents to at this moment."""
+    if subject != member_id and not consented:
+        raise Forbidden("PURPOSE_NOT_CONSENTED", "the member does not consent to this purpose")
 
 
 def require_own(member_id: str, subject: str) -> None:

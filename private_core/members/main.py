@@ -12,6 +12,7 @@ from private_core.members.rotation import KeyRotation
 from private_core.members.service import DataKeysService, MembersService
 from private_core.members.settings import MembersSettings
 from private_core.members.store import MemberStore
+from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
 from security.keys.blind_index import BlindIndex
@@ -48,5 +49,6 @@ async def main(settings: MembersSettings, process: Process) -> None:
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
     rotation = KeyRotation(engine, keyring, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
-    await process.serve(server.build(), sink, keys)
+    expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s)
+    await process.serve(server.build(), sink, keys, expiry)
     await engine.dispose()

@@ -5,6 +5,12 @@ import phonenumbers
 from private_core.refusals import Malformed
 
 
+def national(e164: str) -> str:
+    """The number as it is dialled within its country, digits alone: 13812341234."""
+    number = phonenumbers.parse(e164)
+    return "".join(filter(str.isdigit, phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)))
+
+
 def normalised(text: str, region: str) -> str:
     """`text` in E.164 (+8613812341234). `region` reads numbers without a country code.
 

@@ -2,21 +2,33 @@
 
 import dataclasses
 import uuid
-from typing import Any
+from typing import Any, Final
 
 from isthmus.members.v1 import members_pb2 as pb
 from isthmus.members.v1 import members_pb2_grpc
 
 from mesh.call import current_call
 from mesh.clock import Clock
+from mesh.contract import load
+from mesh.redaction import masked
 from private_core.members import domain
-from private_core.members.domain import Member, Particulars
-from private_core.members.phone import normalised
+from private_core.members.domain import Member, Particulars, Purpose
+from private_core.members.phone import national, normalised
 from private_core.members.rotation import KeyRotation
 from private_core.members.store import MemberStore
 from private_core.storage.idempotency import Answer, Intent, intent_of
 from private_core.translation import translated
+from security.audit import attached
 from security.keys.blind_index import BlindIndex
+
+_PURPOSES: Final = {
+    pb.PURPOSE_ACCOUNT: Purpose.ACCOUNT,
+    pb.PURPOSE_DELIVERY: Purpose.DELIVERY,
+    pb.PURPOSE_SUPPORT: Purpose.SUPPORT,
+    pb.PURPOSE_ANALYTICS: Purpose.ANALYTICS,
+    pb.PURPOSE_MARKETING: Purpose.MARKETING,
+}
+_NUMBERS: Final = {purpose: number for number, purpose in _PURPOSES.items()}
 
 
 class MembersService(members_pb2_grpc.MembersServicer):
@@ -27,6 +39,7 @@ class MembersService(members_pb2_grpc.MembersServicer):
         self._bodies = bodies
         self._default_region = default_region
         self._clock = clock
+        self._fields = load().fields("isthmus.members.v1.Member")
 
     async def RegisterMember(self, request: pb.RegisterMemberRequest, context: Any) -> pb.RegisterMemberResponse:
         with translated():
@@ -38,20 +51,40 @@ class MembersService(members_pb2_grpc.MembersServicer):
         return response if earlier is None else pb.RegisterMemberResponse.FromString(earlier.give())
 
     async def GetMember(self, request: pb.GetMemberRequest, context: Any) -> pb.GetMemberResponse:
-        claims = current_call().claims
         with translated():
-            domain.require_own(request.member_id, claims.subject if claims is not None and claims.is_member else "")
-            member = await self._store.find(request.member_id)
-            if member is None:
-                raise domain.no_such_member()
-        return pb.GetMemberResponse(
-            member=pb.Member(
-                member_id=member.member_id,
-                phone=member.particulars.phone,
-                name=member.particulars.name,
-                address=member.particulars.address,
-                registered_time_us=member.registered_time_us,
-            )
+            domain.require_own(request.member_id, _member())
+            member = await self._found(request.member_id)
+        return pb.GetMemberResponse(member=self._masked(member))
+
+    async def RevealMember(self, request: pb.RevealMemberRequest, context: Any) -> pb.RevealMemberResponse:
+        purpose = _PURPOSES[request.purpose]
+        subject = _member()
+        with translated():
+            consented = subject == request.member_id or await self._store.consented(request.member_id, purpose)
+            domain.require_purpose(request.member_id, subject, consented)
+            member = await self._found(request.member_id)
+        # What for is on record with who and whom.
+        attached.note(f"PURPOSE_{purpose.name}")
+        return pb.RevealMemberResponse(member=_clear(member))
+
+    async def SetConsent(self, request: pb.SetConsentRequest, context: Any) -> pb.SetConsentResponse:
+        with translated():
+            domain.require_own(request.member_id, _member())
+        purpose = _PURPOSES[request.purpose]
+        await self._store.set_consent(request.member_id, purpose, request.granted, self._clock.now_us())
+        attached.note(f"{'GRANTED' if request.granted else 'WITHDRAWN'}_{purpose.name}")
+        return pb.SetConsentResponse()
+
+    async def ExportMember(self, request: pb.ExportMemberRequest, context: Any) -> pb.ExportMemberResponse:
+        with translated():
+            domain.require_own(request.member_id, _member())
+            member = await self._found(request.member_id)
+        return pb.ExportMemberResponse(
+            member=_clear(member),
+            consents=[
+                pb.Consent(purpose=_NUMBERS[each.purpose], granted=each.granted, time_us=each.time_us)
+                for each in await self._store.consents(request.member_id)
+            ],
         )
 
     async def CheckMember(self, request: pb.CheckMemberRequest, context: Any) -> pb.CheckMemberResponse:
@@ -60,9 +93,42 @@ class MembersService(members_pb2_grpc.MembersServicer):
     async def CountMembers(self, request: pb.CountMembersRequest, context: Any) -> pb.CountMembersResponse:
         return pb.CountMembersResponse(members=await self._store.count())
 
+    async def _found(self, member_id: str) -> Member:
+        member = await self._store.find(member_id)
+        if member is None:
+            raise domain.no_such_member()
+        return member
+
+    def _masked(self, member: Member) -> pb.Member:
+        """As the contract's masks show it: 138****1234."""
+        particulars, fields = member.particulars, self._fields
+        return pb.Member(
+            member_id=member.member_id,
+            phone=masked(national(particulars.phone), fields["phone"]),
+            name=masked(particulars.name, fields["name"]),
+            address=masked(particulars.address, fields["address"]),
+            registered_time_us=member.registered_time_us,
+        )
+
     def _intent(self, request: pb.RegisterMemberRequest) -> Intent:
         intent = intent_of(request, request.idempotency_key)
         return dataclasses.replace(intent, body=self._bodies.of(intent.body.hex()))
+
+
+def _member() -> str:
+    """The member who calls; "" when it is a client for itself."""
+    claims = current_call().claims
+    return claims.subject if claims is not None and claims.is_member else ""
+
+
+def _clear(member: Member) -> pb.Member:
+    return pb.Member(
+        member_id=member.member_id,
+        phone=member.particulars.phone,
+        name=member.particulars.name,
+        address=member.particulars.address,
+        registered_time_us=member.registered_time_us,
+    )
 
 
 class DataKeysService(members_pb2_grpc.DataKeysServicer):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from mesh.database.settings import DatabaseSettings
+from private_core.storage.settings import IdempotencySettings
 
 
-class MembersSettings(DatabaseSettings):
+class MembersSettings(IdempotencySettings):
     """Environment ISTHMUS_*: beside what every private room is told, its keys and its country."""
 
     # Bound into every encrypted value: one tenant's rows do not open in another's database.

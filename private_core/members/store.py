@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import execute, transact
-from private_core.members.domain import Member, Particulars, registered_already
+from private_core.members.domain import Consent, Member, Particulars, Purpose, registered_already
 from private_core.storage.encrypted import Encrypted, RowCipher
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from security.audit import attached
@@ -54,6 +54,29 @@ _FIND: Final = (
     select(MEMBER, DATA_KEY)
     .join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
     .where(MEMBER.c.member_id == bindparam("wanted"))
+)
+_CONSENTED: Final = text(
+    "SELECT granted FROM members.consent WHERE member_id = :member_id AND purpose = :purpose"
+    " ORDER BY consent_id DESC LIMIT 1"
+)
+# One that says what is so already is not written again.
+_CONSENT: Final = text(
+    """
+    INSERT INTO members.consent (member_id, purpose, granted, given_time)
+    SELECT member_id, :purpose, :granted, :now FROM members.member
+    WHERE member_id = :member_id AND erased_time IS NULL AND :granted IS DISTINCT FROM coalesce((
+        SELECT granted FROM members.consent WHERE member_id = :member_id AND purpose = :purpose
+        ORDER BY consent_id DESC LIMIT 1
+    ), false)
+    """
+)
+_CONSENTS: Final = text(
+    """
+    SELECT * FROM (
+        SELECT consent_id, purpose, granted, given_time FROM members.consent WHERE member_id = :member_id
+        ORDER BY consent_id DESC LIMIT 1000
+    ) AS newest ORDER BY consent_id
+    """
 )
 _EXISTS: Final = text("SELECT 1 FROM members.member WHERE member_id = :wanted AND erased_time IS NULL")
 _COUNT: Final = text("SELECT count(*) FROM members.member WHERE erased_time IS NULL")
@@ -142,6 +165,23 @@ class MemberStore:
             return Member(member_id, Particulars(**opened), registered_us)
 
         return await transact(self._engine, work)
+
+    async def consented(self, member_id: str, purpose: Purpose) -> bool:
+        """Whether the member consents at this moment."""
+        rows = await execute(self._engine, _CONSENTED, {"member_id": member_id, "purpose": purpose.value})
+        return bool(rows and rows[0].granted)
+
+    async def set_consent(self, member_id: str, purpose: Purpose, granted: bool, now_us: int) -> None:
+        now = _EPOCH + timedelta(microseconds=now_us)
+        values = {"member_id": member_id, "purpose": purpose.value, "granted": granted, "now": now}
+        await execute(self._engine, _CONSENT, values)
+
+    async def consents(self, member_id: str) -> list[Consent]:
+        """The newest 1000, the first one first."""
+        return [
+            Consent(Purpose(row.purpose), row.granted, (row.given_time - _EPOCH) // timedelta(microseconds=1))
+            for row in await execute(self._engine, _CONSENTS, {"member_id": member_id})
+        ]
 
     async def exists(self, member_id: str) -> bool:
         return bool(await execute(self._engine, _EXISTS, {"wanted": member_id}))

@@ -12,6 +12,7 @@ from private_core.orders.clients import MembersClient, PaymentsClient
 from private_core.orders.service import OrdersService
 from private_core.orders.settings import OrdersSettings
 from private_core.orders.store import OrderStore
+from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
 from security.tokens.interceptor import TokenInterceptor
@@ -40,5 +41,6 @@ async def main(settings: OrdersSettings, process: Process) -> None:
 
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
-    await process.serve(server.build(), sink, keys)
+    expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s)
+    await process.serve(server.build(), sink, keys, expiry)
     await engine.dispose()

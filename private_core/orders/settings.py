@@ -1,7 +1,7 @@
 """What the orders room is told from outside."""
 
-from mesh.database.settings import DatabaseSettings
+from private_core.storage.settings import IdempotencySettings
 
 
-class OrdersSettings(DatabaseSettings):
-    """Nothing beyond the database."""
+class OrdersSettings(IdempotencySettings):
+    """Nothing beyond the database and its idempotency records."""

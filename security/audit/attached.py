@@ -21,12 +21,14 @@ RECORDED: Final = recorded("CAST(:audit AS json)", " CROSS JOIN {of}")
 class Attached:
     """make: the record of the call, once it is known how it ends."""
 
-    __slots__ = ("_committed", "_drawn", "_make")
+    __slots__ = ("_committed", "_drawn", "_make", "noted")
 
     def __init__(self, make: Callable[[grpc.StatusCode, str], AuditRecord]) -> None:
         self._make = make
         self._drawn: AuditRecord | None = None
         self._committed = False
+        # What the room says of a call that succeeds, as a reason is said of one that fails.
+        self.noted = ""
 
     def draw(self, code: grpc.StatusCode, reason: str) -> AuditRecord:
         self._drawn, self._committed = self._make(code, reason), False
@@ -54,6 +56,13 @@ def rows(code: grpc.StatusCode = grpc.StatusCode.OK, reason: str = "") -> str:
     """The parameter :audit of RECORDED: the current call's record if it ends so; none outside of a recorded call."""
     attached = _current.get()
     return parameters([attached.draw(code, reason)] if attached else [])["rows"]
+
+
+def note(reason: str) -> None:
+    """Say on the record what a call that succeeds was for: PURPOSE_DELIVERY."""
+    attached = _current.get()
+    if attached is not None:
+        attached.noted = reason
 
 
 def committed() -> None:

@@ -72,8 +72,8 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
                     self._record(method, request, grpc.StatusCode.INTERNAL, type(error).__name__), required
                 )
                 raise
-            if not attached.says(grpc.StatusCode.OK, ""):
-                await self._keep(self._record(method, request, grpc.StatusCode.OK, ""), required)
+            if not attached.says(grpc.StatusCode.OK, attached.noted):
+                await self._keep(self._record(method, request, grpc.StatusCode.OK, attached.noted), required)
             return answer
 
         return audited

@@ -14,7 +14,9 @@ from security.oauth.store import Store
 
 STOREFRONT = "storefront"
 SHOP_WEB = "shop-web"
-SHOP_WEB_SCOPES = frozenset({"members.read", "orders.read", "orders.write", "payments.read", "payments.write"})
+SHOP_WEB_SCOPES = frozenset(
+    {"members.read", "members.reveal", "orders.read", "orders.write", "payments.read", "payments.write"}
+)
 
 
 def scopes_of(contract: Contract) -> frozenset[str]:

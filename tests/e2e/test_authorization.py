@@ -72,8 +72,14 @@ async def test_a_member_signs_in_and_reads_their_own_record_alone(mesh: LocalMes
         own = await register(mesh, client, "authorization-member-1", 11)
         other = await register(mesh, client, "authorization-member-2", 12)
         await create_account(mesh, client, own, "ada@example.org")
-        headers = {"authorization": f"Bearer {await sign_in(client, 'ada@example.org', 'members.read')}"}
+        scopes = "members.read members.reveal"
+        headers = {"authorization": f"Bearer {await sign_in(client, 'ada@example.org', scopes)}"}
         answer = await client.send("GET", f"/v1/members/{own}", headers=headers)
+        assert answer.status == 200, answer.body
+        masked = json.loads(answer.body)["member"]
+        assert (masked["phone"], masked["name"]) == ("137****0011", "A*")
+        body = b'{"purpose": "PURPOSE_ACCOUNT"}'
+        answer = await client.send("POST", f"/v1/members/{own}:reveal", body, headers | JSON)
         assert answer.status == 200, answer.body
         member = json.loads(answer.body)["member"]
         assert (member["phone"], member["name"], member["address"]) == ("+8613700000011", "Ada Example", "1 Test Road")

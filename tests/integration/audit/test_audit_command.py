@@ -101,6 +101,15 @@ async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None
         done = await asyncio.to_thread(isthmus, tmp_path, "audit", "export", "--output", str(export))
         assert done.returncode == 0, done.stderr
         await erase(tmp_path, mesh)
+        said = await asyncio.to_thread(isthmus, tmp_path, "audit", "report", "--json")
+        rights = {(one["workload"], one["method"]): one for one in json.loads(said.stdout)["rights"]}
+        assert rights["operator", "/isthmus.members.v1.Members/GetMember"]["denied"] == 1
+        messages = tmp_path / "messages.txt"
+        done = await asyncio.to_thread(
+            isthmus, tmp_path, "audit", "export", "--format", "syslog", "--output", str(messages)
+        )
+        assert done.returncode == 0, done.stderr
+        assert all(line.startswith("<1") and "[isthmus@32473 " in line for line in messages.read_text().splitlines())
         verified = await asyncio.to_thread(isthmus, tmp_path, "audit", "verify", "--json")
         assert verified.returncode == 0, verified.stdout
         assert json.loads(verified.stdout)["ok"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # No other test may write these: one PostgreSQL serves them all, and its files are searched for them.
 PHONE, NAME, ADDRESS = "+8613812340099", "Marisol Vandenbroucke", "7 Quillfeather Lane, Shenzhen"
-WRITE, READ = "members.write", "members.read"
+WRITE, READ, REVEAL = "members.write", "members.read", "members.reveal"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def adder(services: tuple[MembersService, DataKeysService], server: Any) -> None
 async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["MembersAsyncStub"]:
     """A stub with the core gateway's certificate; every test begins with no member."""
     with psycopg.connect(plain(url)) as connection:
-        connection.execute("TRUNCATE members.member, members.data_key, members.idempotency")
+        connection.execute("TRUNCATE members.member, members.data_key, members.idempotency, members.consent")
     sink = PostgresAuditSink(async_engine(url))
     await sink.start()
     async with store_of(url, keyring) as store:
@@ -100,8 +100,9 @@ async def registered(members: "MembersAsyncStub", room: PrivateRoom, key: str = 
 
 
 async def own_record(members: "MembersAsyncStub", room: PrivateRoom, member_id: str) -> pb.Member:
-    request = pb.GetMemberRequest(member_id=member_id)
-    return (await members.GetMember(request, metadata=room.bearer(READ, subject=member_id))).member
+    """In clear."""
+    request = pb.RevealMemberRequest(member_id=member_id, purpose=pb.PURPOSE_ACCOUNT)
+    return (await members.RevealMember(request, metadata=room.bearer(REVEAL, subject=member_id))).member
 
 
 def cell_bytes(cell: Any) -> bytes:

@@ -22,6 +22,7 @@ from tests.integration.members.conftest import (
     NAME,
     PHONE,
     READ,
+    REVEAL,
     WRITE,
     cell_bytes,
     marks_in,
@@ -40,6 +41,69 @@ async def test_a_member_reads_their_own_record(members: "MembersAsyncStub", room
     record = await own_record(members, room, member_id)
     assert (record.phone, record.name, record.address) == (PHONE, NAME, ADDRESS)
     assert record.registered_time_us > 0
+
+
+async def test_a_record_is_masked_unless_it_is_asked_for_in_clear(
+    members: "MembersAsyncStub", room: PrivateRoom
+) -> None:
+    member_id = await registered(members, room)
+    request = pb.GetMemberRequest(member_id=member_id)
+    record = (await members.GetMember(request, metadata=room.bearer(READ, subject=member_id))).member
+    assert (record.phone, record.name) == ("138****0099", "M*")
+    assert not marks_in(record.SerializeToString())
+
+
+async def test_others_see_a_record_for_a_purpose_that_the_member_consents_to_at_this_moment(
+    members: "MembersAsyncStub", room: PrivateRoom, url: str
+) -> None:
+    member_id = await registered(members, room)
+
+    async def reveal(purpose: pb.Purpose.ValueType) -> pb.Member:
+        request = pb.RevealMemberRequest(member_id=member_id, purpose=purpose)
+        return (await members.RevealMember(request, metadata=room.bearer(REVEAL))).member
+
+    async def consent(granted: bool, subject: str = member_id) -> None:
+        request = pb.SetConsentRequest(member_id=member_id, purpose=pb.PURPOSE_DELIVERY, granted=granted)
+        await members.SetConsent(request, metadata=room.bearer(WRITE, subject=subject))
+
+    with pytest.raises(PermissionDenied, match="PURPOSE_NOT_CONSENTED"):
+        await reveal(pb.PURPOSE_DELIVERY)
+    await consent(True)
+    await consent(True)
+    assert (await reveal(pb.PURPOSE_DELIVERY)).address == ADDRESS
+    with pytest.raises(PermissionDenied, match="PURPOSE_NOT_CONSENTED"):
+        await reveal(pb.PURPOSE_MARKETING)
+    await consent(False)
+    with pytest.raises(PermissionDenied, match="PURPOSE_NOT_CONSENTED"):
+        await reveal(pb.PURPOSE_DELIVERY)
+    with pytest.raises(PermissionDenied, match="NOT_YOUR_RECORD"):
+        await consent(True, "another-member")
+    with pytest.raises(InvalidArgument):
+        await reveal(pb.PURPOSE_UNSPECIFIED)
+    export = await members.ExportMember(
+        pb.ExportMemberRequest(member_id=member_id), metadata=room.bearer(REVEAL, subject=member_id)
+    )
+    assert export.member.phone == PHONE
+    assert [(each.purpose, each.granted) for each in export.consents] == [
+        (pb.PURPOSE_DELIVERY, True),
+        (pb.PURPOSE_DELIVERY, False),
+    ]
+    with pytest.raises(PermissionDenied, match="NOT_YOUR_RECORD"):
+        await members.ExportMember(
+            pb.ExportMemberRequest(member_id=member_id), metadata=room.bearer(REVEAL, subject="another-member")
+        )
+    with psycopg.connect(plain(url)) as connection:
+        reasons = connection.execute(
+            "SELECT reason FROM audit.record WHERE data_subject = %s AND method ~ 'RevealMember|SetConsent'"
+            " AND result = 'OK' ORDER BY sequence",
+            (member_id,),
+        ).fetchall()
+    assert [reason for (reason,) in reasons] == [
+        "GRANTED_DELIVERY",
+        "GRANTED_DELIVERY",
+        "PURPOSE_DELIVERY",
+        "WITHDRAWN_DELIVERY",
+    ]
 
 
 async def test_nobody_reads_anothers_record(members: "MembersAsyncStub", room: PrivateRoom) -> None:
@@ -203,7 +267,7 @@ async def test_every_call_is_on_record(members: "MembersAsyncStub", room: Privat
     gateway = "core-gateway"
     assert records == [
         (gateway, "storefront", "", 1, "OK", "", 32),
-        (gateway, member_id, member_id, 1, "OK", "", 32),
+        (gateway, member_id, member_id, 1, "OK", "PURPOSE_ACCOUNT", 32),
         (gateway, "another-member", member_id, 2, "PERMISSION_DENIED", "NOT_YOUR_RECORD", 32),
         ("orders", "", member_id, 2, "PERMISSION_DENIED", "CALLER_NOT_ALLOWED", 32),
         (gateway, member_id, member_id, 2, "PERMISSION_DENIED", "SCOPE_MISSING", 32),

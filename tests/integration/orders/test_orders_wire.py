@@ -56,10 +56,18 @@ async def wire(room: "Room", tmp_path: Path) -> AsyncIterator[Wire]:
         yield Wire(server, orders_pb2_grpc.OrdersStub(channel), records)
 
 
-async def test_a_client_with_the_scope_places_for_a_member(wire: Wire) -> None:
+async def test_a_client_with_the_scope_places_for_a_member_and_the_record_is_of_the_orders_transaction(
+    wire: Wire, room: "Room"
+) -> None:
     assert (await wire.place("orders.write")).total.minor == 2933
-    (record,) = wire.records.kept
-    assert (record.token_subject, record.data_subject, record.result) == ("storefront", "member-1", "OK")
+    written = "xmin::text AS transaction FROM"
+    (record,) = await room.sql(f"SELECT token_subject, data_subject, result, {written} audit.record")
+    (order,) = await room.sql(f"SELECT {written} orders.placed_order")
+    assert tuple(record) == ("storefront", "member-1", "OK", order.transaction)
+    # The repetition writes nothing but its own record.
+    await wire.place("orders.write")
+    (again,) = wire.records.kept
+    assert (again.token_subject, again.data_subject, again.result) == ("storefront", "member-1", "OK")
 
 
 async def test_without_a_token_or_its_scope_nothing_is_placed(wire: Wire, room: "Room") -> None:

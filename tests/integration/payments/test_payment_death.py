@@ -40,7 +40,7 @@ METHODS = {Kind.HOLD: "Authorize", Kind.CAPTURE: "Capture", Kind.REFUND: "Refund
 
 async def died(url: str, folder: Path, step: int) -> int:
     folder.mkdir()
-    command = (sys.executable, victim.__file__, url, str(folder), f"order-{step}", str(step))
+    command = (sys.executable, "-m", victim.__name__, url, str(folder), f"order-{step}", str(step))
     process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[3])
     return await process.wait()
 

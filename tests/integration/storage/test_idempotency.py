@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import async_engine, execute, transact
 from mesh.errors import AlreadyExists, FailedPrecondition
+from private_core.storage.expiry import IdempotencyExpiry
 from private_core.storage.idempotency import CREATE_TABLE, Answer, Idempotency, Intent
 
 ANSWER = Answer.of(orders_pb2.GetOrderResponse(order=orders_pb2.Order(order_id="order-1")))
@@ -107,3 +108,17 @@ async def test_an_open_record_is_taken_up_and_answered_once(engine: AsyncEngine,
     again = await claim(engine, records, intent())
     assert again is not None
     assert again.give() == ANSWER.answer
+
+
+async def test_an_answered_record_expires_and_its_key_is_free_again(engine: AsyncEngine, records: Idempotency) -> None:
+    await claim(engine, records, intent("old"), ANSWER)
+    await claim(engine, records, intent("open"))
+    await execute(engine, text("UPDATE room.idempotency SET created_time = now() - interval '2 days'"))
+    await claim(engine, records, intent("young"), ANSWER)
+    expiry = IdempotencyExpiry(engine, "room", age_s=86_400)
+    assert await expiry.round() == 1
+    assert await expiry.round() == 0
+    # The open one stands for work that somebody may still take up.
+    rows = await execute(engine, text("SELECT intent FROM room.idempotency"))
+    assert {row.intent for row in rows} == {intent("open").id, intent("young").id}
+    assert await claim(engine, records, intent("old", "another body"), ANSWER) is None

@@ -1,4 +1,4 @@
-"""Project Wycheproof's AES-GCM vectors, driven through our own wrapper."""
+"""Project Wycheproof's vectors for AES-GCM, HMAC and Ed25519, driven through our own wrappers."""
 
 import json
 import os
@@ -8,18 +8,24 @@ from unittest import mock
 
 import pytest
 
+from security.audit.note import NoteRejected, Verifier
 from security.keys.aead import KEY_BYTES, NONCE_BYTES, TAG_BYTES, Aead
+from security.keys.blind_index import INDEX_BYTES, BlindIndex
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected
+
+
+def groups_of(name: str) -> list[dict[str, Any]]:
+    folder = os.environ.get("ISTHMUS_VECTORS")
+    if not folder:
+        pytest.skip("NOT TESTED: ISTHMUS_VECTORS names no folder of outside test vectors")
+    document = json.loads((Path(folder) / "wycheproof" / name).read_text())
+    groups: list[dict[str, Any]] = document["testGroups"]
+    return groups
 
 
 @pytest.fixture(scope="module")
 def groups() -> list[dict[str, Any]]:
-    folder = os.environ.get("ISTHMUS_VECTORS")
-    if not folder:
-        pytest.skip("NOT TESTED: ISTHMUS_VECTORS names no folder of outside test vectors")
-    document = json.loads((Path(folder) / "wycheproof" / "aes_gcm_test.json").read_text())
-    groups: list[dict[str, Any]] = document["testGroups"]
-    return groups
+    return groups_of("aes_gcm_test.json")
 
 
 def test_supported_parameters_agree_with_every_vector(groups: list[dict[str, Any]]) -> None:
@@ -54,3 +60,35 @@ def test_any_other_parameter_is_refused(groups: list[dict[str, Any]]) -> None:
                 )
             refused += 1
     assert refused >= 200
+
+
+def test_a_blind_index_is_the_hmac_of_every_vector_that_is_text() -> None:
+    driven = 0
+    for group in groups_of("hmac_sha256_test.json"):
+        if group["tagSize"] != INDEX_BYTES * 8:
+            continue
+        for case in group["tests"]:
+            try:
+                value = bytes.fromhex(case["msg"]).decode()
+            except UnicodeDecodeError:
+                # An index is of text.
+                continue
+            made = BlindIndex(bytes.fromhex(case["key"])).of(value)
+            assert (made.hex() == case["tag"]) is (case["result"] == "valid"), case["tcId"]
+            driven += 1
+    assert driven >= 20
+
+
+def test_a_notes_signature_is_judged_as_every_vector_says() -> None:
+    driven = 0
+    for group in groups_of("ed25519_test.json"):
+        verifier = Verifier("vector", bytes.fromhex(group["publicKey"]["pk"]))
+        for case in group["tests"]:
+            signature, message = bytes.fromhex(case["sig"]), bytes.fromhex(case["msg"])
+            if case["result"] == "valid":
+                verifier._check(signature, message)
+            else:
+                with pytest.raises(NoteRejected):
+                    verifier._check(signature, message)
+            driven += 1
+    assert driven >= 150

@@ -45,6 +45,21 @@ class MembersStub:
                 request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetMemberRequest.SerializeToString,
                 response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetMemberResponse.FromString,
                 _registered_method=True)
+        self.RevealMember = channel.unary_unary(
+                '/isthmus.members.v1.Members/RevealMember',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.RevealMemberRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.RevealMemberResponse.FromString,
+                _registered_method=True)
+        self.SetConsent = channel.unary_unary(
+                '/isthmus.members.v1.Members/SetConsent',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetConsentResponse.FromString,
+                _registered_method=True)
+        self.ExportMember = channel.unary_unary(
+                '/isthmus.members.v1.Members/ExportMember',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.ExportMemberRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.ExportMemberResponse.FromString,
+                _registered_method=True)
         self.CheckMember = channel.unary_unary(
                 '/isthmus.members.v1.Members/CheckMember',
                 request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.CheckMemberRequest.SerializeToString,
@@ -69,7 +84,28 @@ class MembersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetMember(self, request, context):
-        """Reads a member's own record.
+        """Reads a member's own record, masked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevealMember(self, request, context):
+        """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConsent(self, request, context):
+        """Gives or withdraws consent to one purpose. It holds from the very next call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportMember(self, request, context):
+        """Everything that is kept about a member, in clear, for that member alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +137,21 @@ def add_MembersServicer_to_server(servicer, server):
                     servicer.GetMember,
                     request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetMemberRequest.FromString,
                     response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.GetMemberResponse.SerializeToString,
+            ),
+            'RevealMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevealMember,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.RevealMemberRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.RevealMemberResponse.SerializeToString,
+            ),
+            'SetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsent,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetConsentRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetConsentResponse.SerializeToString,
+            ),
+            'ExportMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportMember,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.ExportMemberRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.ExportMemberResponse.SerializeToString,
             ),
             'CheckMember': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckMember,
@@ -168,6 +219,87 @@ class Members:
             '/isthmus.members.v1.Members/GetMember',
             isthmus_dot_members_dot_v1_dot_members__pb2.GetMemberRequest.SerializeToString,
             isthmus_dot_members_dot_v1_dot_members__pb2.GetMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevealMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Members/RevealMember',
+            isthmus_dot_members_dot_v1_dot_members__pb2.RevealMemberRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.RevealMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Members/SetConsent',
+            isthmus_dot_members_dot_v1_dot_members__pb2.SetConsentRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.SetConsentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Members/ExportMember',
+            isthmus_dot_members_dot_v1_dot_members__pb2.ExportMemberRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.ExportMemberResponse.FromString,
             options,
             channel_credentials,
             insecure,

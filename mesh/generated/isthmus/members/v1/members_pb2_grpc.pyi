@@ -36,7 +36,13 @@ class MembersStub:
     RegisterMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.RegisterMemberRequest, _members_pb2.RegisterMemberResponse]
     """Registers a member."""
     GetMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.GetMemberRequest, _members_pb2.GetMemberResponse]
-    """Reads a member's own record."""
+    """Reads a member's own record, masked."""
+    RevealMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.RevealMemberRequest, _members_pb2.RevealMemberResponse]
+    """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to."""
+    SetConsent: _grpc.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]
+    """Gives or withdraws consent to one purpose. It holds from the very next call."""
+    ExportMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.ExportMemberRequest, _members_pb2.ExportMemberResponse]
+    """Everything that is kept about a member, in clear, for that member alone."""
     CheckMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.CheckMemberRequest, _members_pb2.CheckMemberResponse]
     """Says whether a member is registered, and no more."""
     CountMembers: _grpc.UnaryUnaryMultiCallable[_members_pb2.CountMembersRequest, _members_pb2.CountMembersResponse]
@@ -50,7 +56,13 @@ class MembersAsyncStub(MembersStub):
     RegisterMember: _aio.UnaryUnaryMultiCallable[_members_pb2.RegisterMemberRequest, _members_pb2.RegisterMemberResponse]  # type: ignore[assignment]
     """Registers a member."""
     GetMember: _aio.UnaryUnaryMultiCallable[_members_pb2.GetMemberRequest, _members_pb2.GetMemberResponse]  # type: ignore[assignment]
-    """Reads a member's own record."""
+    """Reads a member's own record, masked."""
+    RevealMember: _aio.UnaryUnaryMultiCallable[_members_pb2.RevealMemberRequest, _members_pb2.RevealMemberResponse]  # type: ignore[assignment]
+    """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to."""
+    SetConsent: _aio.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]  # type: ignore[assignment]
+    """Gives or withdraws consent to one purpose. It holds from the very next call."""
+    ExportMember: _aio.UnaryUnaryMultiCallable[_members_pb2.ExportMemberRequest, _members_pb2.ExportMemberResponse]  # type: ignore[assignment]
+    """Everything that is kept about a member, in clear, for that member alone."""
     CheckMember: _aio.UnaryUnaryMultiCallable[_members_pb2.CheckMemberRequest, _members_pb2.CheckMemberResponse]  # type: ignore[assignment]
     """Says whether a member is registered, and no more."""
     CountMembers: _aio.UnaryUnaryMultiCallable[_members_pb2.CountMembersRequest, _members_pb2.CountMembersResponse]  # type: ignore[assignment]
@@ -73,7 +85,31 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
         request: _members_pb2.GetMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_members_pb2.GetMemberResponse, _abc.Awaitable[_members_pb2.GetMemberResponse]]:
-        """Reads a member's own record."""
+        """Reads a member's own record, masked."""
+
+    @_abc_1.abstractmethod
+    def RevealMember(
+        self,
+        request: _members_pb2.RevealMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.RevealMemberResponse, _abc.Awaitable[_members_pb2.RevealMemberResponse]]:
+        """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to."""
+
+    @_abc_1.abstractmethod
+    def SetConsent(
+        self,
+        request: _members_pb2.SetConsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.SetConsentResponse, _abc.Awaitable[_members_pb2.SetConsentResponse]]:
+        """Gives or withdraws consent to one purpose. It holds from the very next call."""
+
+    @_abc_1.abstractmethod
+    def ExportMember(
+        self,
+        request: _members_pb2.ExportMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.ExportMemberResponse, _abc.Awaitable[_members_pb2.ExportMemberResponse]]:
+        """Everything that is kept about a member, in clear, for that member alone."""
 
     @_abc_1.abstractmethod
     def CheckMember(
