@@ -39,7 +39,6 @@ METHODS = {Kind.HOLD: "Authorize", Kind.CAPTURE: "Capture", Kind.REFUND: "Refund
 
 
 async def died(url: str, folder: Path, step: int) -> int:
-    folder.mkdir()
     command = (sys.executable, "-m", victim.__name__, url, str(folder), f"order-{step}", str(step))
     process = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[3])
     return await process.wait()
@@ -52,15 +51,19 @@ async def test_a_process_killed_at_any_step_leaves_all_or_nothing(
 
     async def one(step: int) -> int:
         async with slots:
-            return await died(payments_url, tmp_path / str(step), step)
+            return await died(payments_url, tmp_path, step)
 
     async with asyncio.timeout(DEADLINE_S):
         ends = await asyncio.gather(*(one(step) for step in range(STEPS + 1)))
     # There are just so many steps: the last one lived.
     assert ends == [-signal.SIGKILL] * STEPS + [0]
-    for step in range(STEPS + 1):
-        await all_or_nothing(room, f"order-{step}")
-        await finished_without_its_caller(room, FolderProvider(tmp_path / str(step)), f"order-{step}")
+    ids = [f"order-{step}" for step in range(STEPS + 1)]
+    for order_id in ids:
+        await all_or_nothing(room, order_id)
+    provider = FolderProvider(tmp_path)
+    await Settlement(PaymentStore(room.engine), orders_of(*ids), provider, 1.0, abandoned_s=0).round()
+    for order_id in ids:
+        await finished_without_its_caller(room, provider, order_id)
     await room.balances()
 
 
@@ -76,21 +79,21 @@ async def all_or_nothing(room: Room, order_id: str) -> None:
 
 
 async def finished_without_its_caller(room: Room, provider: FolderProvider, order_id: str) -> None:
-    settlement = Settlement(PaymentStore(room.engine), orders_of(order_id), provider, 1.0, abandoned_s=0)
-    await settlement.round()
     operations = await room.sql(OPERATIONS, id=order_id)
     assert all(row.progress == "done" for row in operations), operations
     # The provider did just what the books say, once each.
     kinds = {"hold": "hold", "capture": "take", "refund": "give_back"}
-    assert [kind for kind, _, _ in provider.did()] == sorted(kinds[row.kind] for row in operations)
-    states = await room.sql("SELECT state, captured, refunded FROM payments.payment WHERE order_id = :id", id=order_id)
+    payments = await room.sql("SELECT * FROM payments.payment WHERE order_id = :id", id=order_id)
+    did = [kind for payment in payments for kind in provider.did(payment.payment_id)]
+    assert did == sorted(kinds[row.kind] for row in operations)
+    states = [(payment.state, payment.captured, payment.refunded) for payment in payments]
     expected = {
         0: [],
         1: [("authorized", 0, 0)],
         2: [("captured", AMOUNT, 0)],
         3: [("captured", AMOUNT, 933)],
     }
-    assert [tuple(row) for row in states] == expected[len(operations)]
+    assert states == expected[len(operations)]
 
 
 async def test_the_repetition_of_a_settled_call_gets_its_answer(room: Room) -> None:

@@ -67,17 +67,19 @@ class FolderProvider:
         self._step()
         return ProviderAnswer(True, f"p-{key}")
 
-    def did(self) -> list[tuple[str, str, int]]:
-        return sorted((kind, reference, minor) for kind, reference, minor in map(_read, self._folder.iterdir()))
+    def did(self, reference: str) -> list[str]:
+        """What was done under this reference, each as often as it was done."""
+        return sorted(kind for kind, about, _ in map(_read, self._folder.iterdir()) if about == reference)
 
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def orders_of(order_id: str) -> FakeOrders:
+def orders_of(*order_ids: str) -> FakeOrders:
     orders = FakeOrders()
-    orders.orders[order_id] = Order(order_id, "member-1", Money(AMOUNT, "USD"), placed=True)
+    for order_id in order_ids:
+        orders.orders[order_id] = Order(order_id, "member-1", Money(AMOUNT, "USD"), placed=True)
     return orders
 
 

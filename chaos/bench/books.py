@@ -1,0 +1,183 @@
+"""How fast payments are captured, beside the same SQL bare, and on books that have grown."""
+
+import contextlib
+import os
+import secrets
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+from isthmus.money.v1 import money_pb2
+from isthmus.payments.v1 import payments_pb2 as pb
+
+from chaos.bench.report import Result
+from chaos.bench.rounds import AT_ONCE, ROUNDS, at_once, compared, libpq, one_by_one, record
+from mesh.call import Call, Claims, begin
+from mesh.clock import SystemClock
+from mesh.contract import load
+from mesh.database.engine import Database, async_engine
+from private_core.money import Money
+from private_core.payments.domain import Order, ProviderAnswer
+from private_core.payments.service import PaymentsService
+from private_core.payments.store import PaymentStore
+from security.audit import attached
+
+PAYMENTS: Final = 150
+POSTINGS: Final = 1_000_000
+_AMOUNT: Final = Money(2933, "USD")
+
+
+class _Orders:
+    async def read(self, order_id: str) -> Order:
+        return Order(order_id, "member-1", _AMOUNT, placed=True)
+
+    inspect = read
+
+
+class _Provider:
+    async def hold(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return ProviderAnswer(True, key)
+
+    take = give_back = hold
+
+
+async def measure(url: str) -> list[Result]:
+    engine = async_engine(url, "bench", pool_size=AT_ONCE)
+    service = PaymentsService(PaymentStore(engine), _Orders(), _Provider(), SystemClock())
+    statements: list[tuple[str, Any]] = []
+
+    async def ours(count: int) -> None:
+        await at_once([lambda: _captured(service) for _ in range(count)])
+
+    async def bare() -> None:
+        connections = [await _plain(url) for _ in range(AT_ONCE)]
+        try:
+            idle = list(connections)
+
+            async def one(four: Sequence[tuple[str, Any]]) -> None:
+                connection = idle.pop()
+                for sql, parameters in four:
+                    await (await connection.execute(sql, parameters)).fetchall()
+                idle.append(connection)
+
+            fours = [statements[at : at + 4] for at in range(0, len(statements), 4)]
+            started = time.perf_counter()
+            await at_once([partial(one, four) for four in fours])
+            took.append(time.perf_counter() - started)
+        finally:
+            for connection in connections:
+                await connection.close()
+
+    took: list[float] = []
+    rounds = []
+    await ours(AT_ONCE * 4)
+    for _ in range(ROUNDS):
+        # What the room says to the database is written down once, with the ids that a second time needs.
+        with _written_down(engine, statements):
+            await one_by_one([lambda: _captured(service) for _ in range(PAYMENTS)])
+        _renamed(statements)
+        started = time.perf_counter()
+        await ours(PAYMENTS)
+        mine = time.perf_counter() - started
+        await bare()
+        rounds.append((mine, took[-1]))
+        statements.clear()
+    everything = compared(
+        "captured payments, all in their transactions", "payments/s", "the same SQL bare", PAYMENTS, rounds, 0.6
+    )
+    few = statistics.median(mine for mine, _ in rounds)
+    _fill_books(url)
+    grown = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        await ours(PAYMENTS)
+        grown.append(time.perf_counter() - started)
+    await engine.dispose()
+    many = statistics.median(grown)
+    return [
+        everything,
+        Result(
+            name=f"captured payments on {POSTINGS:,} postings",
+            value=round(PAYMENTS / many, 1),
+            unit="payments/s",
+            baseline="on nearly none",
+            baseline_value=round(PAYMENTS / few, 1),
+            ratio=round(few / many, 3),
+            target=0.7,
+        ),
+    ]
+
+
+async def _captured(service: PaymentsService) -> None:
+    number = secrets.token_hex(8)
+    amount = money_pb2.Money(minor=_AMOUNT.minor, currency=_AMOUNT.currency)
+    _begin("AuthorizePayment")
+    hold = pb.AuthorizePaymentRequest(idempotency_key=f"hold-{number}", order_id=number, amount=amount)
+    payment = (await service.AuthorizePayment(hold, None)).payment
+    _begin("CapturePayment")
+    take = pb.CapturePaymentRequest(idempotency_key=f"take-{number}", payment_id=payment.payment_id)
+    await service.CapturePayment(take, None)
+
+
+def _begin(method: str) -> None:
+    policy = load().methods[f"/isthmus.payments.v1.Payments/{method}"]
+    begin(Call(policy, None, time.monotonic() + 10, claims=Claims("shop", "shop", policy.scopes, 0, "t")))
+    attached.begin(lambda code, reason: record(policy.path, code.name))
+
+
+@contextlib.contextmanager
+def _written_down(engine: Database, statements: list[tuple[str, Any]]) -> Iterator[None]:
+    run = engine.connections.execute
+
+    async def execute(sql: str, parameters: Any) -> Any:
+        statements.append((sql, dict(parameters)))
+        return await run(sql, parameters)
+
+    engine.connections.execute = execute  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        engine.connections.execute = run  # type: ignore[method-assign]
+
+
+def _renamed(statements: list[tuple[str, Any]]) -> None:
+    """Other ids of the same length, so that the same statements can be run once more."""
+    for at in range(0, len(statements), 4):
+        four = [parameters for _, parameters in statements[at : at + 4]]
+        payment = secrets.token_hex(16)
+        for parameters in four:
+            parameters["payment_id"] = payment
+            if "order_id" in parameters:
+                parameters["order_id"] = secrets.token_hex(8)
+            if "audit" in parameters:
+                was = parameters["audit"].split('"record_id":"')[1][:32]
+                parameters["audit"] = parameters["audit"].replace(was, secrets.token_hex(16))
+        for begins, ends in ((four[0], four[1]), (four[2], four[3])):
+            begins["intent"] = ends["intent"] = os.urandom(32)
+            begins["operation_id"] = ends["operation_id"] = secrets.token_hex(16)
+
+
+def _fill_books(url: str) -> None:
+    with psycopg.connect(libpq(url)) as connection:
+        connection.execute("SET session_replication_role = replica")
+        for statement in (
+            "INSERT INTO payments.payment (payment_id, order_id, state, currency, authorized, captured, source_time)"
+            " SELECT 'p' || n, 'o' || n, 'captured', 'USD', 1, 1, now() FROM generate_series(1, %(n)s) AS n",
+            "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
+            " SELECT 't' || n, 'p' || n, 'capture', 'done', 1 FROM generate_series(1, %(n)s) AS n",
+            "INSERT INTO payments.transfer (transfer_id, kind, source_time)"
+            " SELECT 't' || n, 'capture', now() FROM generate_series(1, %(n)s) AS n",
+            "INSERT INTO payments.posting (transfer_id, account, currency, amount)"
+            " SELECT 't' || n, account, 'USD', sign FROM generate_series(1, %(n)s) AS n,"
+            " (VALUES ('provider:receivable', 1), ('merchant:revenue', -1)) AS leg (account, sign)",
+        ):
+            connection.execute(statement, {"n": POSTINGS // 2})
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+
+
+async def _plain(url: str) -> psycopg.AsyncConnection[Any]:
+    return await psycopg.AsyncConnection.connect(libpq(url), autocommit=True, prepare_threshold=2)
