@@ -18,6 +18,15 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
+# The state machine: before, after, and what leads there. The README's table is made of it.
+TRANSITIONS: tuple[tuple[State, State, str], ...] = (
+    (State.PLACED, State.CANCELLING, "`CancelOrder` begins: from now on no payment may begin"),
+    (State.CANCELLING, State.CANCELLING, "`CancelOrder` again: the earlier one no longer decides"),
+    (State.CANCELLING, State.CANCELLED, "no live payment was found"),
+    (State.CANCELLING, State.PLACED, "a live payment was found: `ORDER_HAS_PAYMENT`"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """amount: of the whole line."""
@@ -68,6 +77,11 @@ def place(order_id: str, member_id: str, lines: Sequence[Line], source_time_us: 
         raise Malformed("ORDER_EMPTY", "an order needs at least one line", "add a line")
     amount = total(line.amount for line in lines)
     return Order(order_id, member_id, State.PLACED, tuple(lines), amount, source_time(source_time_us, now_us), now_us)
+
+
+def decided(live: bool) -> State:
+    """What an order that is being cancelled becomes, once its payments were looked at."""
+    return State.PLACED if live else State.CANCELLED
 
 
 def unknown_member() -> WrongState:

@@ -11,6 +11,7 @@ from mesh.server import ServerBuilder
 from private_core.orders.clients import MembersClient, PaymentsClient
 from private_core.orders.service import OrdersService
 from private_core.orders.settings import OrdersSettings
+from private_core.orders.settlement import Settlement
 from private_core.orders.store import OrderStore
 from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
@@ -27,7 +28,8 @@ async def main(settings: OrdersSettings, process: Process) -> None:
 
     members = MembersClient(process.channels.open("members"))
     payments = PaymentsClient(process.channels.open("payments"))
-    service = OrdersService(OrderStore(engine), members, payments, clock)
+    store = OrderStore(engine)
+    service = OrdersService(store, members, payments, clock)
 
     issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
 
@@ -42,5 +44,6 @@ async def main(settings: OrdersSettings, process: Process) -> None:
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
     expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s)
-    await process.serve(server.build(), sink, keys, expiry)
+    settlement = Settlement(store, payments, settings.settlement_interval_s)
+    await process.serve(server.build(), sink, keys, expiry, settlement)
     await engine.dispose()

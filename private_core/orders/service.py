@@ -56,8 +56,7 @@ class OrdersService(orders_pb2_grpc.OrdersServicer):
         version = await self._store.begin_cancel(order.order_id)
         if version is not None:
             live = await self._payments.any_live(order.order_id)
-            end = domain.State.PLACED if live else domain.State.CANCELLED
-            ended = await self._store.end_cancel(order.order_id, version, end)
+            ended = await self._store.end_cancel(order.order_id, version, domain.decided(live))
             with translated():
                 if live:
                     raise domain.paid()

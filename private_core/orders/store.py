@@ -1,6 +1,7 @@
 """Orders in PostgreSQL. Every change is one statement, so one transaction and one round trip."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -42,7 +43,7 @@ _READ: Final = text(
 )
 _BEGIN_CANCEL: Final = text(
     """
-    UPDATE orders.placed_order SET state = 'cancelling', version = version + 1
+    UPDATE orders.placed_order SET state = 'cancelling', version = version + 1, cancelling_time = now()
     WHERE order_id = :order_id AND state <> 'cancelled' RETURNING version
     """
 )
@@ -50,6 +51,13 @@ _END_CANCEL: Final = text(
     """
     UPDATE orders.placed_order SET state = :state, version = version + 1
     WHERE order_id = :order_id AND state = 'cancelling' AND version = :version RETURNING version
+    """
+)
+_UNDECIDED: Final = text(
+    """
+    SELECT order_id, version FROM orders.placed_order
+    WHERE state = 'cancelling' AND cancelling_time < now() - CAST(:age AS interval)
+    ORDER BY cancelling_time LIMIT :limit
     """
 )
 _MONTHS: Final = text(
@@ -104,6 +112,11 @@ class OrderStore:
         """Leave the order in `state`. False when another call changed it since `begin_cancel`."""
         parameters = {"order_id": order_id, "version": version, "state": state.value}
         return bool(await execute(self._engine, _END_CANCEL, parameters))
+
+    async def undecided(self, age_s: float, limit: int) -> list[tuple[str, int]]:
+        """Orders that have been `cancelling` for longer than `age_s`, each with the version to end it with."""
+        rows = await execute(self._engine, _UNDECIDED, {"age": timedelta(seconds=age_s), "limit": limit})
+        return [(row.order_id, row.version) for row in rows]
 
     async def months(self) -> list[Month]:
         rows = await execute(self._engine, _MONTHS)

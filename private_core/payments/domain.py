@@ -19,6 +19,16 @@ class State(StrEnum):
     DECLINED = "declined"
 
 
+# The state machine: before, after, and what leads there. The README's table is made of it.
+TRANSITIONS: tuple[tuple[State, State, str], ...] = (
+    (State.PENDING, State.AUTHORIZED, "the provider approved the hold"),
+    (State.PENDING, State.DECLINED, "the provider declined the hold, or the order cannot be paid"),
+    (State.AUTHORIZED, State.CAPTURED, "the provider took what was held"),
+    (State.CAPTURED, State.CAPTURED, "a part was refunded"),
+    (State.CAPTURED, State.REFUNDED, "refunds add up to the whole"),
+)
+
+
 class Kind(StrEnum):
     HOLD = "hold"
     CAPTURE = "capture"

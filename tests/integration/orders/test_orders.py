@@ -15,6 +15,8 @@ from mesh.errors import (
     PermissionDenied,
     Unavailable,
 )
+from private_core.orders.settlement import Settlement
+from private_core.orders.store import OrderStore
 
 if TYPE_CHECKING:
     from tests.integration.orders.conftest import Room
@@ -162,3 +164,27 @@ async def test_months_are_kept_apart_by_currency(room: "Room") -> None:
     await room.place("key-place-2", 200, currency="CNY")
     await room.place("key-place-3", 300, source_time_us=854755200_000000)
     assert await room.months() == [("1997-01", 1, 200, "CNY"), ("1997-01", 1, 100, "USD"), ("1997-02", 1, 300, "USD")]
+
+
+@pytest.mark.parametrize("live", [True, False])
+async def test_a_cancelling_that_nobody_ends_is_ended(room: "Room", live: bool) -> None:
+    order = await room.place("key-place-1", 2933)
+
+    async def away() -> None:
+        raise Unavailable("AWAY", "no answer")
+
+    room.payments.while_asked = away
+    with pytest.raises(Unavailable):
+        await room.cancel(order.order_id)
+    assert (await room.get(order.order_id)).state == pb.ORDER_STATE_CANCELLING
+    settlement = Settlement(OrderStore(room.engine), room.payments, 1.0, abandoned_s=0)
+    with pytest.raises(Unavailable):
+        await settlement.round()
+    room.payments.while_asked = None
+    room.payments.live = {order.order_id} if live else set()
+    # Not yet abandoned: whoever began it may still be there.
+    assert await Settlement(OrderStore(room.engine), room.payments, 1.0).round() == 0
+    assert await settlement.round() == 1
+    assert await settlement.round() == 0
+    state = pb.ORDER_STATE_PLACED if live else pb.ORDER_STATE_CANCELLED
+    assert (await room.get(order.order_id)).state == state

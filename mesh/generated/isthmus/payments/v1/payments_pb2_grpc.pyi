@@ -42,7 +42,7 @@ class PaymentsStub:
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]
     """Reads one payment."""
     ListPayments: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]
-    """The payments of an order, newest first."""
+    """The payments of an order, newest first. Needs no token: orders asks also to end a cancelling that nobody waits for."""
 
 @_typing.type_check_only
 class PaymentsAsyncStub(PaymentsStub):
@@ -58,7 +58,7 @@ class PaymentsAsyncStub(PaymentsStub):
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Reads one payment."""
     ListPayments: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]  # type: ignore[assignment]
-    """The payments of an order, newest first."""
+    """The payments of an order, newest first. Needs no token: orders asks also to end a cancelling that nobody waits for."""
 
 class PaymentsServicer(metaclass=_abc_1.ABCMeta):
     """Payments of orders: authorise, capture, refund, through a provider."""
@@ -101,7 +101,7 @@ class PaymentsServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.ListPaymentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.ListPaymentsResponse, _abc.Awaitable[_payments_pb2.ListPaymentsResponse]]:
-        """The payments of an order, newest first."""
+        """The payments of an order, newest first. Needs no token: orders asks also to end a cancelling that nobody waits for."""
 
 def add_PaymentsServicer_to_server(servicer: PaymentsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
