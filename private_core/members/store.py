@@ -1,11 +1,12 @@
 """Members in PostgreSQL: particulars as envelopes, the phone's blind index for equality, data keys apart."""
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, select, text
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import execute, transact
@@ -45,11 +46,6 @@ DATA_KEY: Final = Table(
 )
 
 # Built once: SQLAlchemy takes longer to build a statement than PostgreSQL to run it.
-_ADD_MEMBER: Final = (
-    insert(MEMBER).on_conflict_do_nothing(index_elements=[MEMBER.c.phone_index]).returning(MEMBER.c.member_id)
-)
-_RECORD: Final = text(RECORDED.format(of="(SELECT 1) AS registered"))
-_ADD_KEY: Final = insert(DATA_KEY)
 _FIND: Final = (
     select(MEMBER, DATA_KEY)
     .join(DATA_KEY, DATA_KEY.c.subject == MEMBER.c.member_id)
@@ -80,6 +76,25 @@ _CONSENTS: Final = text(
 )
 _EXISTS: Final = text("SELECT 1 FROM members.member WHERE member_id = :wanted AND erased_time IS NULL")
 _COUNT: Final = text("SELECT count(*) FROM members.member WHERE erased_time IS NULL")
+# One round trip. The record of the intent hangs on the member: of a phone that is taken, or an intent that is known,
+# nothing is stored.
+_REGISTER: Final = text(
+    f"""
+    WITH added AS (
+        INSERT INTO members.member (member_id, phone_index, phone, name, address, registered_time)
+        SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time
+        WHERE NOT EXISTS (SELECT FROM members.idempotency WHERE intent = :intent)
+        ON CONFLICT (phone_index) DO NOTHING RETURNING member_id
+    ), keyed AS (
+        INSERT INTO members.data_key (subject, key_id, kek_id, kek_version, wrapped)
+        SELECT member_id, :key_id, :kek_id, :kek_version, :wrapped FROM added
+    ), claimed AS (
+        INSERT INTO members.idempotency (intent, body, answer, refusal)
+        SELECT :intent, :body, :answer, :refusal FROM added
+    ), recorded AS ({RECORDED.format(of="added")})
+    SELECT member_id FROM added
+    """  # noqa: S608
+)
 _ERASE: Final = text(
     """
     WITH destroyed AS (
@@ -121,33 +136,25 @@ class MemberStore:
             member.member_id,
             {"phone": particulars.phone, "name": particulars.name, "address": particulars.address},
         )
-        member_row = {
+        values = {
             "member_id": member.member_id,
             "phone_index": self._phone_index.of(particulars.phone),
             "registered_time": _EPOCH + timedelta(microseconds=member.registered_time_us),
-            **sealed,
-        }
-        key_row = {
-            "subject": member.member_id,
             "key_id": wrapped.key_id,
             "kek_id": wrapped.kek.id,
             "kek_version": wrapped.kek.version,
             "wrapped": wrapped.ciphertext,
         }
+        values |= {name: envelope.to_bytes() for name, envelope in sealed.items()}
+        # Two calls with one key and two phones at once: the second finds the key taken when it is too late to look.
+        with contextlib.suppress(UniqueViolation):
+            if await execute(self._engine, _REGISTER, values | intent.parameters | answer.parameters | answer.audited):
+                attached.committed()
+                return None
 
-        async def work(connection: AsyncConnection) -> Answer | None:
-            earlier = await self._idempotency.claim(connection, intent, answer)
-            if earlier is not None:
-                return earlier
-            if (await connection.execute(_ADD_MEMBER, member_row)).first() is None:
-                raise registered_already()
-            await connection.execute(_ADD_KEY, key_row)
-            await connection.execute(_RECORD, answer.audited)
-            return None
-
-        earlier = await transact(self._engine, work)
+        earlier = await transact(self._engine, lambda tx: self._idempotency.earlier(tx, intent))
         if earlier is None:
-            attached.committed()
+            raise registered_already()
         return earlier
 
     async def find(self, member_id: str) -> Member | None:
