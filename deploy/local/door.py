@@ -7,7 +7,9 @@ socket could send the signals by hand; what the door adds is that every fault ha
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,15 @@ class Door:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """
+        Raises:
+            LauncherError: the socket's directory is not ours alone. Where the home's path is long it lies under /tmp.
+        """
+        directory = self._path.parent
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise LauncherError(f"{directory} is open to others", "Remove it, or choose another ISTHMUS_HOME")
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=LINE_BYTES_MAX)
         self._path.chmod(0o600)

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.local import door
 from deploy.local.door import Door, Refused
-from deploy.local.errors import NotRunning
+from deploy.local.errors import LauncherError, NotRunning
 from deploy.local.leases import BadFault
 
 
@@ -51,3 +51,16 @@ async def test_only_its_user_may_open_it(entrance: Path) -> None:
 async def test_nobody_behind_the_door_is_no_mesh(tmp_path: Path) -> None:
     with pytest.raises(NotRunning):
         await asyncio.to_thread(door.call, tmp_path / "door.sock", do="echo")
+
+
+@pytest.mark.parametrize("how", ["open to others", "a link"])
+async def test_a_directory_that_is_not_ours_alone_is_refused(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "sockets"
+    if how == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        directory.symlink_to(tmp_path / "elsewhere")
+    else:
+        directory.mkdir()
+        directory.chmod(0o755)
+    with pytest.raises(LauncherError, match="open to others"):
+        await Door(directory / "door.sock", handler).open()
