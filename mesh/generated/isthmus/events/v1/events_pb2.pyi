@@ -186,3 +186,69 @@ class ContentView(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ContentView: _TypeAlias = ContentView  # noqa: Y015
+
+@_typing.final
+class SpoolLedger(_message.Message):
+    """What a node's spool did with the events of one topic that it accepted in one minute: one line of the ledger of
+    conservation, which is balanced against what landed. Each line is told once; several of one minute add up.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TIME_US_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    SPOOL_FIELD_NUMBER: _builtins.int
+    MINUTE_US_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    SHED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    accepted_time_us: _builtins.int
+    """When the line was closed."""
+    node: _builtins.str
+    spool: _builtins.str
+    """Names the directory of the spool: a new one counts from 0."""
+    minute_us: _builtins.int
+    """The minute's beginning, microseconds since the epoch."""
+    topic: _builtins.str
+    """The topic of the events counted here; empty for damaged ones, of which nothing more is known."""
+    partition: _builtins.int
+    """-1: not sent."""
+    sent: _builtins.int
+    """Acknowledged by Kafka."""
+    shed: _builtins.int
+    """Dropped before the spool because it was nearly full."""
+    refused: _builtins.int
+    """Not taken, with an error to the caller."""
+    set_aside: _builtins.int
+    """Taken, and never acceptable to Kafka."""
+    damaged: _builtins.int
+    """Taken, and no longer readable."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        accepted_time_us: _builtins.int = ...,
+        node: _builtins.str = ...,
+        spool: _builtins.str = ...,
+        minute_us: _builtins.int = ...,
+        topic: _builtins.str = ...,
+        partition: _builtins.int = ...,
+        sent: _builtins.int = ...,
+        shed: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        set_aside: _builtins.int = ...,
+        damaged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_time_us", b"accepted_time_us", "damaged", b"damaged", "event_id", b"event_id", "minute_us", b"minute_us", "node", b"node", "partition", b"partition", "refused", b"refused", "sent", b"sent", "set_aside", b"set_aside", "shed", b"shed", "spool", b"spool", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpoolLedger: _TypeAlias = SpoolLedger  # noqa: Y015
