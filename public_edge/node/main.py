@@ -50,7 +50,8 @@ async def main(settings: EdgeSettings, process: Process) -> None:
     spool = Spool(settings.spool_dir, limits)
     recorder = Recorder(spool, process.contract)
     access = KafkaAccess(settings.kafka_bootstrap, settings.identity_dir, settings.node)
-    shipper = Shipper(spool, access, {kind: events[kind.message].topic for kind in Kind}, settings.node)
+    ledger_topic = events["isthmus.events.v1.SpoolLedger"].topic
+    shipper = Shipper(spool, access, {kind: events[kind.message].topic for kind in Kind}, ledger_topic, settings.node)
 
     signer = Signer(keys.load_or_create(settings.click_keys_dir))
     chooser = Chooser()

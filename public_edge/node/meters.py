@@ -44,6 +44,7 @@ def observe(
         yield Observation(shipper.counters.shipped, {"what": "shipped"})
         yield Observation(shipper.counters.hopeless, {"what": "hopeless"})
         yield Observation(shipper.counters.restarts, {"what": "restarts"})
+        yield Observation(shipper.counters.damaged, {"what": "damaged"})
 
     def backlog(_: CallbackOptions) -> Iterable[Observation]:
         yield Observation(spool.backlog_events, {"unit": "events"})

@@ -4,8 +4,8 @@ kind 1 byte | event id 16 | length of traceparent 1, traceparent | serialized me
 """
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 _HEAD = struct.Struct("<B16sB")
 
@@ -30,8 +30,7 @@ _MESSAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     kind: int
     event_id: bytes
     traceparent: bytes

@@ -7,7 +7,7 @@ behind a damaged one without trying every byte.
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import google_crc32c
 
@@ -19,8 +19,7 @@ _BODY = struct.Struct("<IQ")
 HEADER_BYTES = _PREFIX.size + _BODY.size
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     sequence: int
     payload: bytes
 

@@ -8,6 +8,8 @@ and removes what lies wholly below it.
 """
 
 import asyncio
+import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -18,10 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from public_edge.spool import record, segment, watermark
+from public_edge.spool.declined import Declined
 from public_edge.spool.errors import SpoolBusy, SpoolFailed, SpoolFull
 from public_edge.spool.recovery import SegmentFile, recover
+from public_edge.spool.watermark import Watermark
 
 CLOSE_TIMEOUT_S = 5.0
+# Holds a watermark with a note of many open minutes.
+RESERVE_BYTES = 1 << 18
 
 
 @dataclass(slots=True)
@@ -56,8 +62,14 @@ class Spool:
         self.directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._owner = _own(directory)
-        self.acknowledged = watermark.load(directory)
-        self._saved = self.acknowledged
+        known = watermark.load(directory)
+        # What the directory's events begin with when the watermark is lost is not known, so nothing is missing before.
+        self.watermark_known = known is not None or not any(directory.glob("*.seg"))
+        self.acknowledged, self.note = known or (0, b"")
+        self._saved: Watermark | None = known
+        self.declined = Declined(directory)
+        self._reserve = directory / "reserve"
+        self._keep_reserve()
         recovered = recover(directory, self.acknowledged)
         self.counters.quarantined = recovered.quarantined
         self.counters.torn_bytes = recovered.torn_bytes
@@ -107,7 +119,7 @@ class Spool:
         Raises SpoolFull for a durable event that cannot be taken, SpoolFailed when the disk has failed.
         """
         with self._appending:
-            return self._write(record.encode(self._written + 1, payload), 1, durable)
+            return self._write(record.encode(self._written + 1, payload), (payload,), durable)
 
     def append_many(self, payloads: Sequence[bytes], *, durable: bool = False) -> int | None:
         """Write a group in one system call and return the sequence of its last event; None when the group was shed."""
@@ -115,7 +127,7 @@ class Spool:
         with self._appending:
             first = self._written + 1
             frames = b"".join([encode(first + index, payload) for index, payload in enumerate(payloads)])
-            return self._write(frames, len(payloads), durable)
+            return self._write(frames, payloads, durable)
 
     async def synced(self, sequence: int) -> None:
         """Return when everything up to `sequence` is on the disk. Raises SpoolFailed."""
@@ -130,12 +142,13 @@ class Spool:
         self._wake.set()
         await waiter
 
-    def acknowledge(self, sequence: int) -> None:
+    def acknowledge(self, sequence: int, note: bytes | None = None) -> None:
         """Everything up to `sequence` has reached Kafka.
 
-        Removes the segments that lie wholly below it, after saving the watermark.
+        Removes the segments that lie wholly below it, after saving the watermark with its note.
         """
         self.acknowledged = max(self.acknowledged, sequence)
+        self.note = self.note if note is None else note
         with self._lock:
             done = []
             while len(self._segments) > 1 and self._segments[0].last <= self.acknowledged:
@@ -147,9 +160,33 @@ class Spool:
             self._bytes_removed += entry.size
 
     def save_watermark(self) -> None:
-        if self._saved != self.acknowledged:
-            watermark.save(self.directory, self.acknowledged)
-            self._saved = self.acknowledged
+        """Raises OSError when the disk does not take it; nothing is removed then."""
+        current = Watermark(self.acknowledged, self.note)
+        if self._saved == current:
+            return
+        try:
+            watermark.save(self.directory, current)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # Without the watermark no segment may go, and without a segment's going the disk stays full.
+            self._reserve.unlink(missing_ok=True)
+            watermark.save(self.directory, current)
+        self._saved = current
+        self._keep_reserve()
+
+    def _keep_reserve(self) -> None:
+        """A little space that is given up for the watermark when the disk is full."""
+        if self._reserve.exists():
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            except OSError:
+                self._reserve.unlink()
+            finally:
+                os.close(descriptor)
 
     def segment_behind(self, sequence: int) -> SegmentFile | None:
         """The segment that holds the first record above `sequence`; None when there is no such record yet."""
@@ -174,28 +211,29 @@ class Spool:
         if self._failure is None:
             self.save_watermark()
         self._pages.close()
+        self.declined.close()
         os.ftruncate(self._descriptor, self._end)
         os.close(self._descriptor)
         os.close(self._owner)
 
-    def _write(self, frames: bytes, count: int, durable: bool) -> int | None:
+    def _write(self, frames: bytes, payloads: Sequence[bytes], durable: bool) -> int | None:
         if self._failure is not None or self._closing:
             raise SpoolFailed(str(self._failure or "closed"))
         size = len(frames)
         bound = self.limits.bytes_max if durable else self._bounded_bytes_max
         if self._bytes_written - self._bytes_removed + size > bound:
-            return self._decline(count, durable, "the spool is at its bound")
+            return self._decline(payloads, durable, "the spool is at its bound")
         if self._end + size > len(self._pages):
             try:
                 self._rotate(size)
             except OSError as error:
-                return self._decline(count, durable, error.strerror or str(error))
+                return self._decline(payloads, durable, error.strerror or str(error))
         end = self._end + size
         self._pages[self._end : end] = frames
         self._end = end
         self._bytes_written += size
-        self._written += count
-        self.counters.accepted += count
+        self._written += len(payloads)
+        self.counters.accepted += len(payloads)
         if not self._dirty:
             self._dirty = True
             self._wake.set()
@@ -203,11 +241,14 @@ class Spool:
             self.arrived.set()
         return self._written
 
-    def _decline(self, count: int, durable: bool, why: str) -> int | None:
+    def _decline(self, payloads: Sequence[bytes], durable: bool, why: str) -> int | None:
+        decline = self.declined.refused if durable else self.declined.shed
+        for payload in payloads:
+            decline(payload[0] if payload else 0)
         if durable:
-            self.counters.refused += count
+            self.counters.refused += len(payloads)
             raise SpoolFull(why)
-        self.counters.shed += count
+        self.counters.shed += len(payloads)
         return None
 
     def _create_segment(self, room: int) -> None:

@@ -1,6 +1,8 @@
 """Which events Kafka has acknowledged, from acknowledgements that come in any order."""
 
-from collections import deque
+from collections import Counter, deque
+
+from public_edge.spool.books import Cell
 
 
 class Tracker:
@@ -8,7 +10,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self._waiting: deque[int] = deque()
-        self._done: set[int] = set()
+        self._done: dict[int, tuple[Cell, int]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -16,16 +18,18 @@ class Tracker:
     def sent(self, sequence: int) -> None:
         self._waiting.append(sequence)
 
-    def acknowledged(self, sequence: int) -> None:
-        self._done.add(sequence)
+    def acknowledged(self, sequence: int, cell: Cell, events: int = 1) -> None:
+        """cell: where its books count it, and as how many events."""
+        self._done[sequence] = (cell, events)
 
-    def contiguous(self) -> int | None:
-        """The sequence up to which everything is acknowledged, when it has moved since the last time."""
+    def contiguous(self) -> tuple[int, Counter[Cell]] | None:
+        """The sequence up to which everything is acknowledged and the counts since the last time; None if it stands."""
         last = None
-        while self._waiting and self._waiting[0] in self._done:
+        counts: Counter[Cell] = Counter()
+        while self._waiting and (done := self._done.pop(self._waiting[0], None)) is not None:
             last = self._waiting.popleft()
-            self._done.discard(last)
-        return last
+            counts[done[0]] += done[1]
+        return None if last is None else (last, counts)
 
     def clear(self) -> None:
         self._waiting.clear()

@@ -1,35 +1,50 @@
-"""The highest sequence up to which Kafka has acknowledged everything, kept beside the segments."""
+"""The highest sequence up to which Kafka has acknowledged everything, kept beside the segments, with a note.
+
+CRC32C 4 bytes | sequence 8 | note            (little-endian; the checksum covers what follows it)
+"""
 
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import google_crc32c
 
 from public_edge.spool.segment import sync_directory
 
-_RECORD = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
 _SEQUENCE = struct.Struct("<Q")
 
 
-def load(directory: Path) -> int:
-    """0 when there is none or it is damaged: then everything still on the disk is sent again, and the sink drops it."""
+class Watermark(NamedTuple):
+    sequence: int
+    # What its writer wants to know again of exactly this sequence.
+    note: bytes
+
+
+def load(directory: Path) -> Watermark | None:
+    """None when there is none or it is damaged: then everything on the disk is sent again, and the sink drops it."""
     try:
         raw = (directory / "watermark").read_bytes()
     except FileNotFoundError:
-        return 0
-    if len(raw) != _RECORD.size:
-        return 0
-    sequence, checksum = _RECORD.unpack(raw)
-    return int(sequence) if google_crc32c.value(_SEQUENCE.pack(sequence)) == checksum else 0
+        return None
+    if len(raw) < _CHECKSUM.size + _SEQUENCE.size:
+        return None
+    (checksum,), content = _CHECKSUM.unpack_from(raw), raw[_CHECKSUM.size :]
+    if google_crc32c.value(content) != checksum:
+        return None
+    return Watermark(_SEQUENCE.unpack_from(content)[0], content[_SEQUENCE.size :])
 
 
-def save(directory: Path, sequence: int) -> None:
-    """Durable on return: a segment may be removed only after this."""
+def save(directory: Path, watermark: Watermark) -> None:
+    """Durable on return: a segment may be removed only after this. Raises OSError."""
     fresh = directory / "watermark.new"
+    content = _SEQUENCE.pack(watermark.sequence) + watermark.note
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, _RECORD.pack(sequence, google_crc32c.value(_SEQUENCE.pack(sequence))))
+        whole = memoryview(_CHECKSUM.pack(google_crc32c.value(content)) + content)
+        while whole:
+            whole = whole[os.write(descriptor, whole) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

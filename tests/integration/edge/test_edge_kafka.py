@@ -7,6 +7,7 @@ from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from isthmus.catalog.v1 import catalog_pb2
+from isthmus.events.v1 import events_pb2
 
 from mesh.clock import SystemClock
 from mesh.contract import load
@@ -26,6 +27,7 @@ from public_edge.spool.shipper import Shipper
 from public_edge.spool.spool import Spool, SpoolLimits
 
 TOPICS = {kind: load().events[kind.message].topic for kind in Kind}
+LEDGER = load().events["isthmus.events.v1.SpoolLedger"].topic
 SOURCES = {load().events[source.message].topic: source for source in Source}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -63,29 +65,53 @@ def landed(kafka, kind: Kind, wanted: frozenset[str]) -> dict[str, dict[str, byt
     return found
 
 
+def told(kafka, enough: Callable[[list[events_pb2.SpoolLedger]], bool]) -> list[events_pb2.SpoolLedger]:  # type: ignore[no-untyped-def]
+    """The lines of the ledger that are in Kafka, each id once, as soon as they are enough."""
+    settings = kafka.settings("private", "bridge-inbound")
+    consumer = Consumer(settings | {"group.id": "isthmus.edge-ledger-test", "enable.auto.commit": False})
+    found: dict[str, events_pb2.SpoolLedger] = {}
+    try:
+        consumer.assign([TopicPartition(LEDGER, 0, OFFSET_BEGINNING)])
+        deadline = time.monotonic() + 30
+        while not enough(list(found.values())) and time.monotonic() < deadline:
+            for message in consumer.consume(1000, 0.2):
+                line = events_pb2.SpoolLedger.FromString(message.value() or b"")
+                found[line.event_id] = line
+    finally:
+        consumer.close()
+    return list(found.values())
+
+
 def test_everything_spooled_lands_with_its_headers_though_kafka_goes_away(kafka, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     spool = Spool(tmp_path, SpoolLimits(segment_bytes=1 << 16))
     access = KafkaAccess(kafka.bootstrap, kafka.identity("public", "edge"), "edge-1")
-    shipper = Shipper(spool, access, TOPICS, "edge-1")
+    shipper = Shipper(spool, access, TOPICS, LEDGER, "edge-1")
+    minute_us = (time.time_ns() // 60_000_000_000 - 5) * 60_000_000
+    body = events_pb2.Click(accepted_time_us=minute_us + 1).SerializeToString()
     shipper.start()
     try:
         for number in range(1000):
-            spool.append(pack(Kind.CLICK, event_id(number), TRACE, b"body"))
+            spool.append(pack(Kind.CLICK, event_id(number), TRACE, body))
         until(lambda: spool.acknowledged == 1000, "the first thousand is acknowledged")
         kafka.suspend()
         for number in range(1000, 2000):
-            spool.append(pack(Kind.CLICK, event_id(number), TRACE, b"body"))
+            spool.append(pack(Kind.CLICK, event_id(number), TRACE, body))
         assert spool.acknowledged == 1000
         kafka.resume()
         shipper.renew()
         until(lambda: spool.acknowledged == 2000, "the rest is acknowledged")
+        lines = told(kafka, lambda lines: sum(line.sent for line in lines) >= 2000)
     finally:
         shipper.stop(5)
         spool.close()
     assert len(list(tmp_path.glob("*.seg"))) == 1, "acknowledged segments are gone"
     found = landed(kafka, Kind.CLICK, frozenset(event_id(number).hex() for number in range(2000)))
     assert len(found) == 2000
-    assert found[event_id(1500).hex()] == {
+    headers = found[event_id(1500).hex()]
+    assert int(headers.pop("minute")) == minute_us // 60_000_000
+    assert {(line.node, line.topic, line.minute_us) for line in lines} == {("edge-1", TOPICS[Kind.CLICK], minute_us)}
+    assert sum(line.sent for line in lines) == 2000, "the ledger counts each event once"
+    assert headers == {
         "event-id": event_id(1500).hex().encode(),
         "kind": b"isthmus.events.v1.Click",
         "origin": b"public",
@@ -101,7 +127,9 @@ def test_what_a_dead_process_left_is_shipped_by_the_next(kafka, tmp_path: Path) 
         before.append(pack(Kind.CONTENT_VIEW, event_id(number), "", b"body"))
     before.close()
     spool = Spool(tmp_path)
-    shipper = Shipper(spool, KafkaAccess(kafka.bootstrap, kafka.identity("public", "edge"), "edge-1"), TOPICS, "edge-1")
+    shipper = Shipper(
+        spool, KafkaAccess(kafka.bootstrap, kafka.identity("public", "edge"), "edge-1"), TOPICS, LEDGER, "edge-1"
+    )
     shipper.start()
     shipper.stop(30)
     assert shipper.counters.shipped == 100, "a drain ships what is left"

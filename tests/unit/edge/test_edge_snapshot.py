@@ -127,11 +127,12 @@ def test_the_watermark_waits_for_the_slowest_acknowledgement() -> None:
     tracker = Tracker()
     for sequence in (1, 2, 3, 5):
         tracker.sent(sequence)
-    tracker.acknowledged(2)
+    impression, click = (100, 1, 0), (100, 2, 3)
+    tracker.acknowledged(2, click)
     assert tracker.contiguous() is None
-    tracker.acknowledged(1)
-    assert tracker.contiguous() == 2
-    tracker.acknowledged(5)
-    tracker.acknowledged(3)
-    assert tracker.contiguous() == 5
+    tracker.acknowledged(1, impression)
+    assert tracker.contiguous() == (2, {impression: 1, click: 1})
+    tracker.acknowledged(5, click, events=2)
+    tracker.acknowledged(3, click)
+    assert tracker.contiguous() == (5, {click: 3})
     assert len(tracker) == 0

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from public_edge.spool import record, segment
+from public_edge.spool import record, segment, watermark
 from public_edge.spool.errors import SpoolBusy, SpoolFailed, SpoolFull
 from public_edge.spool.reader import SpoolReader
-from public_edge.spool.spool import Spool, SpoolLimits
+from public_edge.spool.spool import RESERVE_BYTES, Spool, SpoolLimits
+from public_edge.spool.watermark import Watermark
 
 PAYLOADS = st.lists(st.binary(min_size=0, max_size=40), min_size=1, max_size=5)
 SMALL = SpoolLimits(segment_bytes=4096)
@@ -182,6 +183,48 @@ def test_a_full_disk_refuses_a_click_and_keeps_what_it_has(tmp_path: Path, monke
     spool.append(b"after" * 8, durable=True)
     assert read_all(spool) == [b"before" * 8, b"after" * 8]
     spool.close()
+
+
+def test_a_full_disk_does_not_keep_acknowledged_segments_from_going(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, SpoolLimits(segment_bytes=100))
+    for number in range(10):
+        spool.append(b"event %d" % number * 8)
+    before = len(list(tmp_path.glob("*.seg")))
+    save, reserve = watermark.save, tmp_path / "reserve"
+
+    def on_a_full_disk(directory: Path, current: Watermark) -> None:
+        if reserve.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(directory, current)
+
+    monkeypatch.setattr(watermark, "save", on_a_full_disk)
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES, "its blocks are allocated"
+    spool.acknowledge(8, b"note")
+    assert len(list(tmp_path.glob("*.seg"))) < before
+    assert watermark.load(tmp_path) == (8, b"note")
+    monkeypatch.setattr(watermark, "save", save)
+    spool.close()
+
+
+def test_what_was_declined_is_counted_by_kind_and_outlives_the_process(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, SpoolLimits(segment_bytes=500, bytes_max=2000, bounded_share=0.5))
+    for _ in range(100):
+        spool.append(b"\x01impression" * 3)
+
+    def click_without_end() -> None:
+        for _ in range(100):
+            spool.append(b"\x02click" * 6, durable=True)
+
+    with pytest.raises(SpoolFull):
+        click_without_end()
+    shed = spool.counters.shed
+    assert spool.declined.counts() == {1: (shed, 0), 2: (0, 1)}
+    spool.close()
+    again = Spool(tmp_path)
+    assert again.declined.counts() == {1: (shed, 0), 2: (0, 1)}
+    again.close()
 
 
 def test_what_was_appended_outlives_a_killed_process(tmp_path: Path) -> None:
