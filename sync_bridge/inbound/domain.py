@@ -1,10 +1,12 @@
 """Rules of the inward bridge: what is refused, what is lost, and how one bad record is found among good ones."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-")
 
 # (topic, partition)
 Partition = tuple[str, int]
@@ -34,6 +36,30 @@ class Claim:
     epoch: int
     # The next offset to land.
     next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What operators want of the flow inward."""
+
+    paused: bool = False
+    # 0: no bound.
+    records_per_s_max: int = 0
+
+
+class Pace:
+    """Spreads records over time: at most so many a second, and no credit for a second that was quiet."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """How long to wait before the next batch."""
+        return max(0.0, self._free_at - now)
+
+    def took(self, records: int, per_s_max: int, now: float) -> None:
+        if per_s_max:
+            self._free_at = max(self._free_at, now) + records / per_s_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +125,7 @@ def isolate(items: Sequence[T], accept: Callable[[Sequence[T]], None], bury: Cal
 
 def trace_of(traceparent: bytes | None) -> str:
     """The trace id in a W3C traceparent of version 00, or "" when it is absent or malformed."""
-    if traceparent is None or len(traceparent) != 55 or traceparent[:3] != b"00-" or traceparent[35:36] != b"-":
+    if traceparent is None or len(traceparent) != 55:
         return ""
-    digits = traceparent[3:35]
-    return digits.decode() if not digits.strip(b"0123456789abcdef") and digits.strip(b"0") else ""
+    found = _TRACEPARENT.match(traceparent)
+    return found[1].decode() if found else ""

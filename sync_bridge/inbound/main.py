@@ -1,14 +1,22 @@
-"""The inward bridge: one thread that lands records, and a server that says that it lives."""
+"""The inward bridge: one thread that lands records, and a server for those who operate it."""
+
+from isthmus.bridge.v1 import bridge_pb2_grpc
 
 from mesh import telemetry
 from mesh.clock import SystemClock
+from mesh.database.engine import async_engine
 from mesh.process import Process
-from mesh.server import health_server
+from mesh.server import ServerBuilder
+from security.audit.interceptor import AuditInterceptor
+from security.audit.postgres import PostgresAuditSink
 from sync_bridge.inbound.decoder import Decoder
 from sync_bridge.inbound.meters import Meters
+from sync_bridge.inbound.retention import Retention, kept
+from sync_bridge.inbound.service import BridgeService
 from sync_bridge.inbound.session import Session
 from sync_bridge.inbound.settings import InboundSettings
 from sync_bridge.inbound.tables import by_topic
+from sync_bridge.kafka import libpq_url
 from sync_bridge.worker import Worker
 
 
@@ -18,7 +26,13 @@ async def main(settings: InboundSettings, process: Process) -> None:
     tables = by_topic(process.contract)
     meters = Meters(telemetry.meter(), clock)
     decoder = Decoder(tables)
+
+    sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings, clock))
+    server.add(bridge_pb2_grpc.add_BridgeServicer_to_server, BridgeService(settings, tables, decoder, meters))
+
     worker = Worker("bridge-inbound", process, settings, lambda: Session(settings, tables, decoder, meters, clock))
-    await process.serve(health_server(process), worker)
+    retention = Retention(libpq_url(settings.database_url), settings.node, kept(process.contract, tables))
+    await process.serve(server.build(), sink, retention, worker)
     if worker.failure is not None:
         raise worker.failure

@@ -55,6 +55,11 @@ class Meters:
         """Replaces all: a partition that this worker lost is not told of any more."""
         self._lags = dict(lags)
 
+    @property
+    def waiting(self) -> int:
+        """Records that wait in Kafka for this worker."""
+        return sum(lag.events for lag in self._lags.values())
+
     def _observe_events(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(lag.events, _labels(partition)) for partition, lag in self._lags.items()]
 

@@ -6,7 +6,8 @@ session, and the next one starts from the checkpoints. There is no other way of 
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -16,15 +17,16 @@ from mesh.clock import Clock
 from mesh.errors import DataLoss
 from mesh.logs import logger
 from sync_bridge.inbound.decoder import Decoder
-from sync_bridge.inbound.domain import Claim, Fenced, GapError, Partition, Record, Watermarks
+from sync_bridge.inbound.domain import Claim, Fenced, Flow, GapError, Pace, Partition, Record, Tally, Watermarks
 from sync_bridge.inbound.meters import Lag, Meters
 from sync_bridge.inbound.settings import InboundSettings
-from sync_bridge.inbound.store import Store
+from sync_bridge.inbound.store import Batch, Store
 from sync_bridge.inbound.tables import Table
 from sync_bridge.kafka import SILENT, client_settings, libpq_url
 from sync_bridge.worker import Interrupted
 
 _BROKER_DEADLINE_S: Final = 3.0
+_FLOW_EVERY_S: Final = 1.0
 _REMEDY: Final = (
     "find out what was lost; to go on without it, set next_offset and topic_id of the partition in bridge.checkpoint "
     "(see sync_bridge/inbound/README.md)"
@@ -33,8 +35,19 @@ _REMEDY: Final = (
 _PASSING: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE})
 
 
+@dataclass(frozen=True, slots=True)
+class _Landing:
+    """A batch on its way into the database."""
+
+    batch: Batch
+    tallies: "Future[dict[Partition, Tally]]"
+
+
 class Session:
-    """For one thread; made, run once, and closed."""
+    """For one thread; made, run once, and closed.
+
+    While the database takes one batch, in a thread of its own, the next one is fetched and decoded.
+    """
 
     def __init__(
         self,
@@ -54,7 +67,12 @@ class Session:
         self._meters = meters
         self._clock = clock
         self._log = logger("bridge-inbound")
+        self._lander = ThreadPoolExecutor(1, "landing")
+        self._landing: _Landing | None = None
+        self._flow, self._flow_next, self._pace = Flow(), 0.0, Pace()
         self._claims: dict[Partition, Claim] = {}
+        # Behind the last record that was decoded; the claims follow when it has landed.
+        self._positions: dict[Partition, int] = {}
         self._lags: dict[Partition, Lag] = {}
         self._topic_ids: dict[str, str] = {}
         self._asked: dict[str, Future[Any]] = {}
@@ -79,49 +97,106 @@ class Session:
         self._topic_ids = self._read_topic_ids()
         self._consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
         while not stop.is_set():
-            messages = self._fetch()
-            if messages:
-                self._land(messages)
-            else:
-                self._settle()
             self._check_topics()
+            if self._held_back(stop):
+                continue
+            if messages := self._fetch():
+                self._decode(messages)
+            else:
+                self._finish()
+                self._settle()
+        self._finish()
 
     def close(self) -> None:
         """Leave without a trace at the broker: the membership is static, and no offset is committed there."""
+        self._lander.shutdown(wait=True)
+        # Whether it committed or not, the next session learns from the checkpoints.
+        self._landing = None
         self._consumer.close()
         self._store.close()
 
     def _fetch(self) -> list[Record]:
         """What is there, at once; more is waited for only when there is something, and only for the linger."""
-        messages = self._consumer.consume(1, self._settings.bridge_poll_s)
-        if messages and self._settings.inbound_batch_records_max > 1:
-            messages += self._consumer.consume(
-                self._settings.inbound_batch_records_max - 1, self._settings.inbound_linger_s
-            )
+        messages = self._consumer.consume(1, self._settings.bridge_poll_s if self._landing is None else 0.001)
+        most = min(self._settings.inbound_batch_records_max, self._flow.records_per_s_max or 50_000)
+        if messages and most > 1:
+            messages += self._consumer.consume(most - 1, self._settings.inbound_linger_s)
         for message in messages:
             if (error := message.error()) is not None:
                 _raise(error)
         # What has no error has a topic, a partition and an offset.
         return cast("list[Record]", messages)
 
-    def _land(self, messages: Sequence[Record]) -> None:
-        batch = self._decoder.batch(messages, self._claims)
+    def _decode(self, messages: Sequence[Record]) -> None:
+        batch = self._decoder.batch(messages, self._positions)
+        self._pace.took(len(messages), self._flow.records_per_s_max, self._clock.monotonic())
         if not batch.ends:
             return
-        tallies = self._store.land(batch, self._claims)
-        for partition, end in batch.ends.items():
+        self._positions |= batch.ends
+        self._finish()
+        tallies = self._lander.submit(self._store.land, batch, dict(self._claims))
+        self._landing = _Landing(batch, tallies)
+
+    def _finish(self) -> None:
+        """Wait for the batch that is landing, if there is one. Raises what kept it from landing."""
+        landing, self._landing = self._landing, None
+        if landing is None:
+            return
+        tallies = landing.tallies.result()
+        for partition, end in landing.batch.ends.items():
             self._claims[partition] = Claim(self._claims[partition].epoch, end)
-        last_ms = {(message.topic(), message.partition()): message.timestamp()[1] for message in messages}
-        for partition in batch.ends:
-            self._lags[partition] = Lag(self._waiting(partition), last_ms[partition] * 1000)
+            self._lags[partition] = Lag(self._waiting(partition), landing.batch.written_us[partition])
         self._meters.count(tallies)
-        self._meters.freshness(batch.accepted_us)
+        self._meters.freshness(landing.batch.accepted_us)
         self._meters.lag(self._lags)
         for partition, tally in tallies.items():
             if tally.dead_letters:
                 self._log.warning(
                     "records_buried", topic=partition[0], partition=partition[1], dead_letters=tally.dead_letters
                 )
+
+    def _held_back(self, stop: threading.Event) -> bool:
+        """Follow what operators want; True when nothing may be fetched now. The membership is kept all the while."""
+        now = self._clock.monotonic()
+        if now >= self._flow_next:
+            self._flow_next = now + _FLOW_EVERY_S
+            self._finish()
+            before, self._flow = self._flow, self._store.flow()
+            if before.paused != self._flow.paused:
+                self._hold(self._flow.paused)
+            if self._flow.paused:
+                self._look_ahead()
+        if self._flow.paused:
+            # Rebalances are answered; hardly a record comes, since every partition is paused.
+            for message in self._consumer.consume(1, self._settings.bridge_poll_s):
+                if (error := message.error()) is not None:
+                    _raise(error)
+                self._rewind(cast("Record", message))
+        elif (pause_s := self._pace.wait_s(now)) > 0:
+            stop.wait(min(pause_s, self._settings.bridge_poll_s))
+        else:
+            return False
+        return True
+
+    def _hold(self, paused: bool) -> None:
+        partitions = [TopicPartition(*place) for place in self._claims]
+        (self._consumer.pause if paused else self._consumer.resume)(partitions)
+        self._log.info("flow_paused" if paused else "flow_resumed", partitions=len(partitions))
+
+    def _look_ahead(self) -> None:
+        """Without fetching, the client library does not hear how far the logs have grown."""
+        now_us = self._clock.now_us()
+        for place, claim in self._claims.items():
+            high = self._watermarks(self._consumer, TopicPartition(*place)).high
+            before = self._lags.get(place)
+            self._lags[place] = Lag(max(0, high - claim.next_offset), before.landed_us if before else now_us)
+        self._meters.lag(self._lags)
+
+    def _rewind(self, record: Record) -> None:
+        """A record that slipped through while its partition was being paused is fetched again later."""
+        place = (record.topic(), record.partition())
+        if place in self._positions:
+            self._consumer.seek(TopicPartition(*place, self._positions[place]))
 
     def _settle(self) -> None:
         """Nothing came: what the log still holds beyond the checkpoint are markers and no records."""
@@ -138,15 +213,21 @@ class Session:
         if not partitions:
             return
         logs = {(each.topic, each.partition): self._watermarks(consumer, each) for each in partitions}
+        self._finish()
         claims = self._store.claim(logs, self._topic_ids)
         self._claims |= claims
+        self._positions |= {place: claim.next_offset for place, claim in claims.items()}
         consumer.incremental_assign([TopicPartition(*place, claim.next_offset) for place, claim in claims.items()])
         waiting = sum(logs[place].high - claim.next_offset for place, claim in claims.items())
         self._log.info("partitions_claimed", partitions=len(claims), waiting=waiting)
+        if self._flow.paused:
+            self._hold(paused=True)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._finish()
         for each in partitions:
             self._claims.pop((each.topic, each.partition), None)
+            self._positions.pop((each.topic, each.partition), None)
             self._lags.pop((each.topic, each.partition), None)
         consumer.incremental_unassign(partitions)
         self._meters.lag(self._lags)

@@ -4,7 +4,8 @@ Offsets committed to the broker are never used. A transaction either leaves rows
 a commit whose outcome is unknown is settled by reading the checkpoint again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -14,6 +15,7 @@ import psycopg
 from sync_bridge.inbound.domain import (
     Claim,
     Fenced,
+    Flow,
     GapError,
     Partition,
     Record,
@@ -24,6 +26,7 @@ from sync_bridge.inbound.domain import (
     isolate,
 )
 from sync_bridge.inbound.tables import Table
+from sync_bridge.ledger import conservation
 from sync_bridge.ledger.dead_letters import DeadLetter, bury
 
 # SQLSTATE classes that say the values are at fault: data exception, constraint violation, a limit exceeded.
@@ -54,14 +57,23 @@ _ADVANCE: Final = """
 class Batch:
     """Records of one transaction."""
 
-    # Rows in the order of their offsets: (line of COPY, the record it was made from).
-    rows: dict[Table, list[tuple[str, Record]]] = field(default_factory=dict)
+    # Rows in the order of their offsets: (values in the order of COPY, the record they were made from).
+    rows: dict[Table, list[tuple[tuple[Any, ...], Record]]] = field(default_factory=dict)
     refused: list[tuple[Record, Refused]] = field(default_factory=list)
     # Where each partition goes on, and how many records of it are here.
     ends: dict[Partition, int] = field(default_factory=dict)
     counts: dict[Partition, int] = field(default_factory=dict)
     # When some of the events were accepted, evenly drawn; microseconds.
     accepted_us: list[int] = field(default_factory=list)
+
+    # When the last record of each partition was written to its log; microseconds.
+    written_us: dict[Partition, int] = field(default_factory=dict)
+
+    def close(self, topic: str, partition: int, end: int, count: int, last: Record) -> None:
+        """A run of `count` records of a partition ends with `last`, before the offset `end`."""
+        self.ends[topic, partition] = end
+        self.written_us[topic, partition] = last.timestamp()[1] * 1000
+        self.counts[topic, partition] = self.counts.get((topic, partition), 0) + count
 
 
 class Store:
@@ -127,6 +139,33 @@ class Store:
         except Refused:
             return self._land(batch, claims, isolating=True)
 
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection]:
+        """A transaction on this store's connection, for those who land single records. Durable when it has ended."""
+        with self._connection.transaction():
+            self._connection.execute("SET LOCAL synchronous_commit = on")
+            yield self._connection
+
+    def land_one(self, table: Table, values: tuple[Any, ...], record: Record) -> int:
+        """Inside a transaction: 1 when the record landed, 0 when its event is there already. Raises Refused."""
+        place = (record.topic(), record.partition())
+        tallies = {place: Tally()}
+        self._try(table, tallies, [(values, record)])
+        return tallies[place].landed
+
+    def recount(self, topic: str, partition: int, landed: int) -> None:
+        """One record of the partition is a dead letter no longer: it landed, or it was a duplicate."""
+        self._connection.execute(
+            "UPDATE bridge.checkpoint SET dead_letters = dead_letters - 1, landed = landed + %s,"
+            " duplicates = duplicates + %s WHERE topic = %s AND partition = %s",
+            (landed, 1 - landed, topic, partition),
+        )
+
+    def flow(self) -> Flow:
+        """What operators want of the flow."""
+        row = self._connection.execute("SELECT paused, records_per_s_max FROM bridge.flow").fetchone()
+        return Flow(*row) if row else Flow()
+
     def _land(self, batch: Batch, claims: Mapping[Partition, Claim], *, isolating: bool) -> dict[Partition, Tally]:
         tallies = {partition: Tally() for partition in batch.ends}
         refused = list(batch.refused)
@@ -143,23 +182,28 @@ class Store:
             for message, _ in refused:
                 tallies[message.topic(), message.partition()].dead_letters += 1
             bury(self._connection, [_letter(message, why) for message, why in refused])
+            conservation.enter_dead_letters(self._connection, [message for message, _ in refused])
             for partition, tally in tallies.items():
                 tally.duplicates = batch.counts[partition] - tally.landed - tally.dead_letters
             self._advance(batch, claims, tallies)
         return tallies
 
-    def _try(self, table: Table, tallies: dict[Partition, Tally], rows: Sequence[tuple[str, Record]]) -> None:
+    def _try(
+        self, table: Table, tallies: dict[Partition, Tally], rows: Sequence[tuple[tuple[Any, ...], Record]]
+    ) -> None:
         with self._connection.transaction():
             self._connection.execute(f"TRUNCATE {table.staging}")
             self._insert(table, rows, tallies)
 
-    def _insert(self, table: Table, rows: Sequence[tuple[str, Record]], tallies: dict[Partition, Tally]) -> None:
+    def _insert(
+        self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]], tallies: dict[Partition, Tally]
+    ) -> None:
         topic = rows[0][1].topic()
         try:
             with self._connection.cursor() as cursor:
                 with cursor.copy(table.copy) as copy:
-                    copy.write("\n".join([line for line, _ in rows]) + "\n")
-                landed = cursor.execute(table.insert).fetchall()
+                    copy.write(table.text([values for values, _ in rows]))
+                landed = cursor.execute(table.insert, (topic,)).fetchall()
         except psycopg.Error as error:
             if (error.sqlstate or "")[:2] not in _DATA_CLASSES:
                 raise

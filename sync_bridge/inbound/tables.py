@@ -1,6 +1,6 @@
 """Where each inward event lands: one list of columns, from which the staging table, COPY and INSERT all follow."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -16,7 +16,31 @@ from sync_bridge.inbound.domain import Refused
 
 # int64 microseconds since the epoch to timestamptz. Exact, where to_timestamp(double) is not; 0 is "not stated".
 _INSTANT: Final = "timestamptz 'epoch' + nullif({0}, 0) * interval '1 microsecond'"
+_ENCODE: Final = msgspec.json.Encoder().encode
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+_INSERT: Final = """
+    WITH came AS (
+        SELECT record_partition, node, date_trunc('minute', {accepted}) AS minute, count(*) AS records
+        FROM {staging} GROUP BY 1, 2, 3
+    ), landed AS (
+        INSERT INTO warehouse.{table} ({names}) SELECT {values} FROM {staging}
+        ON CONFLICT (event_id) DO NOTHING RETURNING record_partition, node, accepted_time
+    ), rows AS (
+        SELECT record_partition, node, date_trunc('minute', accepted_time) AS minute, count(*) AS rows
+        FROM landed GROUP BY 1, 2, 3
+    ), moved AS (
+        SELECT record_partition, node, minute, coalesce(rows, 0) AS landed, records - coalesce(rows, 0) AS duplicates
+        FROM came LEFT JOIN rows USING (record_partition, node, minute)
+    ), entered AS (
+        INSERT INTO bridge.ledger AS held (node, topic, partition, minute, landed, duplicates)
+        SELECT node, %s, record_partition, minute, landed, duplicates FROM moved
+        ON CONFLICT (node, topic, partition, minute) DO UPDATE
+            SET landed = held.landed + excluded.landed, duplicates = held.duplicates + excluded.duplicates
+    )
+    SELECT record_partition, sum(landed)::bigint FROM moved GROUP BY record_partition
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +59,7 @@ class Column:
 
 def _json(value: Mapping[str, str]) -> str:
     # Not dict(value): a protobuf map is many times slower through its mapping interface.
-    return msgspec.json.encode({name: value[name] for name in value}).decode() if value else ""
+    return _ENCODE({name: value[name] for name in value}).decode() if value else ""
 
 
 def _uuid(name: str) -> Column:
@@ -93,15 +117,19 @@ class Table:
     def copy(self) -> str:
         return f"COPY {self.staging} ({', '.join(self.names)}) FROM STDIN (FORMAT text, NULL '')"
 
-    @property
+    @cached_property
     def insert(self) -> str:
-        """Returns (partition, rows landed) per partition; what is missing was there already."""
+        """Parameter: the topic. Returns (partition, rows landed) per partition; what is missing was there already.
+
+        The same statement enters both into the ledger, per node and minute of acceptance.
+        """
         values = [column.expression.format(column.name) for column in self.columns]
-        return (
-            f"WITH landed AS (INSERT INTO warehouse.{self.name} ({', '.join(self.names)})"  # noqa: S608
-            f" SELECT {', '.join((*values, *(name for name, _ in _ORIGIN)))} FROM {self.staging}"
-            " ON CONFLICT (event_id) DO NOTHING RETURNING record_partition)"
-            " SELECT record_partition, count(*) FROM landed GROUP BY record_partition"
+        return _INSERT.format(
+            table=self.name,
+            staging=self.staging,
+            names=", ".join(self.names),
+            values=", ".join((*values, *(name for name, _ in _ORIGIN))),
+            accepted=_INSTANT.format("accepted_time"),
         )
 
     @cached_property
@@ -116,8 +144,8 @@ class Table:
     def _template(self) -> str:
         return "\t".join(["%s"] * len(self.names))
 
-    def line(self, payload: bytes, trace_id: str, partition: int, offset: int) -> tuple[str, int]:
-        """The record as a line of COPY without its end, and when the event was accepted (microseconds).
+    def values(self, payload: bytes, trace_id: str, partition: int, offset: int) -> tuple[tuple[Any, ...], int]:
+        """The record's values in the order of COPY, and when the event was accepted (microseconds).
 
         Raises Refused when the payload is not such a message.
         """
@@ -125,19 +153,33 @@ class Table:
             message = self.message.FromString(payload)
         except DecodeError as error:
             raise Refused("UNREADABLE", f"not a {self.message.DESCRIPTOR.full_name}: {error}") from error
-        values = (
-            *self._plain(message),
-            *[encode(getattr(message, field)) for field, encode in self._encoded],
-            trace_id,
-            partition,
-            offset,
-        )
-        line = self._template % values
-        # Characters that mean something to COPY are rare; looking for them costs less than escaping every value.
-        if "\\" in line or "\n" in line or "\r" in line or line.count("\t") != len(values) - 1:
-            line = "\t".join(str(value).translate(_ESCAPES) for value in values)
-        return line, message.accepted_time_us  # type: ignore[attr-defined]
+        encoded = [encode(getattr(message, field)) for field, encode in self._encoded]
+        return (*self._plain(message), *encoded, trace_id, partition, offset), message.accepted_time_us  # type: ignore[attr-defined]
 
+    def text(self, rows: Sequence[tuple[Any, ...]]) -> str:
+        """What COPY reads for these rows."""
+        whole = "\n".join(map(self._template.__mod__, rows)) + "\n"
+        # Characters that mean something to COPY are rare: looking for them in the whole costs less than escaping all.
+        plain = "\\" not in whole and "\r" not in whole and whole.count("\n") == len(rows)
+        if plain and whole.count("\t") == len(rows) * (len(self.names) - 1):
+            return whole
+        return "".join(["\t".join([str(value).translate(_ESCAPES) for value in row]) + "\n" for row in rows])
+
+
+SPOOL_LEDGER: Final = Table(
+    "spool_ledger",
+    events_pb2.SpoolLedger,
+    (
+        _uuid("event_id"),
+        _instant("accepted_time"),
+        _text("node"),
+        _text("spool"),
+        _instant("minute"),
+        _text("topic"),
+        Column("partition", "integer", "partition"),
+        *(Column(name, "bigint", name) for name in ("sent", "shed", "refused", "set_aside", "damaged")),
+    ),
+)
 
 TABLES: Final = (
     Table(
@@ -157,6 +199,7 @@ TABLES: Final = (
             _boolean("not_modified"),
         ),
     ),
+    SPOOL_LEDGER,
 )
 
 

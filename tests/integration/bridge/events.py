@@ -54,6 +54,7 @@ def headers(event: Message) -> dict[str, str | bytes | None]:
         "origin": "public",
         "node": "edge-1",
         "event-id": event.event_id,  # type: ignore[attr-defined]
+        "minute": str(event.accepted_time_us // 60_000_000),  # type: ignore[attr-defined]
         "traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01",
     }
 

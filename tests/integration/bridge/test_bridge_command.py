@@ -1,12 +1,14 @@
 """The bridge's processes and the warehouse start from the launcher's table as they are, and the command shows them."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from deploy.local.mesh import LocalMesh
 from security.identity import wallet
@@ -38,6 +40,39 @@ def send(mesh: LocalMesh, home: Path) -> None:
     assert producer.flush(30) == 0
 
 
+def answer(home: Path, *arguments: str, status: int = 0) -> Any:
+    done = isthmus(home, "bridge", *arguments, "--json")
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout)
+
+
+def operate(home: Path) -> None:
+    """What an operator does with the record that is no event, and with the flow."""
+    (letter,) = answer(home, "dlq", "list")
+    assert (letter["cause"], letter["origin"], letter["attempts"]) == ("UNREADABLE", "edge-1", 1)
+    shown = answer(home, "dlq", "show", str(letter["id"]))
+    assert base64.b64decode(shown["payload_base64"]) == b"\xff"
+    assert answer(home, "dlq", "replay", "--all", status=1)["failed"] == 1
+    (again,) = answer(home, "dlq", "list", "--topic", letter["topic"])
+    assert again["attempts"] == 2
+    assert answer(home, "dlq", "drop", str(letter["id"]), "--reason", "sent by hand") == {"dropped": 1}
+    assert answer(home, "dlq", "list") == []
+    (dropped,) = answer(home, "dlq", "list", "--state", "dropped")
+    assert dropped["reason"] == "sent by hand"
+    assert answer(home, "dlq", "show", str(letter["id"]))["payload_base64"] is None
+    nothing = isthmus(home, "bridge", "dlq", "drop", "--reason", "nothing named")
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+
+    books = answer(home, "audit", "--wait", "0")
+    assert books["balanced"], books["findings"]
+    assert (books["totals"]["landed"], books["totals"]["rows"], books["totals"]["dead_letters"]) == (2, 2, 1)
+
+    assert answer(home, "pause")["paused"]
+    assert answer(home, "rate-limit", "1000") == {"paused": True, "records_per_s_max": 1000, "waiting": 0}
+    assert not answer(home, "resume")["paused"]
+    assert answer(home, "drain", "--within", "20")["waiting"] == 0
+
+
 async def test_what_landed_is_shown(tmp_path: Path) -> None:
     only = ("warehouse", "bridge-inbound", "bridge-outbound")
     async with LocalMesh(tmp_path, free_port_base(), only=only) as mesh:
@@ -57,6 +92,7 @@ async def test_what_landed_is_shown(tmp_path: Path) -> None:
         assert (found["doubled_rows"], found["clicks"]) == (0, 2)
         table = await asyncio.to_thread(isthmus, tmp_path, "bridge", "status")
         assert "isthmus.click.v1" in table.stdout
+        await asyncio.to_thread(operate, tmp_path)
     stopped = await asyncio.to_thread(isthmus, tmp_path, "bridge", "status")
-    assert stopped.returncode == 1
+    assert stopped.returncode == 16
     assert "Traceback" not in stopped.stderr

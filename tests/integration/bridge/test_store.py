@@ -34,8 +34,7 @@ def store(database_url: str) -> Iterator[Callable[[str], Store]]:
 
 
 def batch(records: Sequence[Fetched], claim: Claim) -> Batch:
-    claims = {PLACE: claim}
-    return Decoder(by_topic(contract.load())).batch(cast("Sequence[Record]", records), claims)
+    return Decoder(by_topic(contract.load())).batch(cast("Sequence[Record]", records), {PLACE: claim.next_offset})
 
 
 def claim(store: Store, low: int = 0, high: int = 1000) -> Claim:

@@ -10,9 +10,9 @@ from isthmus.events.v1 import events_pb2
 from mesh import contract
 from mesh.contract.model import Direction
 from sync_bridge.inbound.domain import Refused
-from sync_bridge.inbound.tables import TABLES, by_topic
+from sync_bridge.inbound.tables import SPOOL_LEDGER, TABLES, by_topic
 
-IMPRESSION, CLICK, _ = TABLES
+IMPRESSION, CLICK, *_ = TABLES
 UNESCAPED = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
 
 
@@ -28,27 +28,32 @@ def unescape(text: str) -> str:
 @given(st.text(), st.text(alphabet="\\\t\n\rNab"), st.text())
 def test_a_line_holds_each_column_once_and_unharmed(slot: str, campaign: str, node: str) -> None:
     event = events_pb2.Click(event_id="ab" * 16, slot=slot, campaign_id=campaign, node=node)
-    line, _ = CLICK.line(event.SerializeToString(), "", 3, 7)
+    plain = events_pb2.Click(event_id="cd" * 16, node="edge-1")
+    rows = [CLICK.values(each.SerializeToString(), "", 3, 7)[0] for each in (plain, event)]
+    text = CLICK.text(rows)
+    assert text.endswith("\n")
+    first, line = text[:-1].split("\n")
+    assert first.startswith("cd" * 16)
     values = dict(zip(CLICK.names, map(unescape, line.split("\t")), strict=True))
     assert (values["slot"], values["campaign_id"], values["node"]) == (slot, campaign, node)
     assert (values["record_partition"], values["record_offset"], values["trace_id"]) == ("3", "7", "")
-    assert "\n" not in line
 
 
-def test_the_time_of_acceptance_comes_with_the_line() -> None:
+def test_the_time_of_acceptance_comes_with_the_values() -> None:
     event = events_pb2.Impression(event_id="ab" * 16, accepted_time_us=17)
-    assert IMPRESSION.line(event.SerializeToString(), "", 0, 0)[1] == 17
+    assert IMPRESSION.values(event.SerializeToString(), "", 0, 0)[1] == 17
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xff", b"\x0a\x02\xff\xfe"], ids=["no message", "not UTF-8"])
 def test_what_is_no_such_message_is_refused(payload: bytes) -> None:
     with pytest.raises(Refused, match="UNREADABLE"):
-        CLICK.line(payload, "", 0, 0)
+        CLICK.values(payload, "", 0, 0)
 
 
 def test_a_newer_writer_may_send_fields_that_this_reader_does_not_know() -> None:
     event = events_pb2.Click(event_id="ab" * 16)
-    assert CLICK.line(event.SerializeToString() + b"\xfa\x07\x05hello", "", 0, 0)[0].startswith("ab" * 16)
+    values, _ = CLICK.values(event.SerializeToString() + b"\xfa\x07\x05hello", "", 0, 0)
+    assert values[0] == "ab" * 16
 
 
 def test_the_allow_list_is_the_contracts_inward_events() -> None:
@@ -56,6 +61,7 @@ def test_the_allow_list_is_the_contracts_inward_events() -> None:
         "isthmus.impression.v1": TABLES[0],
         "isthmus.click.v1": TABLES[1],
         "isthmus.content-view.v1": TABLES[2],
+        "isthmus.spool-ledger.v1": SPOOL_LEDGER,
     }
 
 
