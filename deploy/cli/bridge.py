@@ -1,4 +1,4 @@
-"""`isthmus bridge`: what landed in the warehouse and how fresh it is, read from the running mesh as its operator."""
+"""`isthmus bridge`: what landed in the warehouse and how fresh it is; and the groups of commands that operate it."""
 
 import asyncio
 from typing import Any
@@ -6,14 +6,18 @@ from typing import Any
 import typer
 from rich.table import Table
 
+from deploy.cli import dead_letters, flow, ledger
+from deploy.cli.operator import channels
 from deploy.cli.output import Json, clear_errors, console, print_json
 
 app = typer.Typer(help="What crosses between the zones.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Keeps `status` a command of its own while it is the only one."""
+app.add_typer(dead_letters.app, name="dlq")
+app.command("audit")(ledger.audit)
+app.command("flow")(flow.show)
+app.command("pause")(flow.pause)
+app.command("resume")(flow.resume)
+app.command("rate-limit")(flow.rate_limit)
+app.command("drain")(flow.drain)
 
 
 @app.command()
@@ -31,31 +35,10 @@ async def _status() -> dict[str, Any]:
     from isthmus.warehouse.v1 import warehouse_pb2
     from isthmus.warehouse.v1.warehouse_pb2_grpc import WarehouseStub
 
-    from deploy.local import topology
-    from deploy.local.errors import LauncherError, NotRunning
-    from deploy.local.settings import LauncherSettings
-    from mesh.channel import Channels
-    from mesh.contract import load
-    from mesh.errors import MeshError
-    from mesh.spiffe import SpiffeId
-    from mesh.tls import Identity, IdentityError
-
-    home = LauncherSettings().layout
-    table = topology.read(home.topology)
-    listen = table.process("warehouse").listen("grpc")
-    if listen is None:
-        raise NotRunning("The warehouse does not listen", "Start the mesh with `make run`")
-    try:
-        channels = Channels(Identity(home.identity("operator")), load())
-        try:
-            peer = SpiffeId("private", "warehouse", table.trust_domain)
-            stub = WarehouseStub(channels.direct(str(listen), peer))
-            landing = await stub.ReportLanding(warehouse_pb2.ReportLandingRequest())
-            freshness = await stub.ReportFreshness(warehouse_pb2.ReportFreshnessRequest())
-        finally:
-            await channels.close(0)
-    except (MeshError, IdentityError) as error:
-        raise LauncherError(f"The warehouse cannot be read: {error}", "See `isthmus status`") from error
+    async with channels("warehouse") as (channel, *_):
+        stub = WarehouseStub(channel)
+        landing = await stub.ReportLanding(warehouse_pb2.ReportLandingRequest())
+        freshness = await stub.ReportFreshness(warehouse_pb2.ReportFreshnessRequest())
     return {
         "partitions": [
             {

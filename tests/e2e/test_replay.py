@@ -45,6 +45,14 @@ async def test_a_click_is_queryable_within_seconds(played: Replay) -> None:
         assert verdict.freshness.p99_ms < 10_000
 
 
+async def test_the_ledger_names_no_place_where_events_went_missing(played: Replay, mesh: LocalMesh) -> None:
+    code, output, errors = await isthmus("bridge", "audit", "--json", home=mesh.home.root)
+    assert code == 0, output + errors
+    found = json.loads(output)
+    assert (found["balanced"], found["findings"]) == (True, [])
+    assert found["totals"]["landed"] == found["totals"]["rows"] > 0
+
+
 @dataclass(frozen=True)
 class Tampering:
     """`change` is done to one row, named by its `key`, of those that the run has written."""
