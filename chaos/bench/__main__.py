@@ -12,10 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.bench import core, edge, report
+from chaos.bench import bridge, core, edge, report
 from chaos.bench.tools import BenchError
 
-BENCHES: dict[str, Callable[[Path], Sequence[report.Result]]] = {"edge": edge.run, "core": core.run}
+BENCHES: dict[str, Callable[[Path], Sequence[report.Result]]] = {
+    "edge": edge.run,
+    "core": core.run,
+    "bridge": bridge.run,
+}
 
 
 def main(names: Sequence[str]) -> int:

@@ -1,0 +1,330 @@
+"""How fast events land, and how fast the edge's spool takes them.
+
+Inward: a topic is filled with real impressions while no worker runs; then one worker lands them, batch by batch, each
+with its offset, its ledger and its de-duplication. The baseline is PostgreSQL alone: the same rows, as text made
+beforehand, by bare COPY and de-duplicated insert into a table of the same shape, in batches of the worker's size, by
+one connection to the same server. Rounds of both are interleaved; the ratio is the median of the rounds' ratios.
+
+The spool: groups of 256 events, each written at once and synced together; then single clicks of 100 concurrent
+writers, each of whom waits for the disk.
+"""
+
+import asyncio
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from confluent_kafka import Producer
+from isthmus.events.v1 import events_pb2
+
+from chaos.bench.report import Result
+from chaos.bench.tools import BenchError
+from chaos.load.impressions import ImpressionRow, read_impressions
+from chaos.load.rows import IMPRESSIONS
+from deploy.local.kafka import broker
+from deploy.local.mesh import LocalMesh
+from mesh.contract import load
+
+EVENTS = 100_000
+ROUNDS = 3
+BATCH = 5_000
+WAIT_S = 300.0
+MEMORY_MIB_MAX = 250
+PORT_BASE = 17_400
+_EPOCH_INSTANT = "timestamptz 'epoch' + {0} * interval '1 microsecond'"
+_COLUMNS = (
+    "event_id", "source_time", "accepted_time", "node", "crawler", "slot", "campaign_id", "creative_id", "features",
+    "trace_id", "record_partition", "record_offset",
+)  # fmt: skip
+_TIMES = {"source_time", "accepted_time"}
+
+
+def run(home: Path) -> list[Result]:
+    """Measure under `home`/bench/bridge. Raises BenchError."""
+    bench = home / "bench" / "bridge"
+    shutil.rmtree(bench, ignore_errors=True)
+    bench.mkdir(parents=True)
+    try:
+        results = [*_spool(bench / "spool"), *asyncio.run(_inbound(bench / "mesh"))]
+    finally:
+        for leftover in ("spool", "mesh"):
+            shutil.rmtree(bench / leftover, ignore_errors=True)
+    return results
+
+
+async def _inbound(home: Path) -> list[Result]:
+    # An edge node brings the identity to send with; it takes no part.
+    only = ("bridge-inbound", "edge")
+    async with LocalMesh(home, PORT_BASE, edge_nodes=1, only=only) as mesh:
+        await mesh.suspend("edge-1")
+        rows = read_impressions([mesh.settings.cache / "datasets" / path for path in IMPRESSIONS])
+        database = mesh.database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+        rounds: list[tuple[float, float]] = []
+        memory_mib: list[float] = []
+        for number in range(ROUNDS + 1):
+            events = EVENTS if number else EVENTS // 5
+            await mesh.suspend("bridge-inbound")
+            await asyncio.to_thread(_fill, mesh, rows, number, events)
+            bare = await asyncio.to_thread(_bare, database, rows, number, events)
+            before = _landed(database)
+            await mesh.resume("bridge-inbound")
+            rate = await asyncio.to_thread(_land, database, before, events)
+            memory_mib.append(_memory_mib(mesh))
+            if number:
+                rounds.append((rate, bare))
+    landed = statistics.median(rate for rate, _ in rounds)
+    return [
+        Result(
+            name="impressions landed by one worker",
+            value=landed,
+            unit="rows/s",
+            baseline=f"bare COPY and de-duplicated insert, batches of {BATCH:,}",
+            baseline_value=statistics.median(bare for _, bare in rounds),
+            ratio=round(statistics.median(rate / bare for rate, bare in rounds), 3),
+            target=0.6,
+        ),
+        Result(
+            name="memory of the worker",
+            value=max(memory_mib),
+            unit="MiB",
+            baseline=f"allowed, after {sum((EVENTS // 5, ROUNDS * EVENTS)):,} events",
+            baseline_value=MEMORY_MIB_MAX,
+            ratio=round(MEMORY_MIB_MAX / max(memory_mib), 3),
+            target=1.0,
+        ),
+        Result(
+            name="memory of the worker, last round",
+            value=memory_mib[-1],
+            unit="MiB",
+            baseline="after the first round: flat",
+            baseline_value=memory_mib[1],
+            ratio=round(memory_mib[1] / memory_mib[-1], 3),
+            target=0.85,
+        ),
+    ]
+
+
+def _event(row: ImpressionRow, number: int, run_number: int) -> events_pb2.Impression:
+    return events_pb2.Impression(
+        event_id=f"{run_number:08x}{number:024x}",
+        source_time_us=row.source_time_us,
+        accepted_time_us=time.time_ns() // 1000,
+        node="edge-1",
+        slot=row.slot,
+        campaign_id=f"{row.collection}-{row.item}",
+        creative_id=f"{row.collection}-{row.item}-1",
+        features=row.features,
+    )
+
+
+def _numbered(rows: Sequence[ImpressionRow], events: int) -> Iterator[tuple[int, ImpressionRow]]:
+    return ((number, rows[number % len(rows)]) for number in range(events))
+
+
+def _fill(mesh: LocalMesh, rows: Sequence[ImpressionRow], run_number: int, events: int) -> None:
+    settings = broker.client_settings(mesh.home.identity("edge-1"), mesh.kafka_bootstrap)
+    producer = Producer({**settings, "enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4"})
+    topic = load().events["isthmus.events.v1.Impression"].topic
+    for number, row in _numbered(rows, events):
+        event = _event(row, number, run_number)
+        headers: list[tuple[str, str | bytes | None]] = [
+            ("event-id", event.event_id),
+            ("kind", event.DESCRIPTOR.full_name),
+            ("origin", "public"),
+            ("node", "edge-1"),
+            ("minute", str(event.accepted_time_us // 60_000_000)),
+            ("traceparent", f"00-{event.event_id[::-1]}-00f067aa0ba902b7-01"),
+        ]
+        while True:
+            try:
+                producer.produce(topic, event.SerializeToString(), event.event_id, headers=headers)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    if producer.flush(WAIT_S):
+        raise BenchError("Kafka did not take all events in time")
+
+
+def _bare(url: str, rows: Sequence[ImpressionRow], run_number: int, events: int) -> float:
+    """Rows per second into a table of the same shape, from text that is there already."""
+    lines = [
+        "\t".join(map(str, (
+            event.event_id, event.source_time_us, event.accepted_time_us, event.node, "f", event.slot,
+            event.campaign_id, event.creative_id, json.dumps(dict(event.features)),
+            event.event_id[::-1], number % 4, number,
+        )))
+        for number, row in _numbered(rows, events)
+        for event in (_event(row, number, run_number),)
+    ]  # fmt: skip
+    texts = ["\n".join(lines[at : at + BATCH]) + "\n" for at in range(0, len(lines), BATCH)]
+    names = ", ".join(_COLUMNS)
+    values = ", ".join(_EPOCH_INSTANT.format(name) if name in _TIMES else name for name in _COLUMNS)
+    staged = ", ".join(f"{name} {_staged(name)}" for name in _COLUMNS)
+    with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=off -c timezone=UTC") as connection:
+        connection.execute("CREATE SCHEMA IF NOT EXISTS bench")
+        connection.execute("CREATE TABLE IF NOT EXISTS bench.impression (LIKE warehouse.impression INCLUDING ALL)")
+        connection.execute(f"CREATE TEMPORARY TABLE staged ({staged}) ON COMMIT DELETE ROWS")
+        began = time.perf_counter()
+        for text in texts:
+            with connection.transaction(), connection.cursor() as cursor:
+                with cursor.copy(f"COPY staged ({names}) FROM STDIN (FORMAT text, NULL '')") as copy:
+                    copy.write(text)
+                cursor.execute(
+                    f"INSERT INTO bench.impression ({names}) SELECT {values} FROM staged"  # noqa: S608
+                    " ON CONFLICT (event_id) DO NOTHING"
+                )
+        return events / (time.perf_counter() - began)
+
+
+def _staged(name: str) -> str:
+    kinds = {
+        "event_id": "uuid",
+        "trace_id": "uuid",
+        "crawler": "boolean",
+        "features": "jsonb",
+        "record_partition": "integer",
+    }
+    return kinds.get(name, "bigint" if name in _TIMES or name == "record_offset" else "text")
+
+
+def _landed(url: str) -> int:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return _count(connection)
+
+
+def _count(connection: "psycopg.Connection[Any]") -> int:
+    row = connection.execute("SELECT coalesce(sum(landed), 0)::bigint FROM bridge.landing").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _land(url: str, before: int, events: int) -> float:
+    """Rows per second from the first batch seen to the last; what the worker takes to start is not counted."""
+    deadline = time.monotonic() + WAIT_S
+    first: tuple[float, int] | None = None
+    with psycopg.connect(url, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            landed, now = _count(connection) - before, time.perf_counter()
+            if landed and first is None:
+                first = (now, landed)
+            if landed >= events:
+                assert first is not None
+                return (landed - first[1]) / (now - first[0])
+            time.sleep(0.01)
+    raise BenchError(f"the worker did not land {events:,} events within {WAIT_S:.0f} s")
+
+
+def _memory_mib(mesh: LocalMesh) -> float:
+    process = psutil.Process(mesh.process("bridge-inbound").pid)
+    return float(process.memory_info().rss) / (1 << 20)
+
+
+_SPOOL = """
+import asyncio, json, mmap, os, statistics, sys, time
+from pathlib import Path
+from public_edge.spool.spool import Spool, SpoolLimits
+
+event = bytes(220)
+
+def groups(spool, seconds):
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        last = spool.append_many([event] * 256)
+        count += 256
+        if spool.backlog_bytes > 256 << 20:
+            spool.acknowledge(last)
+    return count / elapsed
+
+async def synced_groups(spool, seconds):
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        last = None
+        for _ in range(16):
+            last = spool.append_many([event] * 256, durable=True)
+        await spool.synced(last)
+        count += 16 * 256
+        spool.acknowledge(last)
+    return count / elapsed
+
+async def clicks(spool, writers, seconds):
+    waits, end = [], time.perf_counter() + seconds
+    async def writer(number):
+        await asyncio.sleep(number / writers * 0.1)
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            await spool.synced(spool.append(event, durable=True))
+            waits.append(time.perf_counter() - began)
+            await asyncio.sleep(0.1)
+    await asyncio.gather(*map(writer, range(writers)))
+    return statistics.quantiles(waits, n=100)[98] * 1000, len(waits)
+
+def bare(path, seconds):
+    descriptor, waits, end = os.open(path, os.O_RDWR | os.O_CREAT), [], time.perf_counter() + seconds
+    os.posix_fallocate(descriptor, 0, 16 << 20)
+    pages = mmap.mmap(descriptor, 16 << 20)
+    while time.perf_counter() < end:
+        at = len(waits) % 4096 * 2200
+        pages[at : at + 2200] = bytes(range(220)) * 10
+        began = time.perf_counter()
+        os.fdatasync(descriptor)
+        waits.append(time.perf_counter() - began)
+        time.sleep(0.001)
+    return statistics.quantiles(waits, n=100)[98] * 1000
+
+async def main():
+    spool = Spool(Path(sys.argv[1]), SpoolLimits(bytes_max=1 << 30))
+    groups(spool, 0.3)
+    rates = [await synced_groups(spool, 1.0) for _ in range(3)]
+    rounds = [(bare(sys.argv[1] + "/bare", 1.5), (await clicks(spool, 100, 2.0))[0]) for _ in range(3)]
+    print(json.dumps({
+        "rate": statistics.median(rates),
+        "p99_ms": statistics.median(click for _, click in rounds),
+        "bare_ms": statistics.median(alone for alone, _ in rounds),
+        "ratio": statistics.median(alone / click for alone, click in rounds),
+    }))
+    spool.close()
+
+asyncio.run(main())
+"""
+
+
+def _spool(directory: Path) -> list[Result]:
+    directory.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _SPOOL, str(directory)], capture_output=True, text=True, check=False, timeout=120
+    )
+    if done.returncode:
+        raise BenchError(f"the spool could not be measured: {done.stderr[-500:]}")
+    found = json.loads(done.stdout)
+    return [
+        _asked(
+            "events taken by the spool and synced, groups of 256",
+            found["rate"],
+            "events/s",
+            200_000,
+            lambda v, a: v / a,
+        ),
+        _asked("p99 of a durable click, 100 writers", found["p99_ms"], "ms", 5, lambda v, a: a / v),
+        # Who comes while the disk syncs waits for that sync and for its own.
+        Result(
+            name="p99 of a durable click, 100 writers",
+            value=found["p99_ms"],
+            unit="ms",
+            baseline="p99 of one sync of the same disk",
+            baseline_value=found["bare_ms"],
+            ratio=round(found["ratio"], 3),
+            target=0.4,
+        ),
+    ]
+
+
+def _asked(name: str, value: float, unit: str, asked: float, ratio: Callable[[float, float], float]) -> Result:
+    return Result(name, value, unit, "asked for", asked, round(ratio(value, asked), 3), 1.0)
