@@ -46,7 +46,7 @@ def before_experiment_control(context: dict[str, Any], **arguments: Any) -> None
             library.check(context)
             drill = spec.parse(arguments)
             stack.enter_context(locked(LauncherSettings().layout))
-            session = Session.open(library.name_of(context), drill)
+            session = Session.open(library.name_of(context), drill, library.targets(context))
         except LauncherError as error:
             current.refuse(error)
             raise InterruptExecution(str(error)) from error

@@ -31,6 +31,27 @@ class Listed:
     runbook: str
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What the steps of an experiment name, by the names of their arguments."""
+
+    processes: frozenset[str]
+    workloads: frozenset[str]
+    links: frozenset[str]
+
+
+def targets(experiment: dict[str, Any]) -> Targets:
+    """Of the method and the rollbacks."""
+    named: dict[str, set[str]] = {"process": set(), "workload": set(), "workloads": set(), "link": set()}
+    for activity in (*experiment["method"], *(experiment.get("rollbacks") or ())):
+        for name, value in (activity["provider"].get("arguments") or {}).items():
+            if name in named:
+                named[name].update(value if isinstance(value, list) else [value])
+    return Targets(
+        frozenset(named["process"]), frozenset(named["workload"] | named["workloads"]), frozenset(named["link"])
+    )
+
+
 def listed() -> list[Listed]:
     """All that come with Isthmus, by name."""
     found = []
@@ -100,6 +121,10 @@ def check(experiment: dict[str, Any]) -> Drill:
         _check_activity(activity)
     for probe in probes:
         _check_tolerance(probe)
+    named = targets(experiment)
+    wide = (named.workloads - drill.radius.workloads) | (named.links - drill.radius.links)
+    if wide:
+        raise BadExperiment(f"Not in the declared blast radius: {', '.join(sorted(wide))}", FORMAT_REMEDY)
     return drill
 
 

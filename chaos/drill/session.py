@@ -19,7 +19,8 @@ from chaos.checkers.verdict import Check
 from chaos.drill import blast
 from chaos.drill.crowd import Crowd
 from chaos.drill.custody import heal_leftovers, journal
-from chaos.drill.errors import BadExperiment, DrillRefused
+from chaos.drill.errors import BadExperiment, DrillRefused, TooWide
+from chaos.drill.library import Targets
 from chaos.drill.loop import Loop
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find, new_key
@@ -90,14 +91,14 @@ class Session:
     _watching: "Future[None] | None" = None
 
     @classmethod
-    def open(cls, name: str, drill: Drill) -> "Session":
+    def open(cls, name: str, drill: Drill, named: Targets) -> "Session":
         """Look at the mesh, heal what an earlier drill left, start the traffic and let it run for a while.
 
         Raises:
             LauncherError: refused, with the reason; the mesh is as it was.
         """
         target = find(LauncherSettings())
-        check_names(drill, target)
+        check_names(drill, target, named)
         healed = heal_leftovers(target)
         loop = Loop()
         crowd = Crowd(target, drill.load, drill.seed)
@@ -307,14 +308,18 @@ async def asked(read: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("unreachable")
 
 
-def check_names(drill: Drill, target: Target) -> None:
+def check_names(drill: Drill, target: Target, named: Targets) -> None:
     """
     Raises:
-        BadExperiment: the blast radius names a workload or a link that this mesh does not have.
+        BadExperiment: a step or the blast radius names a process, a workload or a link that this mesh does not have.
+        TooWide: a step names a process outside the declared blast radius.
     """
-    radius = drill.blast_radius
-    if unknown := sorted({*radius.workloads, *radius.whole} - set(target.nodes.values())):
-        raise BadExperiment(f"No such workload in this mesh: {', '.join(unknown)}", "See `isthmus status`")
+    radius, nodes = drill.blast_radius, target.nodes
+    workloads = {*radius.workloads, *radius.whole} | named.workloads
+    if unknown := sorted((workloads - set(nodes.values())) | (named.processes - nodes.keys())):
+        raise BadExperiment(f"Not in this mesh: {', '.join(unknown)}", "See `isthmus status`")
+    if wide := sorted(name for name in named.processes if nodes[name] not in drill.radius.workloads):
+        raise TooWide(f"{', '.join(wide)}: not in the declared blast radius", blast.REMEDY)
     if radius.links and (missing := sorted(set(radius.links) - set(target.links))):
         remedy = "Start the mesh with ISTHMUS_FAULT_LINKS=true"
         raise BadExperiment(f"This mesh has no link {', '.join(missing)}", remedy)

@@ -56,6 +56,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "tolerance upside down": (lambda e: probe(e, "public_p99_ms").update(tolerance=[2, 1]), "tolerance"),
     "number for true or false": (lambda e: probe(e, "ledger_balances").update(tolerance=1), "tolerance"),
     "unknown expectation": (lambda e: control(e)["expect"].update(luck=1), "luck"),
+    "target outside the radius": (lambda e: step(e)["provider"]["arguments"].update(workload="orders"), "orders"),
     "no blast radius": (lambda e: control(e).pop("blast_radius"), "blast_radius"),
     "blast radius beyond all bounds": (lambda e: control(e)["blast_radius"].update(processes_max=99), "processes_max"),
     "text for a rate": (lambda e: control(e)["load"].update(public_per_s="100"), "public_per_s"),

@@ -9,9 +9,10 @@ import pytest
 
 from chaos.drill import custody, spec
 from chaos.drill.custody import heal_leftovers, locked
-from chaos.drill.errors import DrillRunning, TooWide
+from chaos.drill.errors import DrillRefused, DrillRunning, TooWide
+from chaos.drill.library import Targets
 from chaos.drill.loop import Loop
-from chaos.drill.session import Session
+from chaos.drill.session import Session, check_names
 from chaos.drill.undo import Undo, UndoJournal
 from deploy.local.door import Refused
 from deploy.local.settings import Home
@@ -100,3 +101,18 @@ def test_one_drill_at_a_time(mesh: Mesh) -> None:
         pass
     with locked(mesh.home):
         pass
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        (Targets(frozenset({"edge-7"}), frozenset(), frozenset()), "edge-7"),
+        (Targets(frozenset(), frozenset({"orders"}), frozenset()), "orders"),
+        (Targets(frozenset({"kafka"}), frozenset(), frozenset()), "blast radius"),
+    ],
+)
+def test_a_step_that_names_nothing_real_is_refused_before_anything_else(mesh: Mesh, named: Targets, why: str) -> None:
+    target: Any = mesh
+    with pytest.raises(DrillRefused, match=why):
+        check_names(spec.parse({"blast_radius": {"workloads": ["edge"], "processes_max": 1}}), target, named)
+    assert mesh.asked == []
