@@ -14,6 +14,7 @@ from rich.console import Console
 
 from chaos.bench import bridge, core, edge, report
 from chaos.bench.tools import BenchError
+from deploy.local.errors import LauncherError
 
 BENCHES: dict[str, Callable[[Path], Sequence[report.Result]]] = {
     "edge": edge.run,
@@ -35,7 +36,7 @@ def main(names: Sequence[str]) -> int:
         try:
             with console.status(f"measuring {name}"):
                 results = BENCHES[name](home)
-        except BenchError as error:
+        except (BenchError, LauncherError) as error:
             console.print(f"[red]{name}: {error}[/]")
             return 1
         path = home / "bench" / f"{name}.json"

@@ -19,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+from google.protobuf import json_format
+from isthmus.catalog.v1.catalog_pb2 import Campaign
+
 from chaos.bench import edge_gateway
 from chaos.bench.report import Result
 from chaos.bench.tools import BenchError, by_ab, by_wrk, free_ports, require_load_tools, running
@@ -75,8 +78,8 @@ def _measure(bench: Path) -> list[Result]:
 
         measure(1)
         rounds = [measure(SECONDS) for _ in range(ROUNDS)]
-    snapshot = bench / "run" / f"edge-{CAMPAIGNS[1]}" / "snapshot.bin"
-    through = asyncio.run(edge_gateway.measure(bench, snapshot, _mutual_hello, _ASK, CONNECTIONS, SECONDS, ROUNDS))
+    published = [json_format.ParseDict(campaign, Campaign()) for campaign in _campaigns(CAMPAIGNS[1])]
+    through = asyncio.run(edge_gateway.measure(bench, published, _mutual_hello, _ASK, CONNECTIONS, SECONDS, ROUNDS))
     few, some, many = (f"edge {campaigns}" for campaigns in CAMPAIGNS)
     return [
         _result("ad decisions, 1,000 campaigns", some, "granian RSGI hello, one worker", "hello", rounds, 0.6),
@@ -153,10 +156,9 @@ def _edge(bench: Path, campaigns: int) -> Iterator[str]:
         yield f"https://127.0.0.1:{http}{_ASK}"
 
 
-def _write_snapshot(path: Path, campaigns: int) -> None:
-    """Half of the campaigns are for everybody, half target what the request says; all share three slots."""
-    lines = []
-    for number in range(campaigns):
+def _campaigns(count: int) -> Iterator[dict[str, object]]:
+    """Half of them are for everybody, half target what the request says; all share three slots."""
+    for number in range(count):
         campaign: dict[str, object] = {
             "campaign_id": f"campaign-{number}",
             "slots": [f"position-{number % 3 + 1}"],
@@ -175,7 +177,11 @@ def _write_snapshot(path: Path, campaigns: int) -> None:
         }
         if number % 2:
             campaign["targeting"] = {"user_feature_0": _FEATURES["user_feature_0"]}
-        lines.append(json.dumps({"campaign": campaign}))
+        yield campaign
+
+
+def _write_snapshot(path: Path, campaigns: int) -> None:
+    lines = [json.dumps({"campaign": campaign}) for campaign in _campaigns(campaigns)]
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "public_edge.snapshot", str(path)]
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False, timeout=120)

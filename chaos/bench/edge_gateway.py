@@ -8,33 +8,46 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from confluent_kafka import Producer
+from isthmus.catalog.v1.catalog_pb2 import Campaign
 
 from chaos.bench.tools import BenchError, by_wrk, free_ports, running
 from deploy.local import envoy
+from deploy.local.kafka import broker
 from deploy.local.mesh import LocalMesh
+from mesh.contract import load
 
 _LISTENING = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 _PORTS = 64
+_DEADLINE_S = 60.0
 
 # Runs the server that does nothing with the certificate in a directory, behind mutual TLS; yields its URL.
 Hello = Callable[[Path, Path], contextlib.AbstractContextManager[str]]
 
 
 async def measure(
-    bench: Path, snapshot: Path, hello: Hello, ask: str, connections: int, seconds: float, rounds: int
+    bench: Path,
+    campaigns: Sequence[Campaign],
+    hello: Hello,
+    ask: str,
+    connections: int,
+    seconds: float,
+    rounds: int,
 ) -> list[dict[str, float]]:
-    """Rates of both, `gateway` and `envoy`, in interleaved rounds. The edge node starts from `snapshot`."""
+    """Rates of both, `gateway` and `envoy`, in interleaved rounds, with these campaigns published."""
     home = bench / "mesh"
-    (home / "run" / "edge-1").mkdir(parents=True)
-    shutil.copy(snapshot, home / "run" / "edge-1" / "snapshot.bin")
     mesh = LocalMesh(home, _ports_in_a_row(_PORTS), edge_nodes=1, only=("edge-gateway", "edge-1"))
     async with mesh:
+        await asyncio.to_thread(_publish, mesh, campaigns)
         live = {name: home / "run" / name / "identity" / "live" for name in ("edge-1", "edge-gateway")}
         with hello(bench, live["edge-1"]) as behind, _envoy(bench, live["edge-gateway"], behind) as before:
             urls = {"gateway": f"https://localhost:{mesh.settings.port_base}", "envoy": before}
@@ -44,8 +57,32 @@ async def measure(
                     name: by_wrk(url + ask, connections=connections, seconds=duration) for name, url in urls.items()
                 }
 
+            await asyncio.to_thread(_until_served, urls["gateway"] + ask, home)
             await asyncio.to_thread(once, 1.0)
             return [await asyncio.to_thread(once, seconds) for _ in range(rounds)]
+
+
+def _publish(mesh: LocalMesh, campaigns: Sequence[Campaign]) -> None:
+    """Into the topic from which edge nodes build their snapshot, as the broker itself."""
+    producer = Producer(broker.client_settings(mesh.home.identity("kafka"), mesh.kafka_bootstrap))
+    topic = load().events[Campaign.DESCRIPTOR.full_name].topic
+    for campaign in campaigns:
+        producer.produce(topic, campaign.SerializeToString(), campaign.campaign_id)
+    if producer.flush(_DEADLINE_S):
+        raise BenchError("the campaigns could not be published")
+
+
+def _until_served(url: str, home: Path) -> None:
+    context = ssl.create_default_context(cafile=str(home / "ca" / "public" / "root.pem"))
+    deadline = time.monotonic() + _DEADLINE_S
+    while True:
+        try:
+            with urlopen(url, timeout=5, context=context):  # noqa: S310 (our own https URL)
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise BenchError(f"the gateway does not answer: {error}") from error
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
