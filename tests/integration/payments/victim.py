@@ -1,7 +1,8 @@
-"""A payments room that kills itself at one step of a payment: python victim.py URL FOLDER ORDER STEP.
+"""Payments rooms that kill themselves, each at its own step of a payment: python -m ...victim URL FOLDER STEPS.
 
 Steps are counted over the statements and the provider's operations of an authorisation, a capture and a refund; each
-counts twice, before and after. It prints nothing and ends by SIGKILL, or with 0 when there is no such step.
+counts twice, before and after. There is a process for each step up to STEPS, forked from one that has loaded the code
+and nothing else. Prints how each ended: -9 by SIGKILL, or 0 when there is no such step.
 """
 
 import asyncio
@@ -116,5 +117,17 @@ async def main(url: str, folder: Path, order_id: str, fatal: int) -> None:
     await engine.dispose()
 
 
+def ended(url: str, folder: Path, fatal: int) -> int:
+    """Fork a process that dies at this step, and wait for its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(main(url, folder, f"order-{fatal}", fatal))
+        finally:
+            os._exit(1 if sys.exc_info()[0] else 0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    print(json.dumps([ended(sys.argv[1], Path(sys.argv[2]), step) for step in range(int(sys.argv[3]) + 1)]))
