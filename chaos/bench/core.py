@@ -48,21 +48,23 @@ def run(home: Path) -> list[Result]:
 
 async def _measure(bench: Path) -> list[Result]:
     results = [_sealing()]
-    async with _database(bench) as url:
-        results += await books.measure(url)
-        results += await leaves.measure(url, bench)
+    async with _databases(bench, "books", "log") as (for_books, for_log):
+        results += await books.measure(for_books)
+        results += await leaves.measure(for_log, bench)
     return results
 
 
 @contextlib.asynccontextmanager
-async def _database(bench: Path) -> AsyncIterator[str]:
+async def _databases(bench: Path, *names: str) -> AsyncIterator[list[str]]:
+    """A server of its own, and a migrated database of each name."""
     mesh = LocalMesh(bench / "home", free_ports(1)[0], only=("postgres",))
     await mesh.start()
     try:
-        url = postgres.url(mesh.home, "bench")
-        migrate.create_database(url)
-        upgrade(url)
-        yield url
+        urls = [postgres.url(mesh.home, name) for name in names]
+        for url in urls:
+            migrate.create_database(url)
+            upgrade(url)
+        yield urls
     finally:
         await mesh.stop()
 

@@ -34,8 +34,6 @@ _batches = itertools.count(1)
 async def measure(url: str, bench: Path) -> list[Result]:
     with psycopg.connect(libpq(url), autocommit=True) as connection:
         connection.execute("CREATE TABLE public.copied (LIKE audit.record INCLUDING ALL)")
-        connection.execute("SET session_replication_role = replica")
-        connection.execute("TRUNCATE audit.record CASCADE")
     engine = async_engine(url, "bench")
     sink = PostgresAuditSink(async_engine(url, "bench-audit", pool_size=1), pending_max=RECORDS)
     await sink.start()
