@@ -77,7 +77,7 @@ def _sealing() -> Result:
 
     def ours() -> None:
         for _ in range(SEALED):
-            stored = {name: each.to_bytes() for name, each in cipher.seal(data_key, row, _PARTICULARS).items()}
+            stored = {name: bytes(each) for name, each in cipher.seal(data_key, row, _PARTICULARS).items()}
             cipher.open(data_key, row, {name: Envelope.parse(each) for name, each in stored.items()})
 
     def alone() -> None:

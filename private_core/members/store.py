@@ -145,7 +145,7 @@ class MemberStore:
             "kek_version": wrapped.kek.version,
             "wrapped": wrapped.ciphertext,
         }
-        values |= {name: envelope.to_bytes() for name, envelope in sealed.items()}
+        values |= {name: bytes(envelope) for name, envelope in sealed.items()}
         # Two calls with one key and two phones at once: the second finds the key taken when it is too late to look.
         with contextlib.suppress(UniqueViolation):
             if await execute(self._engine, _REGISTER, values | intent.parameters | answer.parameters | answer.audited):

@@ -29,7 +29,7 @@ class Encrypted(TypeDecorator[Envelope]):
         if not isinstance(value, Envelope):
             # Never with the value: it is what must not be seen.
             raise TypeError("an encrypted column takes envelopes only: seal the value first")
-        return value.to_bytes()
+        return bytes(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> Envelope | None:
         return None if value is None else Envelope.parse(bytes(value))

@@ -24,6 +24,8 @@ KEY_ID_BYTES: Final = 16
 KEK_ID_BYTES_MAX: Final = 255
 # Beside the KEK's id: version, suite, length; KEK version; data key id.
 _HEADER_BYTES: Final = 3 + 4 + KEY_ID_BYTES
+_SEALED_BYTES_MIN: Final = NONCE_BYTES + TAG_BYTES
+_FORMAT: Final = bytes((VERSION, AES_256_GCM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,57 +43,60 @@ class Place:
         return encode_parts(self.tenant, self.table, self.column, self.row, str(self.field_version))
 
 
-class Envelope:
-    """The bytes of one, and where their header ends. Its parts are read off when asked for: most are only opened."""
+class Envelope(bytes):
+    """One envelope is its bytes. Its parts are read off when asked for: most are only stored and opened.
 
-    __slots__ = ("_data", "end")
+    Made of bytes that somebody here put together; those of others are `parse`d.
+    """
 
-    def __init__(self, data: bytes, end: int) -> None:
-        """`end`: of the header. For those who have made the bytes themselves; others `parse` them."""
-        self._data = data
-        self.end = end
-
-    def to_bytes(self) -> bytes:
-        return self._data
+    __slots__ = ()
 
     @property
-    def header(self) -> bytes:
-        return self._data[: self.end]
+    def end(self) -> int:
+        """Where the header ends."""
+        return self[2] + _HEADER_BYTES
 
     @property
     def kek(self) -> KekRef:
         version_at = self.end - KEY_ID_BYTES - 4
-        (version,) = struct.unpack_from(">I", self._data, version_at)
-        return KekRef(self._data[3:version_at].decode("ascii"), version)
+        (version,) = struct.unpack_from(">I", self, version_at)
+        return KekRef(self[3:version_at].decode("ascii"), version)
 
     @property
     def key_id(self) -> bytes:
-        return self._data[self.end - KEY_ID_BYTES : self.end]
+        return self[self.end - KEY_ID_BYTES : self.end]
 
     @property
     def nonce(self) -> bytes:
-        return self._data[self.end : self.end + NONCE_BYTES]
+        return self[self.end : self.end + NONCE_BYTES]
 
     @property
     def sealed(self) -> bytes:
         """Ciphertext and tag."""
-        return self._data[self.end + NONCE_BYTES :]
+        return self[self.end + NONCE_BYTES :]
 
     @classmethod
     def parse(cls, data: bytes) -> "Envelope":
         """Read an envelope. Raises EnvelopeMalformed when truncated, EnvelopeUnsupported when from the future."""
+        kek_bytes = data[2] if len(data) > 2 else 0
+        end = kek_bytes + _HEADER_BYTES
+        whole = len(data) >= end + _SEALED_BYTES_MIN and data[3 : 3 + kek_bytes].isascii()
+        if not whole or data[:2] != _FORMAT:
+            raise cls._fault(data, end)
+        return cls(data)
+
+    @staticmethod
+    def _fault(data: bytes, end: int) -> EnvelopeMalformed | EnvelopeUnsupported:
+        """What is wrong with bytes that are no envelope."""
         if len(data) < 3:
-            raise EnvelopeMalformed("it is shorter than its header")
+            return EnvelopeMalformed("it is shorter than its header")
         if data[0] != VERSION:
-            raise EnvelopeUnsupported(f"envelope version {data[0]}")
+            return EnvelopeUnsupported(f"envelope version {data[0]}")
         if data[1] != AES_256_GCM:
-            raise EnvelopeUnsupported(f"cipher suite {data[1]}")
-        end = data[2] + _HEADER_BYTES
-        if len(data) < end + NONCE_BYTES + TAG_BYTES:
-            raise EnvelopeMalformed("it is shorter than its header says")
-        if not data[3 : 3 + data[2]].isascii():
-            raise EnvelopeMalformed("its KEK id is not ASCII")
-        return cls(data, end)
+            return EnvelopeUnsupported(f"cipher suite {data[1]}")
+        if len(data) < end + _SEALED_BYTES_MIN:
+            return EnvelopeMalformed("it is shorter than its header says")
+        return EnvelopeMalformed("its KEK id is not ASCII")
 
 
 class DataKey:
@@ -116,16 +121,17 @@ class DataKey:
         """`seal` for whoever has the place encoded already."""
         header = self._header
         nonce, sealed = self._aead.seal(plaintext, header + place)
-        return Envelope(header + nonce + sealed, len(header))
+        return Envelope(header + nonce + sealed)
 
     def open_at(self, envelope: Envelope, place: bytes) -> bytes:
-        data, end = envelope.to_bytes(), envelope.end
+        """`open` for whoever has the place encoded already."""
+        end = envelope[2] + _HEADER_BYTES
         middle = end + NONCE_BYTES
         # The header as it was when the value was sealed: the data key may have been wrapped under another KEK since.
-        header = data[:end]
-        if header[-KEY_ID_BYTES:] != self.key_id:
+        header = envelope[:end]
+        if header != self._header and header[-KEY_ID_BYTES:] != self.key_id:
             raise EnvelopeRejected
-        return self._aead.open(data[end:middle], data[middle:], header + place)
+        return self._aead.open(envelope[end:middle], envelope[middle:], header + place)
 
 
 def header(kek: KekRef, key_id: bytes) -> bytes:
