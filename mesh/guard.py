@@ -36,6 +36,10 @@ from mesh.tls import peer_of
 # Less than this and an answer could not even be sent.
 _LEAST_S: Final = 0.001
 _VIOLATIONS_MAX: Final = 20
+# For an infrastructure service that looks at its callers itself: every workload of the server's own zone gets through.
+ANY_OF_ZONE: Final = frozenset({"*"})
+_CORE_GATEWAY: Final = "core-gateway"
+_FORWARDED: Final = "x-forwarded-client-cert"
 
 if TYPE_CHECKING:
     # grpc's classes are generic to the type checker only.
@@ -97,21 +101,40 @@ class Entry(grpc.aio.ServerInterceptor):
         return enter
 
     def _call(self, method: MethodPolicy, context: Context, now: float) -> Call:
-        traceparent = authorization = ""
+        traceparent = authorization = through = ""
         for key, value in context.invocation_metadata() or ():
             if key == telemetry.HEADER and isinstance(value, str):
                 traceparent = telemetry.valid_traceparent(value)
             elif key == "authorization" and isinstance(value, str):
                 authorization = value
+            elif key == _FORWARDED and isinstance(value, str):
+                through = value
         granted = context.time_remaining()
         limit = method.deadline_s if granted is None else min(granted, method.deadline_s)
         return Call(
             method=method,
-            peer=peer_of(context.auth_context()),
+            peer=_caller(peer_of(context.auth_context()), through),
             deadline=now + limit,
             traceparent=traceparent or telemetry.new_traceparent(sampled=random.random() < self._trace_ratio),  # noqa: S311
             authorization=authorization,
         )
+
+
+def _caller(peer: SpiffeId | None, through: str) -> SpiffeId | None:
+    """Who calls: the peer, or the workload of its zone whom the core gateway let in natively.
+
+    The gateway writes that header itself, from the certificate that it has verified, and takes away any that came. For
+    the edge gateway it stands for nobody in particular, and is the caller itself.
+    """
+    if peer is None or peer.workload != _CORE_GATEWAY:
+        return peer
+    names = [part.removeprefix("URI=") for part in through.split(";") if part.startswith("URI=")]
+    try:
+        (name,) = names
+        named = SpiffeId.parse(name)
+    except ValueError:
+        return peer
+    return named if (named.zone, named.trust_domain) == (peer.zone, peer.trust_domain) else peer
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -152,6 +175,8 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _peer_check(self, callers: frozenset[str], path: str) -> PeerCheck:
         own = self._settings
+        if callers is ANY_OF_ZONE:
+            return self._zone_check(path)
         # The transport has verified the chain; a workload of the same name in another zone is somebody else.
         allowed = frozenset(SpiffeId(own.zone, workload, own.trust_domain) for workload in callers)
 
@@ -161,6 +186,19 @@ class Guard(grpc.aio.ServerInterceptor):
                     "CALLER_NOT_ALLOWED",
                     "this workload may not call this method",
                     remedy="name the workload in the method's callers, in its .proto",
+                    metadata={"peer": str(peer), "method": path},
+                )
+
+        return check
+
+    def _zone_check(self, path: str) -> PeerCheck:
+        own = self._settings
+
+        def check(peer: SpiffeId | None) -> None:
+            if peer is None or (peer.zone, peer.trust_domain) != (own.zone, own.trust_domain):
+                raise PermissionDenied(
+                    "CALLER_NOT_ALLOWED",
+                    f"only workloads of the {own.zone} zone may call this",
                     metadata={"peer": str(peer), "method": path},
                 )
 

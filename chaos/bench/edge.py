@@ -14,7 +14,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -23,6 +22,7 @@ from google.protobuf import json_format
 from isthmus.catalog.v1.catalog_pb2 import Campaign
 
 from chaos.bench import edge_gateway
+from chaos.bench.identities import issue
 from chaos.bench.report import Result
 from chaos.bench.tools import BenchError, by_ab, by_wrk, free_ports, require_load_tools, running
 
@@ -51,7 +51,7 @@ def run(home: Path) -> list[Result]:
 
 
 def _measure(bench: Path) -> list[Result]:
-    _issue_identities(bench)
+    issue(bench, {"edge-1": ("public", "edge"), "edge-gateway": ("public", "edge-gateway")})
     live = bench / "run" / "edge-1" / "identity" / "live"
     client = bench / "run" / "edge-gateway" / "identity" / "live"
     pem = bench / "run" / "client.pem"
@@ -187,40 +187,3 @@ def _write_snapshot(path: Path, campaigns: int) -> None:
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise BenchError(f"the snapshot could not be written: {done.stderr[-500:]}")
-
-
-def _issue_identities(bench: Path) -> None:
-    """Let the identity agents issue what the servers and the load generator need, then end them.
-
-    Both zones' agents, since the gateway's certificate waits until the roots of both are there.
-    """
-    wanted = {"edge-1": "edge", "edge-gateway": "edge-gateway"}
-    agents = {"identity-public": "public", "identity-private": "private"}
-    rows = [(name, "public", workload) for name, workload in wanted.items()]
-    rows += [(name, zone, name) for name, zone in agents.items()]
-    processes: list[dict[str, object]] = [
-        {"name": name, "zone": zone, "workload": workload, "node": name, "pid": None, "listens": []}
-        for name, zone, workload in rows
-    ]
-    (bench / "topology.json").write_text(json.dumps({"trust_domain": "isthmus.internal", "processes": processes}))
-    log = bench / "identity.log"
-    deadline = time.monotonic() + 30
-    with log.open("wb") as out, contextlib.ExitStack() as running_agents:
-        for name, zone in agents.items():
-            environment = os.environ | {
-                "ISTHMUS_HOME": str(bench),
-                "ISTHMUS_ZONE": zone,
-                "ISTHMUS_WORKLOAD": name,
-                "ISTHMUS_NODE": name,
-                "ISTHMUS_IDENTITY_DIR": str(bench / "run" / name / "identity" / "live"),
-                "GRPC_SSL_CIPHER_SUITES": _NO_TLS_1_2,
-            }
-            agent = subprocess.Popen(
-                [sys.executable, "-m", "security.identity"], stdout=out, stderr=out, env=environment
-            )
-            running_agents.callback(agent.wait, 15)
-            running_agents.callback(agent.terminate)
-        while not all((bench / "run" / name / "identity" / "live" / "svid.pem").exists() for name in wanted):
-            if time.monotonic() > deadline:
-                raise BenchError(f"no identities were issued: {log.read_text(errors='replace')[-500:]}")
-            time.sleep(0.05)

@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from deploy.cli import audit, bridge, check, config, demo, drill, keys, policy, run, status
+from deploy.cli import audit, bridge, check, config, demo, drill, explain, keys, policy, run, status
 from mesh.environment import GRPC
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("demo")(demo.demo)
 app.add_typer(audit.app, name="audit")
 app.add_typer(bridge.app, name="bridge")

@@ -1,7 +1,7 @@
 """`isthmus policy`: what the contract allows, and what in it must not be built."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -43,35 +43,36 @@ def table(as_json: Json = False) -> None:
 @app.command()
 def explain(
     method: Annotated[str, typer.Argument(help="A method, or the end of its name: Orders.PlaceOrder.")],
+    principal: Annotated[str, typer.Option("--as", help="A workload or SPIFFE id: what each rule says to it.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Say all that the contract says of one method."""
+    """Say which rules decide about a method, where each is written and where it is enforced.
+
+    Exit status 1 when a rule refuses the principal.
+    """
     from deploy.local.errors import UnknownName
     from mesh import contract
-    from mesh.contract import table as policy_table
+    from mesh.contract.explain import find, rules
+    from mesh.control.path import origin
 
-    wanted = method.strip("/").replace("/", ".")
+    loaded = contract.load()
     with clear_errors():
-        found = [row for row in policy_table.rows(contract.load()) if _matches(row, wanted)]
+        found = find(loaded, method)
         if len(found) != 1:
             raise UnknownName(f"{len(found)} methods are named {method}", "See them all: isthmus policy table")
+        try:
+            peer = origin(loaded, principal) if principal else None
+        except ValueError as error:
+            raise UnknownName(str(error), "Name one of them, or a SPIFFE id") from error
+    explained = rules(found[0], peer)
     if as_json:
-        print_json(found[0])
-        return
-    shown = Table(show_header=False, box=None)
-    for name, value in found[0].items():
-        shown.add_row(f"[bold]{name.replace('_', ' ')}[/]", _plain(value))
-    console().print(shown)
-
-
-def _matches(row: dict[str, Any], wanted: str) -> bool:
-    name = str(row["method"])
-    return name == wanted or name.endswith(f".{wanted}")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value) if value not in ("", None) else "none"
+        policy = {"method": found[0].full_name, "zone": found[0].zone, "workload": found[0].workload}
+        print_json({**policy, "rules": [asdict(rule) for rule in explained]})
+    else:
+        shown = Table("rule", "value", "verdict", "written", "enforced", box=None, header_style="bold")
+        for rule in explained:
+            shown.add_row(rule.rule, rule.value, rule.verdict, rule.written, "\n".join(rule.enforced))
+        console().print(f"[bold]{found[0].full_name}[/], zone {found[0].zone}, served by {found[0].workload}")
+        console().print(shown)
+    if any(rule.verdict.startswith("refuses:") for rule in explained):
+        raise typer.Exit(1)

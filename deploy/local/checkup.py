@@ -1,24 +1,40 @@
-"""Is this machine fit to run a mesh, and is the one that runs here well? Each finding has a remedy."""
+"""Is this machine fit to run a mesh, and is the one that runs here well? Each finding has a remedy.
+
+The findings come in the order in which things depend on each other: the first that fails is the one to mend first.
+"""
 
 import asyncio
+import fcntl
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-from deploy.local import postgres, preflight, processes, table, topology
+from cryptography import x509
+
+from deploy.local import configuration, events, postgres, preflight, processes, table, topology
 from deploy.local.errors import LauncherError
 from deploy.local.health import NotReady, check_identity, probe, tls_context
-from deploy.local.kafka import broker
-from deploy.local.settings import LauncherSettings
+from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
-from mesh import contract
 from mesh.database import migrate
 from mesh.database.engine import async_engine
 
 # A leaf with less than this has missed a rotation.
 LEAF_S_MIN = 600.0
+# A root with less than this should be rotated now.
+ROOT_S_MIN = 30 * 24 * 3600.0
+# Tokens are refused for less than twice as much.
+SKEW_S_MAX = 2.0
 HANDSHAKE_DEADLINE_S = 3.0
+_ZONES = ("public", "private")
+
+
+class Doubt(Exception):
+    """Not well, and not broken either."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,19 @@ class Finding:
     result: str
     detail: str
     remedy: str = ""
+
+
+@dataclass(frozen=True)
+class _Mesh:
+    """The mesh that runs here: what its table says, and which of it lives."""
+
+    settings: LauncherSettings
+    running: Topology
+    alive: list[Process]
+
+    @property
+    def home(self) -> Home:
+        return self.settings.layout
 
 
 async def all_findings() -> list[Finding]:
@@ -40,32 +69,42 @@ async def all_findings() -> list[Finding]:
     except LauncherError:
         alive = []
     findings.append(await _guarded("ports", "Set ISTHMUS_PORT_BASE", lambda: _ports(settings, bool(alive))))
+    orphans = "End them with `kill`, or start the mesh again: it ends them first"
+    findings.append(await _guarded("orphans", orphans, lambda: _orphans(settings.layout)))
     if not alive:
         return [*findings, Finding("mesh", "warn", f"none runs in {settings.layout.root}", "Start one: make run")]
-    log = f"See {settings.layout.root / 'logs'}"
-    steps: tuple[tuple[str, str, Callable[[], Awaitable[str]]], ...] = (
-        ("certificates", "See logs/identity-*.log", lambda: _certificates(settings, running)),
-        ("tls", "A port that speaks TLS 1.2 must not stay open: stop its process", lambda: _tls(settings, alive)),
-        ("migrations", "Restart the mesh: it migrates first", lambda: _migrations(settings)),
-        ("topics", "Restart the mesh: it creates them first", lambda: _topics(settings, running)),
-        (
-            "control planes",
-            "See logs/control-*.log",
-            lambda: _ready(settings, alive, ("control-public", "control-private")),
-        ),
-        ("processes", log, lambda: _ready(settings, alive, tuple(p.name for p in running.processes if p.listens))),
+    mesh = _Mesh(settings, running, alive)
+    logs = settings.layout.root / "logs"
+    steps: tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]]], ...] = (
+        ("clock", "Let one source set the clocks of this machine and of the database", _clock),
+        ("certificates", f"See {logs}/identity-*.log; the zone's identity agent issues them", _certificates),
+        ("trust bundles", f"See {logs}/identity-*.log; a process takes up a new bundle by itself", _bundles),
+        ("tls", "A port that speaks TLS 1.2 must not stay open: stop its process", _tls),
+        ("migrations", "Restart the mesh: it migrates first", _migrations),
+        ("topics", "Restart the mesh: it creates them first", _topics),
+        ("control planes", f"See {logs}/control-*.log", _control_planes),
+        ("data planes", "See `isthmus config status`, and the log of each one named", _data_planes),
+        ("configuration", "See `isthmus config history`; mend what the reason names", _configuration),
+        ("endpoints", f"See the logs of those named in {logs}", _endpoints),
+        ("processes", f"See the logs of those named in {logs}", _processes),
+        ("lag", f"See {logs}/bridge-inbound.log and `isthmus bridge status`", _lag),
     )
-    return findings + [await _guarded(*step) for step in steps]
+    for name, remedy, step in steps:
+        findings.append(await _guarded(name, remedy, lambda step=step: step(mesh)))  # type: ignore[misc]
+    return findings
 
 
 async def _guarded(name: str, remedy: str, step: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(name, "pass", await step())
+    except Doubt as doubt:
+        return Finding(name, "warn", str(doubt), remedy)
     except LauncherError as error:
         return Finding(name, "fail", error.message, error.remedy)
     except Exception as error:
         # A check that cannot be made has not passed.
-        return Finding(name, "fail", f"{type(error).__name__}: {error}".splitlines()[0], remedy)
+        text = str(error) if isinstance(error, NotReady) else f"{type(error).__name__}: {error}"
+        return Finding(name, "fail", text.splitlines()[0], remedy)
 
 
 async def _java(settings: LauncherSettings) -> str:
@@ -82,17 +121,74 @@ async def _ports(settings: LauncherSettings, running: bool) -> str:
     return f"{count} from {settings.port_base}, {'in use by this mesh' if running else 'all free'}"
 
 
-async def _certificates(settings: LauncherSettings, running: Topology) -> str:
-    identities = [settings.layout.identity(one.name) for one in running.processes if one.workload != "postgres"]
-    least_s = min(check_identity(identity) for identity in identities)
+async def _orphans(home: Home) -> str:
+    left = processes.orphans(home)
+    if left and not _launcher_lives(home):
+        raise NotReady("without a launcher: " + ", ".join(f"{name} (pid {one.pid})" for name, one in left.items()))
+    return "none"
+
+
+def _launcher_lives(home: Home) -> bool:
+    """Whether somebody holds the home's lock."""
+    try:
+        with home.lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+async def _clock(mesh: _Mesh) -> str:
+    before = time.time()
+    theirs = await events.database_clock(_database_url(mesh.settings))
+    skew_s = max(0.0, before - theirs, theirs - time.time())
+    if skew_s > SKEW_S_MAX:
+        raise NotReady(f"the database's clock is {skew_s:.1f} s away from this machine's")
+    return f"{skew_s * 1000:.0f} ms away from the database's"
+
+
+async def _certificates(mesh: _Mesh) -> str:
+    least_s, shortest = float("inf"), ""
+    for one in mesh.running.processes:
+        if one.workload == "postgres":
+            continue
+        try:
+            left_s = check_identity(mesh.home.identity(one.name))
+        except NotReady as error:
+            raise NotReady(f"{one.name}: {error}") from error
+        if left_s < least_s:
+            least_s, shortest = left_s, one.name
     if least_s < LEAF_S_MIN:
-        raise NotReady(f"a leaf ends in {least_s:.0f} s: rotation has stopped")
-    return f"{len(identities)} leaves, the shortest has {least_s / 3600:.1f} h left"
+        raise NotReady(f"the leaf of {shortest} ends in {least_s:.0f} s: rotation has stopped")
+    return f"the shortest, of {shortest}, has {least_s / 3600:.1f} h left"
 
 
-async def _tls(settings: LauncherSettings, alive: Iterable[Process]) -> str:
-    listens = [(one, listen) for one in alive for listen in one.listens]
-    old = await asyncio.gather(*(asyncio.to_thread(_accepts_tls_1_2, settings, *pair) for pair in listens))
+async def _bundles(mesh: _Mesh) -> str:
+    roots = {zone: _read_certificates(mesh.home.root / "ca" / zone / "root.pem") for zone in _ZONES}
+    for zone, found in roots.items():
+        left_s = min((each.not_valid_after_utc - datetime.now(UTC)).total_seconds() for each in found)
+        if left_s < ROOT_S_MIN:
+            raise Doubt(f"the root of the {zone} zone ends in {left_s / 86400:.0f} days")
+    lacking = []
+    for one in mesh.running.processes:
+        if one.workload != "postgres":
+            bundle = _read_certificates(mesh.home.identity(one.name) / "bundle.pem")
+            if not any(each in bundle for each in roots[one.zone]):
+                lacking.append(one.name)
+    if lacking:
+        raise NotReady(f"the root of their own zone is not trusted by {', '.join(lacking)}")
+    return "every process trusts the root of its zone"
+
+
+def _read_certificates(path: Path) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(path.read_bytes())
+
+
+async def _tls(mesh: _Mesh) -> str:
+    listens = [(one, listen) for one in mesh.alive for listen in one.listens]
+    old = await asyncio.gather(*(asyncio.to_thread(_accepts_tls_1_2, mesh.settings, *pair) for pair in listens))
     bad = [f"{one.name} {listen.port}" for (one, listen), accepts in zip(listens, old, strict=True) if accepts]
     if bad:
         raise NotReady(f"TLS 1.2 is accepted by {', '.join(bad)}")
@@ -103,17 +199,21 @@ def _accepts_tls_1_2(settings: LauncherSettings, process: Process, listen: Liste
     """Offer TLS 1.2 with a good certificate, as someone who should get in otherwise."""
     context = tls_context(settings.layout.identity(process.name))
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with socket.create_connection((listen.address, listen.port), HANDSHAKE_DEADLINE_S) as connection:
-        try:
+    try:
+        with socket.create_connection((listen.address, listen.port), HANDSHAKE_DEADLINE_S) as connection:
             context.wrap_socket(connection, server_hostname="localhost").close()
-        except (ssl.SSLError, ConnectionError):
-            return False
+    except (ssl.SSLError, OSError):
+        # Refused, hung up, or silent: what matters here is that no session came about.
+        return False
     return True
 
 
-async def _migrations(settings: LauncherSettings) -> str:
-    url = settings.database_url or postgres.url(settings.layout)
-    engine = async_engine(url, "check", pool_size=1)
+def _database_url(settings: LauncherSettings) -> str:
+    return settings.database_url or postgres.url(settings.layout)
+
+
+async def _migrations(mesh: _Mesh) -> str:
+    engine = async_engine(_database_url(mesh.settings), "check", pool_size=1)
     try:
         owners = migrate.owners()
         for owner in owners:
@@ -123,19 +223,87 @@ async def _migrations(settings: LauncherSettings) -> str:
     return f"{len(owners)} schemas are at their newest revision"
 
 
-async def _topics(settings: LauncherSettings, running: Topology) -> str:
-    bootstrap = settings.kafka_bootstrap or str(running.process("kafka").listen("kafka"))
-    admin = broker.admin(settings.layout.identity("kafka"), bootstrap)
-    there = (await asyncio.to_thread(admin.list_topics, timeout=HANDSHAKE_DEADLINE_S)).topics
-    wanted = {event.topic for event in contract.load().events.values()}
-    if missing := sorted(wanted - there.keys()):
-        raise NotReady(f"missing: {', '.join(missing)}")
-    return f"{len(wanted)} of the contract are there"
+def _bootstrap(mesh: _Mesh) -> str:
+    return mesh.settings.kafka_bootstrap or str(mesh.running.process("kafka").listen("kafka"))
 
 
-async def _ready(settings: LauncherSettings, alive: list[Process], names: tuple[str, ...]) -> str:
-    by_name = {one.name: one for one in alive}
-    if gone := sorted(set(names) - by_name.keys()):
+async def _topics(mesh: _Mesh) -> str:
+    wrong = await asyncio.to_thread(events.topic_faults, mesh.home.identity("kafka"), _bootstrap(mesh))
+    if wrong:
+        raise NotReady("; ".join(wrong))
+    return "all of the contract are there, as the contract has them"
+
+
+async def _control_planes(mesh: _Mesh) -> str:
+    await _ready(mesh, configuration.CONTROL_PLANES)
+    for report in configuration.reports(mesh.home):
+        if report.age_s > configuration.STALE_S:
+            raise NotReady(f"{report.control} has not reported for {report.age_s:.0f} s")
+    return "both are ready"
+
+
+async def _data_planes(mesh: _Mesh) -> str:
+    connected = {
+        plane["node"] for report in configuration.reports(mesh.home) for plane in report.planes if plane["connected"]
+    }
+    # Gateways need their control plane's word; other processes ask only for those whom they call.
+    missing = [one.node for one in mesh.alive if one.workload.endswith("-gateway") and one.node not in connected]
+    if missing:
+        raise NotReady(f"not connected to their control plane: {', '.join(missing)}")
+    return f"{len(connected)} are connected"
+
+
+async def _configuration(mesh: _Mesh) -> str:
+    reports = configuration.reports(mesh.home)
+    for report in reports:
+        newest = {change["group"]: change for change in report.changes}
+        for group, change in newest.items():
+            if change["fate"] in ("rejected", "withheld"):
+                raise NotReady(f"{group}: {change['configuration']} is {change['fate']}: {change['reason']}")
+    behind = [
+        f"{plane['node']} ({configuration.short(kind)})"
+        for report in reports
+        for plane in report.planes
+        for kind, told in plane["types"].items()
+        if plane["connected"] and told["sent"] != told["acknowledged"] and not kind.endswith("ClusterLoadAssignment")
+    ]
+    if behind:
+        raise Doubt(f"not acknowledged yet by {', '.join(behind)}")
+    return "what was offered last is acknowledged everywhere"
+
+
+async def _endpoints(mesh: _Mesh) -> str:
+    states = {node: state for report in configuration.reports(mesh.home) for node, state in report.endpoints.items()}
+    bad = [f"{node} is {state}" for node, state in sorted(states.items()) if state != "healthy"]
+    if any("unhealthy" in each for each in bad):
+        raise NotReady(", ".join(bad))
+    if bad:
+        raise Doubt(", ".join(bad))
+    return f"{len(states)} answer the control planes' probes"
+
+
+async def _processes(mesh: _Mesh) -> str:
+    return await _ready(mesh, tuple(one.name for one in mesh.running.processes if one.listens))
+
+
+async def _ready(mesh: _Mesh, names: Iterable[str]) -> str:
+    by_name = {one.name: one for one in mesh.alive}
+    wanted = [name for name in names if mesh.running.process(name).listens]
+    if gone := sorted(set(wanted) - by_name.keys()):
         raise NotReady(f"not running: {', '.join(gone)}")
-    await asyncio.gather(*(probe(settings.layout, by_name[name])() for name in names))
-    return f"{len(names)} ready"
+
+    async def ask(name: str) -> None:
+        try:
+            await probe(mesh.home, by_name[name])()
+        except NotReady as error:
+            raise NotReady(f"{name}: {error}") from error
+
+    await asyncio.gather(*(ask(name) for name in wanted))
+    return f"{len(wanted)} ready"
+
+
+async def _lag(mesh: _Mesh) -> str:
+    behind = await events.lag(mesh.home.identity("kafka"), _bootstrap(mesh), _database_url(mesh.settings))
+    if behind > events.LAG_MAX:
+        raise Doubt(f"{behind} events wait for the warehouse")
+    return f"{behind} events wait for the warehouse"

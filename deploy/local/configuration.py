@@ -115,18 +115,22 @@ async def _of_grpc(home: Home, process: Process) -> dict[str, set[str]]:
     return found
 
 
-async def _of_envoy(home: Home, process: Process) -> dict[str, set[str]]:
-    """Envoy serves no CSDS of its own; its admin interface says the same."""
+async def admin(home: Home, process: Process, path: str) -> dict[str, Any]:
+    """What a gateway's admin interface answers to a GET."""
     connector = aiohttp.UnixConnector(str(envoy.admin_socket(home, process.name)))
-    async with (
-        aiohttp.ClientSession(connector=connector) as session,
-        session.get("http://admin/config_dump?include_eds") as answer,
-    ):
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://admin/{path}") as answer:
         body = await answer.content.read(_ANSWER_BYTES_MAX)
         while part := await answer.content.read(_ANSWER_BYTES_MAX - len(body)):
             body += part
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+async def _of_envoy(home: Home, process: Process) -> dict[str, set[str]]:
+    """Envoy serves no CSDS of its own; its admin interface says the same."""
+    dump = await admin(home, process, "config_dump?include_eds")
     found: dict[str, set[str]] = {}
-    for section in json.loads(body)["configs"]:
+    for section in dump["configs"]:
         for kind, version in _versions(section):
             found.setdefault(kind, set()).add(version)
     return found

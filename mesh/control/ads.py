@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
 from typing import Any, Final
 
 import grpc
@@ -36,8 +36,10 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         *,
         streams_max: int,
         streams_per_workload_max: int,
+        known: Callable[[], Container[str]],
     ) -> None:
-        """groups: workload to group, for those that are not of the default one."""
+        """groups: workload to group, for those that are not of the default one. known: the zone's workloads of now."""
+        self._known = known
         self._cache = cache
         self._groups = groups
         self._default_group = default_group
@@ -81,6 +83,12 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
     def _admit(self, workload: str) -> None:
         if not workload:
             raise PermissionDenied("CALLER_NOT_ALLOWED", "a data plane must show its SPIFFE id")
+        if workload not in self._known():
+            raise PermissionDenied(
+                "DATA_PLANE_UNKNOWN",
+                f"no {workload} is in the zone's table of processes",
+                remedy="add it to the table; it is read again at once",
+            )
         full = self._streams.total() >= self._streams_max
         if full or self._streams[workload] >= self._streams_per_workload_max:
             raise ResourceExhausted("STREAMS_EXHAUSTED", "too many ADS streams are open")

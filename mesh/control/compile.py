@@ -1,6 +1,6 @@
 """What each group of data planes of a zone is told, from the contract, the endpoints and their health."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 # Parsing resolves the types inside an Any only when their module has been imported.
@@ -27,9 +27,10 @@ from google.protobuf.json_format import ParseDict
 
 from mesh.control.health import State
 from mesh.control.history import Configuration
+from mesh.control.registry import Endpoint
 from mesh.control.resources import clusters, endpoints, listeners, routes
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, OAUTH, View
-from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Resources, Snapshot, pack
+from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Resource, Resources, Snapshot, pack
 
 # All xds:/// clients of a zone.
 GRPC: Final = "grpc"
@@ -63,21 +64,47 @@ def packed(source: Configuration) -> Mapping[str, Resources]:
     }
 
 
-def with_endpoints(view: View, resources: Mapping[str, Resources], state: StateOf) -> Snapshot:
+class Assignments:
+    """The endpoints of clusters as resources. What has not changed since the last time is not made again."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[object, Resource]] = {}
+
+    def of(self, view: View, names: Iterable[str], state: StateOf) -> Resources:
+        found = {}
+        for name in sorted(names):
+            endpoints = _behind(view, name)
+            key = (endpoints, tuple(state(each.node) for each in endpoints))
+            made = self._made.get(name)
+            if made is None or made[0] != key:
+                made = self._made[name] = (key, pack({name: assignment(view, name, state)})[name])
+            found[name] = made[1]
+        return found
+
+
+def with_endpoints(
+    view: View, resources: Mapping[str, Resources], state: StateOf, known: Assignments | None = None
+) -> Snapshot:
     """The snapshot of a configuration and the endpoints of now: one assignment for each of its clusters."""
-    assigned = pack({name: assignment(view, name, state) for name in resources[CLUSTER]})
+    assigned = (known or Assignments()).of(view, resources[CLUSTER], state)
     return Snapshot.of({**resources, ENDPOINTS: assigned})
 
 
 def assignment(view: View, cluster: str, state: StateOf) -> Any:
     """The ClusterLoadAssignment of one cluster."""
-    behind = {
-        clusters.EDGE_HTTP: (_EDGE, "http"),
-        clusters.OAUTH_HTTP: (OAUTH, "http"),
-        CORE_GATEWAY: (CORE_GATEWAY, "https"),
-    }
-    workload, listen = behind.get(cluster, (cluster, "grpc"))
-    return endpoints.assignment(cluster, view.of(workload, listen), state)
+    return endpoints.assignment(cluster, _behind(view, cluster), state)
+
+
+_BEHIND: Final = {
+    clusters.EDGE_HTTP: (_EDGE, "http"),
+    clusters.OAUTH_HTTP: (OAUTH, "http"),
+    CORE_GATEWAY: (CORE_GATEWAY, "https"),
+}
+
+
+def _behind(view: View, cluster: str) -> tuple[Endpoint, ...]:
+    workload, listen = _BEHIND.get(cluster, (cluster, "grpc"))
+    return view.of(workload, listen)
 
 
 def _edge_gateway(view: View) -> dict[str, list[dict[str, Any]]]:

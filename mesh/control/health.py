@@ -103,13 +103,15 @@ class Health:
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(probes_max)
         self._records: dict[Endpoint, Record] = {}
+        self._by_node: dict[str, Record] = {}
         self._probes: dict[Endpoint, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._log = logger("control")
 
     def state(self, node: str) -> State:
         """Of a node; unknown for nodes that are not probed."""
-        return next((record.state for probed, record in self._records.items() if probed.node == node), State.UNKNOWN)
+        record = self._by_node.get(node)
+        return State.UNKNOWN if record is None else record.state
 
     def watch(self, endpoints: Iterable[Endpoint]) -> None:
         """Probe exactly these from now on; what was known of those that stay is kept."""
@@ -117,8 +119,9 @@ class Health:
         for gone in self._probes.keys() - wanted:
             self._probes.pop(gone).cancel()
             del self._records[gone]
+            self._by_node.pop(gone.node, None)
         for new in wanted - self._probes.keys():
-            self._records[new] = Record()
+            self._records[new] = self._by_node[new.node] = Record()
             self._probes[new] = asyncio.create_task(self._probe(new), name=f"probe {new.node}")
 
     async def settled(self, within_s: float) -> None:

@@ -11,7 +11,7 @@ from mesh import telemetry
 from mesh.control import capabilities
 from mesh.control.ads import Ads
 from mesh.control.cache import SnapshotCache
-from mesh.control.compile import GRPC, configuration, gateway, packed, with_endpoints
+from mesh.control.compile import GRPC, Assignments, configuration, gateway, packed, with_endpoints
 from mesh.control.health import Health, State
 from mesh.control.history import Configuration, History
 from mesh.control.registry import Endpoint, Registry
@@ -20,6 +20,7 @@ from mesh.control.settings import ControlSettings
 from mesh.control.snapshot import Resources, Snapshot
 from mesh.control.status import FILE, Reporter
 from mesh.control.validation import EnvoyValidator
+from mesh.guard import ANY_OF_ZONE
 from mesh.logs import logger
 from mesh.process import Process
 from mesh.server import ServerBuilder
@@ -49,6 +50,7 @@ class Planner:
         self._log = logger("control")
         self._groups = (gateway(settings.zone), GRPC)
         self._configured: dict[str, _Configured] = {}
+        self._assignments = Assignments()
         self._compiled_for: dict[str, tuple[Endpoint, ...]] = {}
         self._validator = EnvoyValidator(settings.state_path / "validation", settings.identity_dir)
         self.health = Health(
@@ -130,7 +132,8 @@ class Planner:
                 await self._configure(view, group)
             known = self._configured.get(group)
             if known is not None:
-                self._cache.set(group, with_endpoints(view, known.resources, self.health.state), known.source)
+                snapshot = with_endpoints(view, known.resources, self.health.state, self._assignments)
+                self._cache.set(group, snapshot, known.source)
 
     async def _configure(self, view: View, group: str) -> None:
         """Compile what the group is to be told from now on.
@@ -179,11 +182,11 @@ async def main(settings: ControlSettings, process: Process) -> None:
         GRPC,
         streams_max=settings.streams_max,
         streams_per_workload_max=settings.streams_per_workload_max,
+        known=lambda: {each.workload for each in registry.endpoints if each.zone == settings.zone},
     )
     _measure(planner, cache, ads)
-    data_planes = frozenset(each.workload for each in registry.endpoints if each.zone == settings.zone)
     builder = ServerBuilder(process).add_infrastructure(
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, data_planes
+        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE
     )
     reporter = Reporter(settings.state_path / FILE, settings.zone, ads.planes, cache.history, planner.states)
     await process.serve(builder.build(), planner, reporter)

@@ -1,6 +1,9 @@
 """What the builders of resources look at: the contract, the endpoints and the names of the zone."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mesh.contract import Contract, MethodPolicy
@@ -15,7 +18,7 @@ GATEWAYS = frozenset({EDGE_GATEWAY, CORE_GATEWAY})
 BODY_BYTES_MAX = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     trust_domain: str
     zone: str
@@ -30,7 +33,14 @@ class View:
         return SpiffeId(zone, workload, self.trust_domain)
 
     def of(self, workload: str, listen: str) -> tuple[Endpoint, ...]:
-        return tuple(each for each in self.endpoints if (each.workload, each.listen) == (workload, listen))
+        return self._by_port.get((workload, listen), ())
+
+    @cached_property
+    def _by_port(self) -> Mapping[tuple[str, str], tuple[Endpoint, ...]]:
+        found: defaultdict[tuple[str, str], list[Endpoint]] = defaultdict(list)
+        for each in self.endpoints:
+            found[each.workload, each.listen].append(each)
+        return {port: tuple(endpoints) for port, endpoints in found.items()}
 
     def methods(self, zone: str) -> tuple[MethodPolicy, ...]:
         """Every method of the services of a zone, by path."""

@@ -74,7 +74,7 @@ class World:
         return {
             **os.environ,
             **GRPC,
-            "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'mesh' / 'generated'}",
+            "PYTHONPATH": self.path,
             "ISTHMUS_HOME": str(self.home.root),
             "ISTHMUS_ZONE": process.zone,
             "ISTHMUS_WORKLOAD": process.workload,
@@ -85,7 +85,12 @@ class World:
             **addresses,
         }
 
-    async def start(self, name: str, module: str = UPSTREAM) -> None:
+    @property
+    def path(self) -> str:
+        """Where the processes find their modules."""
+        return f"{REPOSITORY}:{REPOSITORY / 'mesh' / 'generated'}"
+
+    async def start(self, name: str, module: str = UPSTREAM, **environment: str) -> None:
         process = self.processes[name]
         if process.workload.endswith("-gateway"):
             control = self.address(f"control-{process.zone}", "ads")
@@ -95,7 +100,7 @@ class World:
             command = (sys.executable, "-m", module)
         log = (self.home.run(name) / "log").open("ab")
         self.running[name] = await asyncio.create_subprocess_exec(
-            *command, env=self.environment(name), cwd=REPOSITORY, stdout=log, stderr=log
+            *command, env={**self.environment(name), **environment}, cwd=REPOSITORY, stdout=log, stderr=log
         )
         log.close()
 

@@ -18,6 +18,7 @@ from isthmus.money.v1 import money_pb2
 from isthmus.orders.v1 import orders_pb2_grpc
 from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 
+from mesh import guard
 from mesh.call import Call, begin, current_call
 from mesh.errors import (
     DeadlineExceeded,
@@ -251,3 +252,29 @@ async def test_the_trace_of_the_caller_is_the_trace_of_the_callee(private: Zone)
         await stub(private.join("payments"), server).Hold(HOLD)
     assert provider.seen[0][1] == trace
     assert provider.seen[0][2] < 2, "the callee has less time than its caller"
+
+
+@pytest.mark.parametrize(
+    ("header", "caller"),
+    [
+        (
+            "By=spiffe://isthmus.internal/private/core-gateway;Hash=ab;URI=spiffe://isthmus.internal/private/operator",
+            "operator",
+        ),
+        ("Hash=ab;URI=spiffe://isthmus.internal/public/edge-gateway", "core-gateway"),
+        ("URI=spiffe://elsewhere.example/private/operator", "core-gateway"),
+        ("URI=spiffe://isthmus.internal/private/operator;URI=spiffe://isthmus.internal/private/orders", "core-gateway"),
+        ("URI=operator", "core-gateway"),
+        ("", "core-gateway"),
+    ],
+)
+def test_the_core_gateway_says_who_came_through_it(header: str, caller: str) -> None:
+    gateway = SpiffeId("private", "core-gateway")
+    found = guard._caller(gateway, header)
+    assert found == SpiffeId("private", caller)
+
+
+def test_nobody_else_speaks_for_another() -> None:
+    payments = SpiffeId("private", "payments")
+    assert guard._caller(payments, "URI=spiffe://isthmus.internal/private/operator") == payments
+    assert guard._caller(None, "URI=spiffe://isthmus.internal/private/operator") is None

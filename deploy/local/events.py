@@ -1,0 +1,74 @@
+"""Topics as they are against the contract, and how far the warehouse is behind them."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import ConfigResource, OffsetSpec, ResourceType
+from sqlalchemy import text
+
+from deploy.local.kafka import broker
+from deploy.local.topics import new_topic
+from mesh import contract
+from mesh.contract.model import Direction
+from mesh.database.engine import async_engine, execute
+
+# More than a few seconds of a busy day.
+LAG_MAX: Final = 10_000
+_DEADLINE_S: Final = 10.0
+
+
+async def database_clock(url: str) -> float:
+    """The database's time, in seconds since the epoch."""
+    engine = async_engine(url, "check", pool_size=1)
+    try:
+        rows = await execute(engine, text("SELECT extract(epoch FROM clock_timestamp())"))
+        return float(rows[0][0])
+    finally:
+        await engine.dispose()
+
+
+def topic_faults(identity: Path, bootstrap: str) -> list[str]:
+    """In which ways topics differ from the contract: missing, too few partitions, other settings."""
+    client = broker.admin(identity, bootstrap)
+    there = client.list_topics(timeout=_DEADLINE_S).topics
+    found = []
+    wanted = {event.topic: new_topic(event) for event in contract.load().events.values()}
+    for name, topic in sorted(wanted.items()):
+        if name not in there:
+            found.append(f"{name} is missing")
+        elif len(there[name].partitions) < topic.num_partitions:
+            found.append(f"{name} has {len(there[name].partitions)} partitions of {topic.num_partitions}")
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in there]
+    for resource, answer in client.describe_configs(asked, request_timeout=_DEADLINE_S).items():
+        settings = answer.result(timeout=_DEADLINE_S)
+        for setting, value in (wanted[resource.name].config or {}).items():
+            if settings[setting].value != value:
+                found.append(f"{resource.name} has {setting} {settings[setting].value}, not {value}")
+    return found
+
+
+async def lag(identity: Path, bootstrap: str, url: str) -> int:
+    """Events of inward topics that stand in Kafka and not yet in the warehouse."""
+    engine = async_engine(url, "check", pool_size=1)
+    try:
+        rows = await execute(engine, text("SELECT topic, partition, next_offset FROM bridge.checkpoint"))
+    finally:
+        await engine.dispose()
+    landed = {(topic, partition): int(offset) for topic, partition, offset in rows}
+    ends = await asyncio.to_thread(_ends, identity, bootstrap)
+    return sum(max(0, end - landed.get(place, 0)) for place, end in ends.items())
+
+
+def _ends(identity: Path, bootstrap: str) -> dict[tuple[str, int], int]:
+    client = broker.admin(identity, bootstrap)
+    inward = {event.topic for event in contract.load().events.values() if event.direction is Direction.INWARD}
+    there = client.list_topics(timeout=_DEADLINE_S).topics
+    asked = {
+        TopicPartition(name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        for name in inward & there.keys()
+        for partition in there[name].partitions
+    }
+    answers = client.list_offsets(asked, request_timeout=_DEADLINE_S)
+    return {(place.topic, place.partition): answer.result(_DEADLINE_S).offset for place, answer in answers.items()}

@@ -1,0 +1,130 @@
+"""Which rule of a method's policy decides what: where it is written and where it is enforced."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from google.protobuf import descriptor_pb2
+from isthmus.policy.v1 import policy_pb2
+
+from mesh.contract.lint import DESCRIPTORS
+from mesh.contract.model import AuditLevel, Contract, MethodPolicy
+from mesh.spiffe import SpiffeId
+
+SOURCES: Final = Path(__file__).resolve().parents[2] / "protos"
+# Field numbers in descriptor.proto, as source positions name elements by them.
+_FILE_SERVICE, _SERVICE_METHOD, _METHOD_OPTIONS = 6, 2, 4
+_GUARD: Final = "mesh/guard.py in every node of {workload}"
+_TOKENS: Final = "security/tokens/interceptor.py in every node of {workload}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a method, in the order in which a call meets them."""
+
+    rule: str
+    value: str
+    # protos/<file>:<line>
+    written: str
+    enforced: tuple[str, ...]
+    # allows, refuses, or what it depends on.
+    verdict: str
+
+
+def find(contract: Contract, wanted: str) -> list[MethodPolicy]:
+    """Methods with this name, or whose name ends so: Orders.PlaceOrder, orders/PlaceOrder (by workload)."""
+    name = wanted.strip("/").replace("/", ".")
+    found = []
+    for _, method in sorted(contract.methods.items()):
+        short = method.full_name.rsplit(".", 1)[1]
+        if method.full_name == name or method.full_name.endswith(f".{name}") or f"{method.workload}.{short}" == name:
+            found.append(method)
+    return found
+
+
+def rules(method: MethodPolicy, principal: SpiffeId | None, descriptors: Path = DESCRIPTORS) -> list[Rule]:
+    """Every rule of the method; with a principal, what each comes to for it."""
+    lines = _Lines(method, descriptors)
+
+    def rule(name: str, value: str, verdict: str, *enforced: str, written: str = "") -> Rule:
+        places = tuple(each.format(workload=method.workload) for each in enforced)
+        return Rule(name, value, lines.of(written or name), places, verdict)
+
+    return list(_rules(method, principal, rule))
+
+
+def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[..., Rule]) -> Iterator[Rule]:
+    named = ", ".join(sorted(method.callers))
+    peer = "depends on the caller" if principal is None else _peer_verdict(method, principal)
+    gates = (_GUARD,) if method.zone == "public" else (_GUARD, "mesh/control/resources/access.py at the core gateway")
+    yield rule("callers", named, peer, *gates)
+    if method.scopes:
+        gates = (_TOKENS,)
+        if method.http:
+            gates = ("mesh/control/resources/listeners.py at the edge gateway: signature and audience", _TOKENS)
+        yield rule("scopes", " ".join(sorted(method.scopes)), "depends on the token", *gates)
+    if method.human:
+        yield rule("human", "a member's token, not a client's", "depends on the token", _TOKENS)
+    if method.step_up:
+        yield rule("step_up", "a fresh second factor", "depends on the token", _TOKENS)
+    rates = ("mesh/control/resources/rates.py at the gateways", "mesh/rates.py in every node of {workload}")
+    yield rule("rate_class", method.rate_class.name, "depends on the caller's rate", *rates)
+    yield rule("fields", f"the field rules of {method.request}", "depends on the request", _GUARD, written="method")
+    limits = ("mesh/control/resources/routes.py", _GUARD, "mesh/channel.py in its callers")
+    yield rule("deadline_ms", f"{method.deadline_ms} ms", "allows", *limits)
+    if method.retry_attempts > 1:
+        value = f"{method.retry_attempts} attempts, {method.retry_budget_percent}% of the calls"
+        yield rule("retry", value, "allows", "mesh/control/resources/routes.py", "mesh/channel.py in its callers")
+    if method.audit is not AuditLevel.NONE:
+        verdict = "refuses when no record can be written" if method.audit is AuditLevel.REQUIRED else "allows"
+        audit = "security/audit/interceptor.py in every node of {workload}"
+        yield rule("audit", method.audit.name, verdict, audit)
+    yield rule("answer", method.answer_class.name, "allows", "mesh/contract/lint.py", "mesh/redaction.py")
+
+
+def _peer_verdict(method: MethodPolicy, principal: SpiffeId) -> str:
+    if principal.workload not in method.callers:
+        return "refuses: not named"
+    # Both gateways call on behalf of others; all other callers share the zone of what they call.
+    if principal.zone != method.zone:
+        return f"refuses: {principal.zone} is another zone"
+    return "allows"
+
+
+class _Lines:
+    """Where the parts of one method's policy stand."""
+
+    def __init__(self, method: MethodPolicy, descriptors: Path) -> None:
+        self._file, self._first, self._last = "", 1, 1
+        content = descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes())
+        for file in content.file:
+            for index, service in enumerate(file.service):
+                if f"{file.package}.{service.name}" != method.service:
+                    continue
+                names = [each.name for each in service.method]
+                number = names.index(method.full_name.rsplit(".", 1)[1])
+                path = [_FILE_SERVICE, index, _SERVICE_METHOD, number]
+                self._file = file.name
+                self._span(file, path)
+        self._text = self._read()
+
+    def _span(self, file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> None:
+        policy = [*path, _METHOD_OPTIONS, policy_pb2.METHOD_FIELD_NUMBER]
+        for place in file.source_code_info.location:
+            if list(place.path) in (path, policy):
+                self._first = place.span[0] + 1
+                self._last = (place.span[2] if len(place.span) == 4 else place.span[0]) + 1
+            if list(place.path) == policy:
+                return
+
+    def _read(self) -> list[str]:
+        path = SOURCES / self._file
+        return path.read_text().splitlines()[self._first - 1 : self._last] if path.is_file() else []
+
+    def of(self, name: str) -> str:
+        """protos/<file>:<line> of a part; of the policy where the part has no line of its own."""
+        for number, line in enumerate(self._text):
+            if line.strip().startswith(f"{name}:"):
+                return f"protos/{self._file}:{self._first + number}"
+        return f"protos/{self._file}:{self._first}"

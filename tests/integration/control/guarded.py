@@ -1,0 +1,28 @@
+"""The stand-in for orders behind the real token check; its issuer's key lies in jwk.json of the home."""
+
+from isthmus.orders.v1 import orders_pb2_grpc
+
+from mesh.clock import SystemClock
+from mesh.process import Process, start
+from mesh.server import ServerBuilder
+from mesh.settings import ProcessSettings
+from security.tokens.interceptor import TokenInterceptor
+from security.tokens.keys import PublishedKeys
+from security.tokens.verifier import TokenVerifier
+from tests.integration.control.upstream import Orders
+
+
+async def main(settings: ProcessSettings, process: Process) -> None:
+    async def jwks() -> list[str]:
+        return [(settings.home / "jwk.json").read_text()]
+
+    clock = SystemClock()
+    keys = PublishedKeys(jwks, clock)
+    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock)
+    builder = ServerBuilder(process, interceptors=(TokenInterceptor(verifier, process.contract),))
+    builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
+    await process.serve(builder.build(), keys)
+
+
+if __name__ == "__main__":
+    start(main, ProcessSettings)

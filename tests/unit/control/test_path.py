@@ -1,0 +1,79 @@
+"""`isthmus explain` and `policy explain` tell what is enforced, for callers that may and for those that may not."""
+
+import pytest
+
+from mesh.contract import load
+from mesh.contract.explain import SOURCES, find, rules
+from mesh.control.path import Hop, hops, origin
+from mesh.spiffe import SpiffeId
+
+
+def walk(caller: str, method: str, health: str = "") -> list[Hop]:
+    contract = load()
+    (found,) = find(contract, method)
+    return hops(contract, origin(contract, caller), found, lambda _: health)
+
+
+def test_an_order_goes_through_both_gateways() -> None:
+    steps = walk("outside", "orders/PlaceOrder", "orders-1 healthy")
+    places = list(dict.fromkeys(hop.at for hop in steps))
+    assert places == ["edge-gateway", "core-gateway", "orders"]
+    assert [hop.rule for hop in steps if hop.at == "edge-gateway"] == ["TLS 1.3", "route", "rate", "token"]
+    assert not [hop for hop in steps if hop.allowed is False]
+
+
+def test_an_ad_touches_nothing_private() -> None:
+    places = {hop.at for hop in walk("outside", "Ads.Decide")}
+    assert not places & {"core-gateway", "control-private", "orders"}
+
+
+def test_what_has_no_http_binding_is_not_there_for_the_public() -> None:
+    last = walk("outside", "Members.CheckMember")[-1]
+    assert (last.at, last.rule, last.allowed) == ("edge-gateway", "route", False)
+
+
+def test_a_caller_that_is_not_named_ends_at_the_service() -> None:
+    last = walk("members", "orders/GetOrder")[-1]
+    assert (last.at, last.rule, last.allowed) == ("orders", "callers", False)
+
+
+def test_a_named_caller_passes() -> None:
+    assert all(hop.allowed is not False for hop in walk("payments", "orders/GetOrder", "orders-1 healthy"))
+
+
+def test_the_public_zone_has_no_way_of_its_own() -> None:
+    (only,) = walk("edge", "orders/GetOrder")
+    assert (only.at, only.allowed) == ("control-public", False)
+
+
+def test_a_workload_without_a_healthy_node_is_a_refusal() -> None:
+    last = walk("payments", "orders/GetOrder", "orders-1 unhealthy, orders-2 unhealthy")[-1]
+    assert (last.rule, last.allowed) == ("health", False)
+
+
+def test_an_operator_comes_in_through_the_core_gateway() -> None:
+    steps = walk("operator", "orders/SummarizeOrders")
+    assert [(hop.at, hop.rule) for hop in steps][:2] == [("core-gateway", "mTLS"), ("core-gateway", "RBAC")]
+    assert all(hop.allowed is not False for hop in steps)
+
+
+def test_a_name_that_nobody_has_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no workload is called nobody"):
+        walk("nobody", "orders/GetOrder")
+
+
+def test_each_rule_names_the_line_where_it_is_written() -> None:
+    (method,) = find(load(), "Orders.PlaceOrder")
+    for rule in rules(method, SpiffeId("private", "core-gateway")):
+        file, _, line = rule.written.removeprefix("protos/").rpartition(":")
+        text = (SOURCES / file).read_text().splitlines()[int(line) - 1]
+        assert rule.rule in text or rule.rule == "fields", (rule, text)
+
+
+def test_the_verdict_on_a_principal() -> None:
+    (method,) = find(load(), "Orders.GetOrder")
+    verdicts = {
+        str(who): next(rule.verdict for rule in rules(method, who) if rule.rule == "callers")
+        for who in (SpiffeId("private", "payments"), SpiffeId("private", "members"), SpiffeId("public", "payments"))
+    }
+    assert [each.split(":")[0] for each in verdicts.values()] == ["allows", "refuses", "refuses"]
