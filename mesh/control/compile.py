@@ -9,6 +9,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.access_loggers.stream.v3 import stream_pb2 as _stream  # noqa: F401
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2 as _buffer  # noqa: F401
+from envoy.extensions.filters.http.fault.v3 import fault_pb2 as _fault  # noqa: F401
 from envoy.extensions.filters.http.grpc_json_transcoder.v3 import transcoder_pb2 as _transcoder  # noqa: F401
 from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2 as _header_mutation  # noqa: F401
 from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2 as _metadata  # noqa: F401
@@ -74,7 +75,8 @@ class Assignments:
         found = {}
         for name in sorted(names):
             endpoints = _behind(view, name)
-            key = (endpoints, tuple(state(each.node) for each in endpoints))
+            split = view.overrides.split(_BEHIND.get(name, (name, ""))[0])
+            key = (endpoints, tuple(state(each.node) for each in endpoints), split)
             made = self._made.get(name)
             if made is None or made[0] != key:
                 made = self._made[name] = (key, pack({name: assignment(view, name, state)})[name])
@@ -92,7 +94,8 @@ def with_endpoints(
 
 def assignment(view: View, cluster: str, state: StateOf) -> Any:
     """The ClusterLoadAssignment of one cluster."""
-    return endpoints.assignment(cluster, _behind(view, cluster), state)
+    split = view.overrides.split(_BEHIND.get(cluster, (cluster, ""))[0])
+    return endpoints.assignment(cluster, _behind(view, cluster), state, split)
 
 
 _BEHIND: Final = {
@@ -103,8 +106,10 @@ _BEHIND: Final = {
 
 
 def _behind(view: View, cluster: str) -> tuple[Endpoint, ...]:
+    """The endpoints of a cluster: of the view's own zone, and for the gate into the private one, of that."""
     workload, listen = _BEHIND.get(cluster, (cluster, "grpc"))
-    return view.of(workload, listen)
+    zone = "private" if cluster == CORE_GATEWAY else view.zone
+    return tuple(each for each in view.of(workload, listen) if each.zone == zone)
 
 
 def _edge_gateway(view: View) -> dict[str, list[dict[str, Any]]]:

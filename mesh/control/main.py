@@ -14,6 +14,8 @@ from mesh.control.cache import SnapshotCache
 from mesh.control.compile import GRPC, Assignments, configuration, gateway, packed, with_endpoints
 from mesh.control.health import Health, State
 from mesh.control.history import Configuration, History
+from mesh.control.overrides import FILE as OVERRIDES
+from mesh.control.overrides import Fault, OverridesFile
 from mesh.control.registry import Endpoint, Registry
 from mesh.control.resources.view import View
 from mesh.control.settings import ControlSettings
@@ -27,6 +29,8 @@ from mesh.server import ServerBuilder
 
 # Probes that come together make one snapshot, and no endpoint waits longer than this for it.
 _COALESCE_S = 0.005
+# Between two looks at the overrides, and so how late one may end.
+_OVERRIDES_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class Planner:
         self._groups = (gateway(settings.zone), GRPC)
         self._configured: dict[str, _Configured] = {}
         self._assignments = Assignments()
-        self._compiled_for: dict[str, tuple[Endpoint, ...]] = {}
+        self._compiled_for: dict[str, tuple[tuple[Endpoint, ...], tuple[Fault, ...]]] = {}
+        self._overrides = OverridesFile(settings.state_path / OVERRIDES)
         self._validator = EnvoyValidator(settings.state_path / "validation", settings.identity_dir)
         self.health = Health(
             process.identity,
@@ -66,12 +71,14 @@ class Planner:
         """Returns when every endpoint has been asked once and the first snapshots stand."""
         await self.health.start()
         self.health.watch(self._probed())
+        self._overrides.refresh()
         await self.health.settled(3 * self._settings.probe_timeout_s)
         self._restore()
         await self._publish()
         self._tasks = [
             asyncio.create_task(self._registry.watch(self._endpoints_changed), name="registry"),
             asyncio.create_task(self._follow(), name="planner"),
+            asyncio.create_task(self._watch_overrides(), name="overrides"),
         ]
 
     async def stop(self, grace_s: float) -> None:
@@ -91,6 +98,12 @@ class Planner:
         self.health.watch(self._probed())
         self._changed.set()
 
+    async def _watch_overrides(self) -> None:
+        while True:
+            if self._overrides.refresh():
+                self._changed.set()
+            await asyncio.sleep(_OVERRIDES_LOOK_S)
+
     async def _follow(self) -> None:
         while True:
             await self._changed.wait()
@@ -108,6 +121,7 @@ class Planner:
             settings.issuer,
             settings.audience,
             settings.run_path,
+            self._overrides.current,
         )
 
     def _restore(self) -> None:
@@ -126,9 +140,11 @@ class Planner:
     async def _publish(self) -> None:
         view = self._view()
         for group in self._groups:
-            # A probe changes endpoints only: the rest is compiled anew when the table of processes changes.
-            if self._compiled_for.get(group) != view.endpoints:
-                self._compiled_for[group] = view.endpoints
+            # Nodes that come, go or fall ill change endpoints only. All else follows from the gateway's own port and
+            # the faults, and is compiled anew when those change: it takes longer than a new node may wait.
+            compiled_for = (view.of(gateway(view.zone), "https"), view.overrides.faults)
+            if self._compiled_for.get(group) != compiled_for:
+                self._compiled_for[group] = compiled_for
                 await self._configure(view, group)
             known = self._configured.get(group)
             if known is not None:

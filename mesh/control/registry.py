@@ -47,7 +47,7 @@ def read(path: Path, zone: str) -> tuple[Endpoint, ...]:
         found = [endpoint for row in rows for endpoint in _endpoints(row)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TopologyError(f"{path} is no table of processes: {type(error).__name__}: {error}") from error
-    return tuple(sorted(each for each in found if each.zone == zone or each.workload == GATE))
+    return tuple(sorted(each for each in found if each.zone == zone or (each.workload, each.zone) == (GATE, "private")))
 
 
 def _endpoints(row: dict[str, Any]) -> list[Endpoint]:

@@ -68,7 +68,12 @@ def http(view: View, gateway: str, name: str, peer: SpiffeId, *, http2: bool, bu
             "max_ejection_percent": 50,
         },
         # The control plane never names a workload's endpoints all unhealthy: below that, nobody needs to guess.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            "update_merge_window": "0s",
+            # A canary's share is the weight of its locality.
+            "locality_weighted_lb_config": {},
+        },
         "upstream_connection_options": {"tcp_keepalive": {"keepalive_probes": 3, "keepalive_time": 5}},
     }
 

@@ -1,12 +1,13 @@
 """Endpoints with the health that the control plane itself has seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from envoy.config.core.v3 import health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
 from mesh.control.health import State
+from mesh.control.overrides import Split
 from mesh.control.registry import Endpoint
 
 _STATUS: Final = {
@@ -17,8 +18,10 @@ _STATUS: Final = {
 }
 
 
-def assignment(name: str, endpoints: Sequence[Endpoint], state: Callable[[str], State]) -> Any:
-    """The ClusterLoadAssignment of one cluster.
+def assignment(
+    name: str, endpoints: Sequence[Endpoint], state: Callable[[str], State], split: Split | None = None
+) -> Any:
+    """The ClusterLoadAssignment of one cluster. Nodes of a split stand in a locality of their own, with their share.
 
     Endpoints not probed yet take calls only where no other is healthy. Where none is left at all, the probes are
     doubted rather than the whole workload: everybody is offered but those that say themselves that they drain.
@@ -35,9 +38,23 @@ def assignment(name: str, endpoints: Sequence[Endpoint], state: Callable[[str], 
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
     if not endpoints:
         return message
+    apart = frozenset(split.nodes) if split is not None else frozenset()
+    canaries = [each for each in sorted(endpoints) if each.node in apart]
+    others = [each for each in sorted(endpoints) if each.node not in apart]
+    if split is None or not canaries or not others:
+        _add(message, sorted(endpoints), shown, "", 1)
+    else:
+        _add(message, others, shown, "", 100 - split.percent)
+        _add(message, canaries, shown, "canary", split.percent)
+    return message
+
+
+def _add(
+    message: Any, endpoints: Sequence[Endpoint], shown: Mapping[Endpoint, State], sub_zone: str, share: int
+) -> None:
     zone = endpoints[0].zone
-    locality = message.endpoints.add(locality={"region": zone, "zone": zone}, load_balancing_weight={"value": 1})
-    for endpoint in sorted(endpoints):
+    place = {"region": zone, "zone": zone, "sub_zone": sub_zone}
+    locality = message.endpoints.add(locality=place, load_balancing_weight={"value": share})
+    for endpoint in endpoints:
         socket = {"socket_address": {"address": endpoint.address, "port_value": endpoint.port}}
         locality.lb_endpoints.add(endpoint={"address": socket}, health_status=_STATUS[shown[endpoint]])
-    return message

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mesh.control.registry import Endpoint
-from mesh.control.resources import access, problems, rates, tls, transcoding
+from mesh.control.resources import access, faults, problems, rates, tls, transcoding
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, View
 
@@ -19,6 +19,7 @@ def edge(view: View, listen: Endpoint) -> dict[str, Any]:
         _reserved_headers(),
         _trace_context(),
         rates.filter_(),
+        faults.filter_(),
         _access_token(view),
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_BYTES_MAX),
         _router(),
@@ -36,7 +37,7 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     """mTLS for the edge gateway and the few callers of the private zone that have no other way in."""
     peers = [view.spiffe_id("public", EDGE_GATEWAY)]
     peers += [view.spiffe_id("private", caller) for caller in access.callers(view)]
-    filters = [access.filter_(view), rates.filter_(), *transcoding.filters(view), _router()]
+    filters = [access.filter_(view), rates.filter_(), faults.filter_(), *transcoding.filters(view), _router()]
     manager = {
         **_manager(CORE, filters),
         # The service sees who came through, in the gateway's words.
@@ -54,7 +55,7 @@ def grpc(workload: str) -> dict[str, Any]:
     manager = {
         "@type": _TYPE + "network.http_connection_manager.v3.HttpConnectionManager",
         "rds": {"config_source": _ADS, "route_config_name": workload},
-        "http_filters": [_filter("router", "router.v3.Router")],
+        "http_filters": [faults.filter_(), _filter("router", "router.v3.Router")],
     }
     return {"name": workload, "api_listener": {"api_listener": manager}}
 

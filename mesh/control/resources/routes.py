@@ -1,9 +1,11 @@
 """Routes compiled from the contract: where a method's calls go, how long they may take and when they are repeated."""
 
+import hashlib
+import json
 from typing import Any, Final
 
 from mesh.contract import MethodPolicy
-from mesh.control.resources import paths, rates, transcoding
+from mesh.control.resources import faults, paths, rates, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
 
@@ -75,7 +77,7 @@ def core(view: View) -> dict[str, Any]:
             "request_headers_to_add": [
                 {"header": {"key": "grpc-timeout", "value": f"{method.deadline_ms}m"}, "append_action": "ADD_IF_ABSENT"}
             ],
-            "typed_per_filter_config": rates.limited(view, method),
+            "typed_per_filter_config": {**rates.limited(view, method), **faults.injected(view, method)},
         }
         for method in view.methods("private")
     ]
@@ -102,19 +104,23 @@ def grpc(view: View, workload: str) -> dict[str, Any]:
                 "cluster": workload,
                 "max_stream_duration": {"max_stream_duration": f"{method.deadline_s}s"},
             },
+            "typed_per_filter_config": faults.injected(view, method),
         }
         for service in view.contract.of_workload(workload)
         for method in service.methods
     ]
     # Health and reflection, which no contract names.
     routes.append({"match": {"prefix": ""}, "route": {"cluster": workload}})
-    return {"name": workload, "virtual_hosts": [{"name": workload, "domains": ["*"], "routes": routes}]}
+    # gRPC takes up another fault only when something else changes with it: here, the host's name.
+    faulty = json.dumps([route.get("typed_per_filter_config") for route in routes])
+    name = f"{workload}-{hashlib.sha256(faulty.encode()).hexdigest()[:8]}"
+    return {"name": workload, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]}
 
 
 def _to_edge(view: View, method: MethodPolicy) -> dict[str, Any]:
     return {
         "route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **_retried(method, _LOST)},
-        "typed_per_filter_config": rates.limited(view, method),
+        "typed_per_filter_config": {**rates.limited(view, method), **faults.injected(view, method, http=True)},
     }
 
 

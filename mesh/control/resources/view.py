@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from mesh.contract import Contract, MethodPolicy
+from mesh.control.overrides import Overrides
 from mesh.control.registry import Endpoint
 from mesh.spiffe import SpiffeId
 
@@ -28,6 +29,7 @@ class View:
     audience: str
     # Holds <gateway>/sds-identity.yaml and <gateway>/sds-bundle.yaml.
     run: Path
+    overrides: Overrides = field(default_factory=Overrides)
 
     def spiffe_id(self, zone: str, workload: str) -> SpiffeId:
         return SpiffeId(zone, workload, self.trust_domain)

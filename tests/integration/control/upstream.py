@@ -61,6 +61,10 @@ class Echo:
     def __init__(self, settings: ProcessSettings) -> None:
         self._settings = settings
 
+    def answer_at_once(self, scope: Any, protocol: Any) -> bool:
+        """It waits for bodies, so never."""
+        return False
+
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         body = await protocol()
         if scope.path == "/oauth/jwks.json":
