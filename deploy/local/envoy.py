@@ -16,7 +16,12 @@ TYPE_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 TYPE_HTTP = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 TYPE_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 TYPE_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+TYPE_CONNECTIONS = (
+    "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+)
 DRAIN_S = 8
+# From all clients together; more are closed at once.
+CONNECTIONS_MAX = 10_000
 
 
 def binary() -> Path:
@@ -112,8 +117,13 @@ def bootstrap(home: Home, process: Process, control: str, trust_domain: str) -> 
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
         "static_resources": {"clusters": [ads, admin], "listeners": [_metrics_listener(metrics, secrets)]},
-        "layered_runtime": {
-            "layers": [{"name": "local", "static_layer": {"overload.global_downstream_max_connections": 10000}}]
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {"@type": TYPE_CONNECTIONS, "max_active_downstream_connections": CONNECTIONS_MAX},
+                }
+            ]
         },
     }
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mesh.contract import Contract, MethodPolicy
 from mesh.control.compile import GRPC, configuration
 from mesh.control.registry import Endpoint
-from mesh.control.resources.routes import JWT_FILTER
+from mesh.control.resources.routes import JWT_FILTER, matching
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, View
 from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
 from mesh.spiffe import ZONES, SpiffeId
@@ -148,9 +148,4 @@ def _routes(configured: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _matches(route: dict[str, Any], method: MethodPolicy) -> bool:
-    from mesh.control.resources import paths
-
-    if "headers" not in route["match"]:
-        return False
-    wanted = [{**paths.match(rule.template), "headers": [paths.method(rule.verb)]} for rule in method.http]
-    return route["match"] in wanted
+    return route["match"] in [matching(rule, method.zone) for rule in method.http]

@@ -13,7 +13,6 @@ from google.protobuf.json_format import MessageToDict
 
 from mesh.control.compile import assignment, configuration
 from mesh.control.health import State
-from mesh.control.history import Configuration
 from mesh.control.resources.view import View
 from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
 from mesh.logs import logger
@@ -78,9 +77,9 @@ class EnvoyValidator:
             (directory / f"sds-{name}.yaml").write_text(json.dumps(secret))
 
 
-def static(view: View, group: str, source: Configuration | None = None) -> dict[str, Any]:
+def static(view: View, group: str) -> dict[str, Any]:
     """A bootstrap that holds what ADS would bring: routes in their listeners, endpoints in their clusters."""
-    compiled = copy.deepcopy(source or configuration(view, group))
+    compiled = copy.deepcopy(configuration(view, group))
     clusters = []
     for name, cluster in compiled[CLUSTER].items():
         rest = {key: value for key, value in cluster.items() if key != "eds_cluster_config"}

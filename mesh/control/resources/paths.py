@@ -3,6 +3,8 @@
 import re
 from typing import Any, Final
 
+from mesh.contract import HttpRule
+
 _VARIABLE: Final = re.compile(r"\{([a-z0-9_.]+)(=\*)?\}")
 
 
@@ -36,6 +38,13 @@ def matcher(template: str) -> dict[str, Any]:
     return {"safe_regex": {"regex": pattern(template)}}
 
 
-def method(verb: str) -> dict[str, Any]:
+def verbs(rule: HttpRule, zone: str) -> tuple[str, ...]:
+    """The HTTP methods of a binding. Edge nodes answer HEAD wherever they answer GET (RFC 9110, section 9.3.2)."""
+    return ("GET", "HEAD") if rule.verb == "GET" and zone == "public" else (rule.verb,)
+
+
+def method(*verbs: str) -> dict[str, Any]:
     """A HeaderMatcher of the HTTP method."""
-    return {"name": ":method", "string_match": {"exact": verb}}
+    if len(verbs) == 1:
+        return {"name": ":method", "string_match": {"exact": verbs[0]}}
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": "|".join(verbs)}}}

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Final
 
-from mesh.contract import MethodPolicy
+from mesh.contract import HttpRule, MethodPolicy
 from mesh.control.resources import faults, paths, rates, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
@@ -36,10 +36,7 @@ def edge(view: View) -> dict[str, Any]:
     routes = []
     for method in (*view.methods("public"), *view.methods("private")):
         target = _to_edge(view, method) if method.zone == "public" else _to_core(view, method)
-        routes += [
-            {"match": {**paths.match(rule.template), "headers": [paths.method(rule.verb)]}, **target}
-            for rule in method.http
-        ]
+        routes += [{"match": matching(rule, method.zone), **target} for rule in method.http]
     # Exact paths first, so that no variable of another template takes them.
     routes.sort(key=lambda route: "path" not in route["match"])
     routes += [
@@ -60,6 +57,11 @@ def edge(view: View) -> dict[str, Any]:
         "request_headers_to_add": [{**_TRACEPARENT, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
         "response_headers_to_remove": list(_GRPC_ANSWER),
     }
+
+
+def matching(rule: HttpRule, zone: str) -> dict[str, Any]:
+    """The match of one binding of a method of a zone."""
+    return {**paths.match(rule.template), "headers": [paths.method(*paths.verbs(rule, zone))]}
 
 
 def core(view: View) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def _wrong_methods(view: View) -> list[dict[str, Any]]:
     verbs: dict[str, set[str]] = {}
     for method in view.contract.methods.values():
         for rule in method.http:
-            verbs.setdefault(rule.template, set()).add(rule.verb)
+            verbs.setdefault(rule.template, set()).update(paths.verbs(rule, method.zone))
     return [
         {
             "match": paths.match(template),

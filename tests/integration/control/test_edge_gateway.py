@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from mesh.control.overrides import FILE, Fault, Overrides
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -207,3 +209,18 @@ async def test_a_gateway_outlives_its_control_plane(
     await world.start("edge-3")
     await world.control("public")
     await world.serving("control-public", "ads")
+
+
+async def test_a_fault_is_put_into_the_public_s_calls_and_taken_back(
+    world: World, public: aiohttp.ClientSession
+) -> None:
+    fault = Fault("/isthmus.ads.v1.Ads/Decide", 100, time.time() + 60, abort="RESOURCE_EXHAUSTED")
+    path = world.home.run("control-public") / FILE
+    path.write_text(Overrides((fault,)).to_json())
+
+    async def status(wanted: int) -> bool:
+        return int((await decide(public))["status"]) == wanted
+
+    await eventually(lambda: status(429), "the fault is there")
+    path.unlink()
+    await eventually(lambda: status(200), "the fault is gone")

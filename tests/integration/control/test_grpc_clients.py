@@ -15,7 +15,8 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.channel import Channels
 from mesh.contract import load
-from mesh.errors import MeshError
+from mesh.control.overrides import FILE, Fault, Overrides, Split
+from mesh.errors import MeshError, ResourceExhausted
 from mesh.tls import Identity
 from tests.integration.control.world import World, eventually
 
@@ -131,6 +132,47 @@ async def test_traffic_leaves_a_frozen_node(world: World, orders: orders_pb2_grp
         await eventually(moved, "calls are answered by the other node alone")
     finally:
         world.signal("orders-2", signal.SIGCONT)
+    await both_answer(world, orders)
+
+
+def override(world: World, overrides: Overrides) -> None:
+    path = world.home.run("control-private") / FILE
+    draft = path.with_suffix(".new")
+    draft.write_text(overrides.to_json())
+    draft.replace(path)
+
+
+async def test_a_fault_is_pushed_and_ends_by_itself(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+    fault = Fault("/isthmus.orders.v1.Orders/GetOrder", 100, time.time() + 4, abort="RESOURCE_EXHAUSTED")
+    override(world, Overrides((fault,)))
+
+    async def fails() -> bool:
+        try:
+            await node_of(orders)
+        except ResourceExhausted:
+            return True
+        return False
+
+    await eventually(fails, f"the fault is there; {world.tail('control-private')}", within_s=4)
+
+    async def ended() -> bool:
+        return not await fails()
+
+    await eventually(ended, "the fault has ended")
+    assert time.time() >= fault.expires
+
+
+async def test_a_canary_gets_its_share(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+    override(world, Overrides(splits=(Split("orders", ("orders-2",), 10, time.time() + 60),)))
+
+    async def shared() -> bool:
+        # Half of 200 calls without a split; by chance alone, 10 percent of them are hardly ever more than 40.
+        return 2 <= (await spread(orders, 200))["orders-2"] <= 40
+
+    await eventually(shared, f"a tenth of the calls; {world.tail('control-private')}")
+    override(world, Overrides())
     await both_answer(world, orders)
 
 

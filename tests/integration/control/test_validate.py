@@ -3,40 +3,18 @@
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf.json_format import MessageToDict
 
 from deploy.local import envoy
 from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
 from mesh.contract import load
-from mesh.control.compile import assignment, configuration, gateway
-from mesh.control.health import State
+from mesh.control.compile import gateway
 from mesh.control.registry import Endpoint
 from mesh.control.resources.view import View
-from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
+from mesh.control.validation import static
 from tests.integration.conftest import TRUST_DOMAIN, Identities
-
-
-def static(view: View, group: str) -> dict[str, Any]:
-    """A bootstrap that holds what ADS would bring, routes in their listeners and endpoints in their clusters."""
-    compiled = configuration(view, group)
-    clusters = []
-    for name, cluster in compiled[CLUSTER].items():
-        rest = {key: value for key, value in cluster.items() if key != "eds_cluster_config"}
-        load_assignment = MessageToDict(assignment(view, name, lambda _: State.HEALTHY))
-        clusters.append({**rest, "type": "STATIC", "load_assignment": load_assignment})
-    listeners = list(compiled[LISTENER].values())
-    for listener in listeners:
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        name = manager.pop("rds")["route_config_name"]
-        manager["route_config"] = {**compiled[ROUTES][name], "validate_clusters": True}
-    return {
-        "node": {"id": "test", "cluster": "test"},
-        "static_resources": {"clusters": clusters, "listeners": listeners},
-    }
 
 
 @pytest.mark.parametrize("zone", ["public", "private"])
@@ -58,16 +36,8 @@ def test_envoy_accepts_what_is_compiled(tmp_path: Path, zone: str) -> None:
     view = View(TRUST_DOMAIN, zone, load(), endpoints, "https://issuer.test", "isthmus-core", tmp_path / "run")
     bootstrap = tmp_path / "static.json"
     bootstrap.write_text(json.dumps(static(view, group)))
-    command = (
-        str(envoy.binary()),
-        "--mode",
-        "validate",
-        "-c",
-        str(bootstrap),
-        "--disable-hot-restart",
-        "-l",
-        "warning",
-    )
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "eprecated" not in result.stderr
+    for file in (bootstrap, home.run(group) / "envoy.yaml"):
+        command = (str(envoy.binary()), "--mode", "validate", "-c", str(file), "--disable-hot-restart", "-l", "warning")
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 0, result.stderr
+        assert "eprecated" not in result.stderr

@@ -27,7 +27,8 @@ def route_for(routes: list[dict[str, Any]], verb: str, path: str) -> dict[str, A
     """The first route that takes a request, as Envoy chooses it."""
     for route in routes:
         match = route["match"]
-        verbs = [header["string_match"]["exact"] for header in match.get("headers", [])]
+        matchers = [header["string_match"] for header in match.get("headers", [])]
+        verbs = [verb for each in matchers for verb in (each.get("exact") or each["safe_regex"]["regex"]).split("|")]
         if verbs and verb not in verbs:
             continue
         if (
@@ -99,6 +100,20 @@ def test_wrong_methods_and_unknown_paths(view: Views) -> None:
     assert wrong["direct_response"]["status"] == 405
     assert wrong["response_headers_to_add"][0]["header"]["value"] == "POST"
     assert route_for(routes, "GET", "/v1/nothing") == {}
+    assert route_for(routes, "HEAD", "/v1/orders/x")["response_headers_to_add"][0]["header"]["value"] == "GET"
+
+
+def test_the_public_may_ask_for_the_headers_alone_wherever_an_edge_node_answers(view: Views) -> None:
+    routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
+    bound = [(method.zone, rule) for method in load().methods.values() for rule in method.http]
+    answered = {rule.template for zone, rule in bound if (zone, rule.verb) == ("public", "GET")}
+    for _, rule in bound:
+        found = route_for(routes, "HEAD", re.sub(r"\{[^}]+\}", "x", rule.template))
+        assert ("route" in found) is (rule.template in answered)
+
+
+def test_native_paths_are_not_for_the_public(view: Views) -> None:
+    routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
     assert route_for(routes, "POST", "/isthmus.orders.v1.Orders/PlaceOrder") == {}
 
 
