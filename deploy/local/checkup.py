@@ -22,6 +22,7 @@ from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
 from mesh.database import migrate
 from mesh.database.engine import async_engine
+from mesh.errors import MeshError
 
 # A leaf with less than this has missed a rotation.
 LEAF_S_MIN = 600.0
@@ -99,8 +100,8 @@ async def _guarded(name: str, remedy: str, step: Callable[[], Awaitable[str]]) -
         return Finding(name, "pass", await step())
     except Doubt as doubt:
         return Finding(name, "warn", str(doubt), remedy)
-    except LauncherError as error:
-        return Finding(name, "fail", error.message, error.remedy)
+    except (LauncherError, MeshError) as error:
+        return Finding(name, "fail", error.message, error.remedy or remedy)
     except Exception as error:
         # A check that cannot be made has not passed.
         text = str(error) if isinstance(error, NotReady) else f"{type(error).__name__}: {error}"
