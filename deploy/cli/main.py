@@ -22,11 +22,8 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(bridge.app, name="bridge")
 app.add_typer(config.app, name="config")
 app.add_typer(drill.app, name="drill")
-<<<<<<< HEAD
 app.add_typer(keys.app, name="keys")
-=======
 app.add_typer(override.app, name="override")
->>>>>>> a9769e7 (Lay faults and canary shares over the contract for a while; compile anew only what a change concerns)
 app.add_typer(policy.app, name="policy")
 
 

@@ -65,16 +65,20 @@ async def test_a_healthy_mesh_passes_every_line(mesh: LocalMesh) -> None:
 @asynccontextmanager
 async def no_control_plane(mesh: LocalMesh) -> AsyncIterator[None]:
     await mesh.suspend("control-public")
-    yield
-    await mesh.resume("control-public")
-    await mesh.wait_ready("control-public")
+    try:
+        yield
+    finally:
+        await mesh.resume("control-public")
+        await mesh.wait_ready("control-public")
 
 
 @asynccontextmanager
 async def frozen_node(mesh: LocalMesh) -> AsyncIterator[None]:
     mesh.kill("members-1", signal.SIGSTOP)
-    yield
-    mesh.kill("members-1", signal.SIGCONT)
+    try:
+        yield
+    finally:
+        mesh.kill("members-1", signal.SIGCONT)
 
 
 @asynccontextmanager
@@ -89,8 +93,10 @@ async def shortened_topic(mesh: LocalMesh) -> AsyncIterator[None]:
 
     before = str(7 * 24 * 3600 * 1000)
     await retain("86400000")
-    yield
-    await retain(before)
+    try:
+        yield
+    finally:
+        await retain(before)
 
 
 @asynccontextmanager
@@ -99,9 +105,11 @@ async def older_schema(mesh: LocalMesh) -> AsyncIterator[None]:
     ((revision,),) = await execute(engine, text("SELECT version_num FROM orders.alembic_version"))
     change = text("UPDATE orders.alembic_version SET version_num = :revision")
     await execute(engine, change, {"revision": "0000"})
-    yield
-    await execute(engine, change, {"revision": revision})
-    await engine.dispose()
+    try:
+        yield
+    finally:
+        await execute(engine, change, {"revision": revision})
+        await engine.dispose()
 
 
 @asynccontextmanager
@@ -111,9 +119,11 @@ async def lost_key(mesh: LocalMesh) -> AsyncIterator[None]:
     identity = mesh.home.identity("operator")
     key = identity.resolve() / "key.pem"
     key.rename(key.with_suffix(".away"))
-    yield
-    key.with_suffix(".away").rename(key)
-    mesh.kill("identity-private", signal.SIGCONT)
+    try:
+        yield
+    finally:
+        key.with_suffix(".away").rename(key)
+        mesh.kill("identity-private", signal.SIGCONT)
 
 
 TOPIC = "isthmus.impression.v1"
