@@ -143,7 +143,7 @@ async def test_unknown_paths_are_problems(public: aiohttp.ClientSession) -> None
 async def test_wrong_methods_name_the_right_ones(public: aiohttp.ClientSession) -> None:
     async with public.delete("/v1/ads:decide") as answer:
         assert (await problem(answer))["status"] == 405
-        assert answer.headers["allow"] == "GET, POST"
+        assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_large_bodies_are_refused(public: aiohttp.ClientSession) -> None:

@@ -86,6 +86,7 @@ async def main(settings: ProcessSettings, process: Process) -> None:
         builder.add(oauth_pb2_grpc.add_AccountsServicer_to_server, bare(oauth_pb2_grpc.AccountsServicer))
     elif settings.workload == "members":
         builder.add(members_pb2_grpc.add_MembersServicer_to_server, bare(members_pb2_grpc.MembersServicer))
+        builder.add(members_pb2_grpc.add_DataKeysServicer_to_server, bare(members_pb2_grpc.DataKeysServicer))
     else:
         builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
     address = settings.http_address
