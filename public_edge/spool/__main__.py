@@ -10,7 +10,6 @@ the directory. Environment, as an edge node's: ISTHMUS_NODE, ISTHMUS_IDENTITY_DI
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
 
 from google.protobuf.message import DecodeError
 from isthmus.events.v1 import events_pb2
@@ -18,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mesh.contract import load
 from public_edge.kafka import KafkaAccess
+from public_edge.spool import event
 from public_edge.spool.event import Kind, pack
 from public_edge.spool.shipper import Shipper
 from public_edge.spool.spool import Spool
@@ -25,11 +25,6 @@ from public_edge.spool.spool import Spool
 GROUP_MAX = 256
 DRAIN_S = 120.0
 _LINE_BYTES_MAX = 1 << 18
-_MESSAGES: dict[Kind, Any] = {
-    Kind.IMPRESSION: events_pb2.Impression,
-    Kind.CLICK: events_pb2.Click,
-    Kind.CONTENT_VIEW: events_pb2.ContentView,
-}
 
 
 class Settings(BaseSettings):
@@ -45,7 +40,7 @@ def parse(line: bytes) -> bytes:
     kind_text, _, message_hex = line.strip().partition(b" ")
     kind, body = Kind(int(kind_text)), bytes.fromhex(message_hex.decode("ascii"))
     try:
-        message = _MESSAGES[kind].FromString(body)
+        message = event.parse(kind, body)
     except DecodeError as error:
         raise ValueError(f"not a {kind.message}") from error
     return pack(kind, bytes.fromhex(message.event_id), "", body)

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from google.protobuf.message import DecodeError
@@ -20,7 +19,7 @@ from isthmus.events.v1 import events_pb2
 from mesh.logs import logger
 from public_edge.kafka import SILENT, KafkaAccess
 from public_edge.spool.books import DAMAGED, MINUTE_US, SET_ASIDE, Books, Cell, Line
-from public_edge.spool.event import Event, Kind, unpack
+from public_edge.spool.event import Event, Kind, parse, unpack
 from public_edge.spool.reader import SpoolReader
 from public_edge.spool.record import Record
 from public_edge.spool.spool import Spool
@@ -39,12 +38,6 @@ RENEW_S = 10.0
 # Nothing makes these records fit: they are set aside in the log and counted, or they would hold up all others.
 _HOPELESS = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._VALUE_SERIALIZATION, KafkaError.INVALID_RECORD})
 _LEDGER = events_pb2.SpoolLedger.DESCRIPTOR.full_name
-_MESSAGES: dict[int, Any] = {
-    Kind.IMPRESSION: events_pb2.Impression,
-    Kind.CLICK: events_pb2.Click,
-    Kind.CONTENT_VIEW: events_pb2.ContentView,
-}
-
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -342,8 +335,8 @@ class Shipper:
 def _minute(event: Event) -> int:
     """In which the event was accepted, by its own word; what cannot be read is for the bridge to refuse."""
     try:
-        return int(_MESSAGES[event.kind].FromString(event.body).accepted_time_us) // MINUTE_US
-    except (DecodeError, KeyError):
+        return int(parse(event.kind, event.body).accepted_time_us) // MINUTE_US
+    except DecodeError:
         return _now_minute()
 
 

@@ -10,10 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from deploy.local.mesh import LocalMesh
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.identity.bundle import bundle
+from sync_bridge.kafka import libpq_url
 from tests.integration.bridge import events
 from tests.integration.bridge.cluster import Cluster
 from tests.integration.conftest import free_port_base
@@ -73,6 +76,13 @@ def operate(home: Path) -> None:
     assert answer(home, "drain", "--within", "20")["waiting"] == 0
 
 
+def audited(mesh: LocalMesh) -> set[str]:
+    """Methods of the bridge of which the audit log holds a record, by their last name."""
+    with psycopg.connect(libpq_url(mesh.database_url), autocommit=True) as connection:
+        rows = connection.execute("SELECT DISTINCT method FROM audit.record WHERE method LIKE '/isthmus.bridge.%'")
+        return {method.rpartition("/")[2] for (method,) in rows}
+
+
 async def test_what_landed_is_shown(tmp_path: Path) -> None:
     only = ("warehouse", "bridge-inbound", "bridge-outbound")
     async with LocalMesh(tmp_path, free_port_base(), only=only) as mesh:
@@ -93,6 +103,7 @@ async def test_what_landed_is_shown(tmp_path: Path) -> None:
         table = await asyncio.to_thread(isthmus, tmp_path, "bridge", "status")
         assert "isthmus.click.v1" in table.stdout
         await asyncio.to_thread(operate, tmp_path)
+        assert await asyncio.to_thread(audited, mesh) >= {"DropDeadLetters", "ReplayDeadLetters", "SetFlow"}
     stopped = await asyncio.to_thread(isthmus, tmp_path, "bridge", "status")
     assert stopped.returncode == 16
     assert "Traceback" not in stopped.stderr
