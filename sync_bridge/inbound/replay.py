@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from sync_bridge.inbound.decoder import Decoder
-from sync_bridge.inbound.domain import Refused
+from sync_bridge.inbound.domain import Partition, Refused, Tally
 from sync_bridge.inbound.store import Store
 from sync_bridge.ledger import conservation, settlement
 from sync_bridge.ledger.settlement import Content, Letter, Selection
@@ -62,6 +62,7 @@ def replay(store: Store, decoder: Decoder, selection: Selection, after_id: int =
     with store.transaction() as connection:
         letters = settlement.lock(connection, selection, after_id, LETTERS_MAX)
         taken: dict[tuple[str, str, int, datetime], int] = {}
+        tallies: dict[Partition, Tally] = {}
         for letter, content in letters:
             record = _Record(letter, content)
             try:
@@ -76,8 +77,12 @@ def replay(store: Store, decoder: Decoder, selection: Selection, after_id: int =
             outcome.duplicates += 1 - landed
             place = conservation.place_of(record)
             taken[place] = taken.get(place, 0) - 1
-            store.recount(letter.topic, record.partition(), landed)
+            tally = tallies.setdefault((letter.topic, record.partition()), Tally())
+            tally.landed += landed
+            tally.duplicates += 1 - landed
         conservation.change(connection, taken)
+        # Last, as when records land: whoever locks in one order does not lock the other out.
+        store.recount(tallies)
     if len(letters) == LETTERS_MAX:
         outcome.next_after_id = letters[-1][0].dead_letter_id
     return outcome

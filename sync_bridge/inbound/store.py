@@ -153,13 +153,14 @@ class Store:
         self._try(table, tallies, [(values, record)])
         return tallies[place].landed
 
-    def recount(self, topic: str, partition: int, landed: int) -> None:
-        """One record of the partition is a dead letter no longer: it landed, or it was a duplicate."""
-        self._connection.execute(
-            "UPDATE bridge.checkpoint SET dead_letters = dead_letters - 1, landed = landed + %s,"
-            " duplicates = duplicates + %s WHERE topic = %s AND partition = %s",
-            (landed, 1 - landed, topic, partition),
-        )
+    def recount(self, tallies: Mapping[Partition, Tally]) -> None:
+        """Records that are dead letters no longer: they landed, or were duplicates."""
+        for (topic, partition), tally in sorted(tallies.items()):
+            self._connection.execute(
+                "UPDATE bridge.checkpoint SET dead_letters = dead_letters - %s, landed = landed + %s,"
+                " duplicates = duplicates + %s WHERE topic = %s AND partition = %s",
+                (tally.landed + tally.duplicates, tally.landed, tally.duplicates, topic, partition),
+            )
 
     def flow(self) -> Flow:
         """What operators want of the flow."""
