@@ -30,6 +30,8 @@ class Claims:
     confirmation: Mapping[str, str] = field(default_factory=dict)
     # SPIFFE ids of those who act for the subject, the present one first (RFC 8693, section 4.1).
     actors: tuple[str, ...] = ()
+    # The id of the token that this one was exchanged for.
+    origin: str = ""
 
     @property
     def is_member(self) -> bool:

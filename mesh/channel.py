@@ -3,14 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import grpc
 from opentelemetry.trace import SpanKind
 
 from mesh import telemetry
-from mesh.call import find_call
+from mesh.call import Call, find_call
 from mesh.contract import Contract, MethodPolicy
 from mesh.errors import RPC_FAILED, DeadlineExceeded, MeshError, Unavailable, from_rpc_error
 from mesh.resilience import Circuit, RetryBudget
@@ -34,6 +34,8 @@ _OPTIONS: Final = (
 )
 
 Metadata = Sequence[tuple[str, str | bytes]]
+# The authorization with which a method may be called within a call, on behalf of its subject; raises mesh.errors types.
+Delegate = Callable[[Call, MethodPolicy], Awaitable[str]]
 
 
 class Channels:
@@ -44,6 +46,11 @@ class Channels:
         self._contract = contract
         self._open: dict[str, grpc.aio.Channel] = {}
         self._circuits: dict[str, Circuit] = {}
+        self._delegate: Delegate | None = None
+
+    def act_through(self, delegate: Delegate) -> None:
+        """Ask `delegate` for the authorization of each call that is made within another. Without one, none is sent."""
+        self._delegate = delegate
 
     def open(self, workload: str) -> grpc.aio.Channel:
         """A channel to whichever nodes of `workload` the control plane of the zone names.
@@ -72,10 +79,14 @@ class Channels:
         await asyncio.gather(*(channel.close(grace_s) for channel in self._open.values()))
         self._open.clear()
 
+    async def _authorization(self, call: Call, method: MethodPolicy) -> str:
+        return "" if self._delegate is None else await self._delegate(call, method)
+
     def _policed(self, target: str) -> grpc.aio.Channel:
         # A stub asks a channel for nothing but its multi-callables, so that is all that is stood in for.
         circuit = self._circuits.setdefault(target, Circuit())
-        return cast(grpc.aio.Channel, _PolicedChannel(self._open[target], self._contract, circuit))
+        policed = _PolicedChannel(self._open[target], self._contract, circuit, self._authorization)
+        return cast(grpc.aio.Channel, policed)
 
 
 class _Multicallable(Protocol):
@@ -83,10 +94,11 @@ class _Multicallable(Protocol):
 
 
 class _PolicedChannel:
-    def __init__(self, channel: grpc.aio.Channel, contract: Contract, circuit: Circuit) -> None:
+    def __init__(self, channel: grpc.aio.Channel, contract: Contract, circuit: Circuit, delegate: Delegate) -> None:
         self._channel = channel
         self._contract = contract
         self._circuit = circuit
+        self._delegate = delegate
 
     def unary_unary(
         self,
@@ -100,14 +112,14 @@ class _PolicedChannel:
             self._channel.unary_unary(path, request_serializer, response_deserializer),
         )
         method = self._contract.methods.get(path)
-        return multicallable if method is None else _policed(multicallable, method, self._circuit)
+        return multicallable if method is None else _policed(multicallable, method, self._circuit, self._delegate)
 
     def __getattr__(self, name: str) -> Any:
         # Streams belong to infrastructure services, which bring their own rules.
         return getattr(self._channel, name)
 
 
-def _policed(multicallable: _Multicallable, method: MethodPolicy, circuit: Circuit) -> Any:
+def _policed(multicallable: _Multicallable, method: MethodPolicy, circuit: Circuit, delegate: Delegate) -> Any:
     budget = RetryBudget(method.retry_budget_percent)
     attempts = method.retry_attempts if method.idempotent else 1
 
@@ -156,9 +168,11 @@ def _policed(multicallable: _Multicallable, method: MethodPolicy, circuit: Circu
             traceparent = telemetry.new_traceparent()
         else:
             traceparent = call.traceparent
-            limit = min(limit, call.deadline - time.monotonic() - _HOP_S)
             if call.authorization and method.scopes:
-                headers.append(("authorization", call.authorization))
+                authorization = await delegate(call, method)
+                if authorization:
+                    headers.append(("authorization", authorization))
+            limit = min(limit, call.deadline - time.monotonic() - _HOP_S)
         if limit < _LEAST_S:
             raise DeadlineExceeded("DEADLINE_TOO_SHORT", "what is left of the deadline is too short for another call")
         with telemetry.span(method.full_name, traceparent, SpanKind.CLIENT) as handed_on:

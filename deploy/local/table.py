@@ -64,6 +64,7 @@ ROOMS = (
     Room("public", "witness", "security.witness", 1, ("http", "metrics"), ()),
     Room("private", "audit", "security.audit", 1, ("grpc", "metrics"), ("migrate",)),
     Room("private", "oauth", "security.oauth", 2, ("grpc", "http", "metrics"), ("migrate",)),
+    Room("private", "gateway", "security.gateway", 2, ("grpc", "metrics"), ("migrate", "oauth-1")),
     Room("private", "members", "private_core.members", 2, ("grpc", "metrics"), ("migrate", "oauth-1")),
     Room("private", "orders", "private_core.orders", 2, ("grpc", "metrics"), ("migrate", "oauth-1")),
     Room("private", "sandbox-provider", "private_core.payments.sandbox", 1, ("grpc", "metrics"), ()),

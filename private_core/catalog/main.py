@@ -1,7 +1,6 @@
 """Put the catalog process together."""
 
 from isthmus.catalog.v1 import catalog_pb2_grpc
-from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
@@ -13,9 +12,7 @@ from private_core.catalog.settings import CatalogSettings
 from private_core.catalog.store import CatalogStore
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
-from security.tokens.interceptor import TokenInterceptor
-from security.tokens.keys import PublishedKeys
-from security.tokens.verifier import TokenVerifier
+from security.tokens.remote import TokenCheck
 
 
 async def main(settings: CatalogSettings, process: Process) -> None:
@@ -24,17 +21,11 @@ async def main(settings: CatalogSettings, process: Process) -> None:
     await require_current(engine, Owner.beside(__file__))
     service = CatalogService(CatalogStore(engine, process.contract))
 
-    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
-
-    async def jwks() -> list[str]:
-        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
-
-    keys = PublishedKeys(jwks, clock)
-    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = AuditInterceptor(process.contract, sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(catalog_pb2_grpc.add_CatalogServicer_to_server, service)
-    await process.serve(server.build(), sink, keys)
+    await process.serve(server.build(), sink, tokens)
     await engine.dispose()

@@ -1,7 +1,6 @@
 """Put the members process together."""
 
 from isthmus.members.v1 import members_pb2_grpc
-from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
@@ -18,9 +17,7 @@ from security.audit.postgres import PostgresAuditSink
 from security.keys.blind_index import BlindIndex
 from security.keys.keyring import Keyring
 from security.keys.vault import Vault
-from security.tokens.interceptor import TokenInterceptor
-from security.tokens.keys import PublishedKeys
-from security.tokens.verifier import TokenVerifier
+from security.tokens.remote import TokenCheck
 
 
 async def main(settings: MembersSettings, process: Process) -> None:
@@ -35,20 +32,14 @@ async def main(settings: MembersSettings, process: Process) -> None:
     bodies = BlindIndex(keyring.index_key("members.idempotency"))
     service = MembersService(store, bodies, settings.default_region, clock)
 
-    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
-
-    async def jwks() -> list[str]:
-        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
-
-    keys = PublishedKeys(jwks, clock)
-    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = AuditInterceptor(process.contract, sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
     rotation = KeyRotation(engine, keyring, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
     expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s)
-    await process.serve(server.build(), sink, keys, expiry)
+    await process.serve(server.build(), sink, tokens, expiry)
     await engine.dispose()

@@ -1,6 +1,5 @@
 """Put the orders process together."""
 
-from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 from isthmus.orders.v1 import orders_pb2_grpc
 
 from mesh.clock import SystemClock
@@ -16,9 +15,7 @@ from private_core.orders.store import OrderStore
 from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
-from security.tokens.interceptor import TokenInterceptor
-from security.tokens.keys import PublishedKeys
-from security.tokens.verifier import TokenVerifier
+from security.tokens.remote import TokenCheck
 
 
 async def main(settings: OrdersSettings, process: Process) -> None:
@@ -31,19 +28,13 @@ async def main(settings: OrdersSettings, process: Process) -> None:
     store = OrderStore(engine)
     service = OrdersService(store, members, payments, clock)
 
-    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
-
-    async def jwks() -> list[str]:
-        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
-
-    keys = PublishedKeys(jwks, clock)
-    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = AuditInterceptor(process.contract, sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
     expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s)
     settlement = Settlement(store, payments, settings.settlement_interval_s)
-    await process.serve(server.build(), sink, keys, expiry, settlement)
+    await process.serve(server.build(), sink, tokens, expiry, settlement)
     await engine.dispose()

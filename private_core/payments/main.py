@@ -1,6 +1,5 @@
 """Put the payments process together."""
 
-from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 from isthmus.payments.v1 import payments_pb2_grpc
 
 from mesh.clock import SystemClock
@@ -15,9 +14,7 @@ from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
-from security.tokens.interceptor import TokenInterceptor
-from security.tokens.keys import PublishedKeys
-from security.tokens.verifier import TokenVerifier
+from security.tokens.remote import TokenCheck
 
 
 async def main(settings: PaymentsSettings, process: Process) -> None:
@@ -29,19 +26,13 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     orders = OrdersClient(process.channels.open("orders"))
     provider = SandboxClient(process.channels.open("sandbox-provider"), settings.provider_timeout_s)
 
-    issuer = oauth_pb2_grpc.KeysStub(process.channels.open("oauth"))
-
-    async def jwks() -> list[str]:
-        return list((await issuer.ListKeys(oauth_pb2.ListKeysRequest())).jwks)
-
-    keys = PublishedKeys(jwks, clock)
-    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = AuditInterceptor(process.contract, sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, PaymentsService(store, orders, provider, clock))
     server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store))
     settlement = Settlement(store, orders, provider, settings.settlement_interval_s)
-    await process.serve(server.build(), sink, keys, settlement)
+    await process.serve(server.build(), sink, tokens, settlement)
     await engine.dispose()

@@ -1,20 +1,16 @@
 """What the authorization server puts into the audit log: sign-ins, issues, refusals, revocations. Ids only."""
 
-import base64
-import binascii
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from mesh import telemetry
 from mesh.clock import Clock
+from mesh.forwarded import HEADER, forwarded_peer
 from security.audit.record import AuditRecord, Decision, clean
 
 _SERVICE: Final = "/isthmus.oauth/"
-_HASH: Final = re.compile(r"(?:^|;)Hash=([0-9a-f]{64})(?:;|$)")
-_URI: Final = re.compile(r"(?:^|;)URI=([^;,\"]{1,256})(?:;|$)")
 
 
 @dataclass(frozen=True)
@@ -31,20 +27,14 @@ class Caller:
 
 def caller(headers: Mapping[str, str]) -> Caller:
     """Read x-forwarded-client-cert, x-forwarded-for and traceparent, which the gateway writes."""
-    # The last element is the gateway's own; what stands before it came from somewhere else.
-    certificate = headers.get("x-forwarded-client-cert", "").rpartition(",")[2]
-    uri, digest = _URI.search(certificate), _HASH.search(certificate)
+    peer, thumbprint = forwarded_peer(headers.get(HEADER, ""))
     addresses = [each.strip() for each in headers.get("x-forwarded-for", "").split(",")]
     return Caller(
-        peer=uri[1] if uri else "",
-        thumbprint=_base64url(digest[1]) if digest else "",
+        peer=peer,
+        thumbprint=thumbprint,
         address=addresses[-2] if len(addresses) > 1 else addresses[-1],
         trace_id=telemetry.valid_traceparent(headers.get("traceparent", ""))[3:35],
     )
-
-
-def _base64url(digits: str) -> str:
-    return base64.urlsafe_b64encode(binascii.unhexlify(digits)).rstrip(b"=").decode()
 
 
 class Journal:

@@ -19,6 +19,7 @@ from security.oauth.family_store import FamilyStore
 from security.oauth.grants import Server
 from security.oauth.http import Endpoints
 from security.oauth.journal import Journal
+from security.oauth.key_store import GatewayKeyStore
 from security.oauth.limits import Limits
 from security.oauth.pages import Pages
 from security.oauth.passwords import PasswordChecker, SecretChecker
@@ -31,6 +32,7 @@ from security.oauth.store import Store
 from security.oauth.transactions import Transactions
 from security.oauth.trust import Trust
 from security.tokens.interceptor import TokenInterceptor
+from security.tokens.remote import inner_verifier
 from security.tokens.revocation import Revocations
 from security.tokens.verifier import TokenVerifier
 
@@ -50,7 +52,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     accounts = Accounts(store, passwords, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
     await asyncio.to_thread(seed, store, passwords, process.contract, settings.client_secrets, settings.shop_callback)
-    trust = Trust(families, clock)
+    trust = Trust(families, GatewayKeyStore(transactions), clock)
     revocations = Revocations(trust.listed, clock)
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, revocations)
     loop = asyncio.get_running_loop()
@@ -79,7 +81,8 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         settings.issuer,
         scopes_of(process.contract),
     )
-    tokens = TokenInterceptor(verifier, process.contract)
+    accepted = inner_verifier(settings, trust, revocations, settings.workload)
+    tokens = TokenInterceptor(accepted, process.contract, clock)
     audit = AuditInterceptor(process.contract, sink, settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys, trust))

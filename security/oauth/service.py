@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
+from mesh.errors import InvalidArgument
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 from security.oauth.trust import Trust
@@ -22,7 +23,7 @@ class KeysService(oauth_pb2_grpc.KeysServicer):
     async def ListKeys(
         self, request: oauth_pb2.ListKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> oauth_pb2.ListKeysResponse:
-        return oauth_pb2.ListKeysResponse(jwks=self._keys.published())
+        return oauth_pb2.ListKeysResponse(jwks=self._keys.published(), gateway_jwks=self._trust.gateway_jwks)
 
     async def ListRevocations(
         self, request: oauth_pb2.ListRevocationsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -34,6 +35,14 @@ class KeysService(oauth_pb2_grpc.KeysServicer):
         for each in self._trust.revocations:
             answer.revocations.add(kind=KINDS[each.kind], name=each.name, revoked_at=each.revoked_at)
         return answer
+
+    async def PublishGatewayKey(
+        self, request: oauth_pb2.PublishGatewayKeyRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> oauth_pb2.PublishGatewayKeyResponse:
+        try:
+            return oauth_pb2.PublishGatewayKeyResponse(key_id=await self._trust.publish(request.jwk))
+        except ValueError as error:
+            raise InvalidArgument("KEY_INVALID", "not a public P-256 signing key") from error
 
 
 class AccountsService(oauth_pb2_grpc.AccountsServicer):

@@ -1,8 +1,6 @@
 """The keys that sign access tokens: shared by the replicas through PostgreSQL, wrapped there, rotated ahead of time."""
 
 import asyncio
-import base64
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +14,13 @@ from mesh.logs import logger
 from security.keys.port import Kms
 from security.oauth.domain import KeyDates, KeyRules, signing_key
 from security.oauth.store import Store, StoredKey
+from security.tokens.jwk import COORDINATE_BYTES, public_jwk
 from security.tokens.keys import parse_jwk
 
 log = logger("oauth")
 
 REFRESH_S = 30.0
 STORE_TIMEOUT_S = 10.0
-SCALAR_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,6 @@ class SigningKey:
 
     dates: KeyDates
     private_pem: bytes
-
-
-def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
-    """The public JWK of a P-256 key; its id is its thumbprint (RFC 7638)."""
-    numbers = key.public_numbers()
-    point = {"crv": "P-256", "kty": "EC", "x": _b64(numbers.x), "y": _b64(numbers.y)}
-    canonical = json.dumps(point, separators=(",", ":"), sort_keys=True).encode()
-    kid = base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).rstrip(b"=").decode()
-    return {**point, "use": "sig", "alg": "ES256", "kid": kid}
-
-
-def _b64(number: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(SCALAR_BYTES, "big")).rstrip(b"=").decode()
 
 
 def _context(kid: str) -> bytes:
@@ -93,7 +78,7 @@ class SigningKeys:
     async def _make(self, starts: datetime) -> StoredKey:
         private = ec.generate_private_key(ec.SECP256R1())
         jwk = public_jwk(private.public_key())
-        scalar = private.private_numbers().private_value.to_bytes(SCALAR_BYTES, "big")
+        scalar = private.private_numbers().private_value.to_bytes(COORDINATE_BYTES, "big")
         kek, wrapped = await self._kms.wrap(scalar, _context(jwk["kid"]))
         dates = KeyDates(jwk["kid"], *self._rules.dates(starts))
         return StoredKey(dates, json.dumps(jwk, separators=(",", ":")), wrapped, kek)

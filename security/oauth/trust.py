@@ -1,36 +1,59 @@
-"""What verifiers ask for every second or two: the revocations, read from PostgreSQL once a second."""
+"""What verifiers ask for every second: revocations and the gateway's keys, read from PostgreSQL once a second."""
 
 import asyncio
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.clock import Clock
 from mesh.logs import logger
 from security.oauth.family_store import FamilyStore
+from security.oauth.key_store import GatewayKeyStore
+from security.tokens.keys import parse_jwk
 from security.tokens.revocation import REVOCATIONS_MAX, Revocation
 
 log = logger("oauth")
 
 READ_S: Final = 1.0
 READ_TIMEOUT_S: Final = 5.0
+# A gateway makes a new key with every start, and publishes it again well before this.
+GATEWAY_KEY_LIFE: Final = timedelta(hours=2)
 
 
 class Trust:
-    """The last that was read stays while PostgreSQL is away: without it nothing can be revoked either."""
+    """The last that was read stays while PostgreSQL is away: without it nothing can be revoked either.
 
-    def __init__(self, families: FamilyStore, clock: Clock) -> None:
+    A KeySource for this process, too.
+    """
+
+    def __init__(self, families: FamilyStore, keys: GatewayKeyStore, clock: Clock) -> None:
         self._families = families
+        self._keys = keys
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self.revocations: Sequence[Revocation] = ()
         self.version = ""
+        self.gateway_jwks: Sequence[str] = ()
+        self._public: dict[str, ec.EllipticCurvePublicKey] = {}
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """See security.tokens.keys.KeySource."""
+        return self._public.get(kid)
 
     async def listed(self) -> Sequence[Revocation]:
         """The revocations as this process checks them itself."""
         return self.revocations
+
+    async def publish(self, jwk: str) -> str:
+        """Keep a gateway's public key; returns its id. ValueError if it is none."""
+        kid, _ = parse_jwk(jwk)
+        await asyncio.to_thread(self._keys.put, kid, jwk, self._now() + GATEWAY_KEY_LIFE)
+        await self.refresh()
+        return kid
 
     async def start(self) -> None:
         """Read once, or fail."""
@@ -45,10 +68,14 @@ class Trust:
                 await self._task
 
     async def refresh(self) -> None:
-        """Read now."""
+        """Read both now."""
         now = self._now()
         async with asyncio.timeout(READ_TIMEOUT_S):
             revocations = await asyncio.to_thread(self._families.revocations, now)
+            jwks = await asyncio.to_thread(self._keys.listed, now)
+        if jwks != self.gateway_jwks:
+            self._public = dict(parse_jwk(text) for text in jwks)
+            self.gateway_jwks = jwks
         if len(revocations) >= REVOCATIONS_MAX:
             log.error("revocations_overflow", listed=REVOCATIONS_MAX)
         self.revocations = revocations

@@ -6,8 +6,10 @@ from typing import Any
 import grpc
 
 from mesh.call import current_call
+from mesh.clock import Clock
 from mesh.contract import Contract, MethodPolicy
-from mesh.errors import PermissionDenied, Unauthenticated, Unimplemented
+from mesh.errors import Unauthenticated, Unimplemented
+from security.tokens.admission import check_subject, needs_token
 from security.tokens.verifier import TokenVerifier
 
 SCHEME = "bearer "
@@ -23,8 +25,10 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
     Stands behind the mesh's own interceptors: they begin the call, and translate what is raised here.
     """
 
-    def __init__(self, verifier: TokenVerifier, contract: Contract) -> None:
+    def __init__(self, verifier: TokenVerifier, contract: Contract, clock: Clock) -> None:
+        """verifier: of inner tokens for this workload."""
         self._verifier = verifier
+        self._clock = clock
         self._methods = contract.methods
 
     async def intercept_service(
@@ -43,25 +47,15 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
         if scheme.lower() != SCHEME or not token:
             raise Unauthenticated(
                 "TOKEN_MISSING",
-                "this call needs an access token",
-                remedy="Send it as metadata: authorization: Bearer <token>.",
+                "this call needs a token",
+                remedy="Call through the gateway, with an access token as authorization: Bearer <token>.",
             )
         # Set before anything is refused: the audit record says whose good token lacked what.
         call.claims = claims = await self._verifier.verify(token)
-        missing = policy.scopes - claims.scopes
-        if missing:
-            raise PermissionDenied(
-                "SCOPE_MISSING",
-                f"the access token lacks the scope {' '.join(sorted(missing))}",
-                metadata={"scope": " ".join(sorted(policy.scopes))},
-            )
-        if policy.human and not claims.is_member:
-            raise PermissionDenied("MEMBER_REQUIRED", "this call needs the token of a member, not of a client")
-
-
-def needs_token(policy: MethodPolicy) -> bool:
-    """A method that asks for a scope, a member or a fresh second factor asks for a token."""
-    return bool(policy.scopes) or policy.human or policy.step_up
+        # The peer is proven by its certificate; the token says who may present it. Stolen, it is of no use to others.
+        if not claims.actors or claims.actors[0] != str(call.peer):
+            raise Unauthenticated("TOKEN_PRESENTER", "the token was made for another workload to present")
+        check_subject(claims, policy, self._clock.now_us() // 1_000_000)
 
 
 def _guarded(handler: Handler, admit: Callable[[], Awaitable[None]]) -> Handler:

@@ -65,7 +65,7 @@ class Revocations:
             return
         until = listed.get((Kind.SUBJECT, claims.subject))
         if (
-            (Kind.TOKEN, claims.token_id) in listed
+            (Kind.TOKEN, claims.origin or claims.token_id) in listed
             or (claims.session_id and (Kind.FAMILY, claims.session_id) in listed)
             or (until is not None and claims.issued <= until)
         ):

@@ -1,4 +1,4 @@
-"""Verification of access tokens: JWTs of RFC 9068, signed with ES256, and nothing else that a library would let pass.
+"""Verification of tokens: access tokens of RFC 9068 and inner tokens, and nothing else that a library would let pass.
 
 The rules are those of RFC 8725 (best practices for JWT): one algorithm, keys only from the issuer's own list, an
 explicit type, every claim required and checked, no header that could bring a key of its own.
@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +19,7 @@ from jwt.utils import base64url_decode
 from mesh.call import Claims
 from mesh.clock import Clock
 from mesh.errors import Unauthenticated
+from security.tokens import inner
 from security.tokens.keys import KeySource
 from security.tokens.revocation import Revocations
 
@@ -28,29 +30,50 @@ SCOPES_MAX = 64
 CACHE_ENTRIES_MAX = 10_000
 # How far the clocks of issuer and verifier may differ. Expiry gets no such grace.
 CLOCK_SKEW_S = 5
-# The issuer gives ten minutes. A token that claims days was not made by the rules it claims to follow.
-TOKEN_LIFE_S_MAX = 3600
-
 # Three parts of base64url without padding, the last an ES256 signature (64 bytes).
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
 HEADER_NAMES = frozenset({"alg", "kid", "typ"})
 # RFC 9449, section 6.1, and RFC 8705, section 3.1: SHA-256 of a key or of a certificate, in base64url.
 CONFIRMATIONS = frozenset({"jkt", "x5t#S256"})
 THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
-TYPES = frozenset({"at+jwt", "application/at+jwt"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of token; each is refused where another is expected (RFC 8725, section 3.11)."""
+
+    # The header `typ`, short.
+    type: str
+    # A token that claims a longer life was not made by the rules it claims to follow.
+    life_s_max: int
+    # Whether it must say who acts for its subject.
+    acted: bool
+
+
+# The issuer gives ten minutes.
+ACCESS = Kind("at+jwt", 3600, acted=False)
+INNER = Kind(inner.TYPE, inner.LIFE_S, acted=True)
 
 
 class TokenVerifier:
-    """Accepts tokens of one issuer for one audience. Bounded in memory; safe for any number of tasks of one loop."""
+    """Accepts one kind of token of one issuer for one audience. Bounded in memory; for the tasks of one loop."""
 
     def __init__(
-        self, keys: KeySource, issuer: str, audience: str, clock: Clock, revocations: Revocations | None = None
+        self,
+        keys: KeySource,
+        issuer: str,
+        audience: str,
+        clock: Clock,
+        revocations: Revocations | None = None,
+        kind: Kind = ACCESS,
     ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
         self._revocations = revocations
+        self._kind = kind
+        self._types = frozenset({kind.type, f"application/{kind.type}"})
         self._jws = PyJWS(algorithms=["ES256"])
         # By digest, so that the memory of the process holds no token longer than its call. With the key, so that a
         # token is forgotten when its key is withdrawn.
@@ -70,7 +93,7 @@ class TokenVerifier:
             if claims.expires > now_s and await self._keys.key(kid) is key:
                 return self._unrevoked(claims)
             self._verified.pop(digest, None)
-        kid = _key_id(token)
+        kid = _key_id(token, self._types)
         found = await self._keys.key(kid)
         if found is None:
             raise Unauthenticated("TOKEN_KEY", "the access token is signed with an unknown key")
@@ -103,8 +126,11 @@ class TokenVerifier:
         not_before = _seconds(payload, "nbf") if "nbf" in payload else issued_at
         if max(not_before, issued_at) > now_s + CLOCK_SKEW_S:
             raise Unauthenticated("TOKEN_NOT_YET_VALID", "the access token is not valid yet")
-        if expires_at - issued_at > TOKEN_LIFE_S_MAX:
-            raise Unauthenticated("TOKEN_LIFE", f"an access token lives at most {TOKEN_LIFE_S_MAX} s")
+        if expires_at - issued_at > self._kind.life_s_max:
+            raise Unauthenticated("TOKEN_LIFE", f"such a token lives at most {self._kind.life_s_max} s")
+        actors = inner.actors(payload)
+        if self._kind.acted != bool(actors):
+            raise Unauthenticated("TOKEN_CLAIMS", "the token does not say as it must who acts for its subject")
         scope = payload.get("scope", "")
         scopes = frozenset(scope.split(" ")) - {""} if isinstance(scope, str) else None
         if scopes is None or len(scopes) > SCOPES_MAX:
@@ -115,11 +141,14 @@ class TokenVerifier:
             scopes=scopes,
             expires=expires_at,
             token_id=_name(payload, "jti"),
-            issued=issued_at,
+            # Of the token that the member or the client was given, which is what a revocation is about.
+            issued=_seconds(payload, "origin_iat") if actors else issued_at,
             session_id=_name(payload, "sid") if "sid" in payload else "",
             authenticated=_seconds(payload, "auth_time") if "auth_time" in payload else 0,
             context=_name(payload, "acr") if "acr" in payload else "",
             confirmation=_confirmation(payload),
+            actors=actors,
+            origin=_name(payload, "origin") if actors else "",
         )
 
 
@@ -133,7 +162,7 @@ def _confirmation(payload: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _key_id(token: str) -> str:
+def _key_id(token: str, types: frozenset[str]) -> str:
     """The id of the key that the token says it is signed with, once its header has nothing else to say."""
     try:
         header = _strict_json(base64url_decode(token.partition(".")[0]))
@@ -144,8 +173,8 @@ def _key_id(token: str) -> str:
     if header.keys() - HEADER_NAMES:
         raise Unauthenticated("TOKEN_HEADER", "the access token's header may hold alg, kid and typ only")
     kind = header.get("typ")
-    if not isinstance(kind, str) or kind.lower() not in TYPES:
-        raise Unauthenticated("TOKEN_TYPE", "the token is not an access token (typ at+jwt)")
+    if not isinstance(kind, str) or kind.lower() not in types:
+        raise Unauthenticated("TOKEN_TYPE", "the token is of another kind than is asked for here (typ)")
     kid = header.get("kid")
     if not isinstance(kid, str) or not 0 < len(kid) <= KEY_ID_LENGTH_MAX:
         raise Unauthenticated("TOKEN_KEY", "the access token must name its key")

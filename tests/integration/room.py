@@ -18,14 +18,15 @@ from mesh.clock import SystemClock
 from mesh.contract import load
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
-from mesh.spiffe import SpiffeId
+from mesh.spiffe import TRUST_DOMAIN, SpiffeId
 from mesh.tls import Identity
 from security.audit.interceptor import AuditInterceptor
 from security.audit.port import AuditSink
 from security.identity import wallet
 from security.identity.authority import Authority
+from security.tokens import inner
 from security.tokens.interceptor import TokenInterceptor
-from security.tokens.verifier import TokenVerifier
+from security.tokens.remote import inner_verifier
 
 ISSUER = "https://localhost:1"
 CLIENT = "storefront"
@@ -37,27 +38,31 @@ def plain(url: str) -> str:
 
 
 class Issuer:
-    """Stands in for oauth: signs tokens, and knows the key to check them with."""
+    """Stands in for the gateway: signs inner tokens for one workload, and knows the key to check them with."""
 
-    def __init__(self) -> None:
+    def __init__(self, workload: str) -> None:
+        self._workload = workload
         self._private = ec.generate_private_key(ec.SECP256R1())
 
     async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         return self._private.public_key() if kid == "1" else None
 
-    def token(self, *scopes: str, subject: str = CLIENT) -> str:
+    def token(self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway") -> str:
         now = int(time.time())
         claims = {
-            "iss": ISSUER,
-            "aud": "isthmus-core",
+            "iss": inner.issuer(TRUST_DOMAIN),
+            "aud": self._workload,
             "sub": subject,
             "client_id": CLIENT,
             "scope": " ".join(scopes),
             "iat": now,
-            "exp": now + 300,
+            "exp": now + inner.LIFE_S,
             "jti": secrets.token_hex(8),
+            "origin": secrets.token_hex(8),
+            "origin_iat": now,
+            "act": inner.act((str(SpiffeId("private", presenter)),)),
         }
-        return jwt.encode(claims, self._private, "ES256", {"typ": "at+jwt", "kid": "1"})
+        return jwt.encode(claims, self._private, "ES256", {"typ": inner.TYPE, "kid": "1"})
 
 
 class PrivateRoom:
@@ -66,7 +71,7 @@ class PrivateRoom:
     def __init__(self, home: Path, workload: str) -> None:
         self.home = home
         self.authority = Authority.open_or_create(home / "ca" / "private", "isthmus.internal", "private")
-        self.issuer = Issuer()
+        self.issuer = Issuer(workload)
         self.contract = load()
         self.settings = ProcessSettings(
             home=home,
@@ -83,8 +88,8 @@ class PrivateRoom:
     async def serving(
         self, adder: Callable[[Any, Any], None], servicer: object, sink: AuditSink
     ) -> AsyncIterator[None]:
-        verifier = TokenVerifier(self.issuer, ISSUER, self.settings.audience, SystemClock())
-        tokens = TokenInterceptor(verifier, self.contract)
+        verifier = inner_verifier(self.settings, self.issuer, None, self.settings.workload)
+        tokens = TokenInterceptor(verifier, self.contract, SystemClock())
         audit = AuditInterceptor(self.contract, sink, self.settings)
         server = ServerBuilder(self, interceptors=(tokens,), audit=audit).add(adder, servicer).build()
         await server.start()
@@ -103,8 +108,11 @@ class PrivateRoom:
         finally:
             await channels.close(0)
 
-    def bearer(self, *scopes: str, subject: str = CLIENT) -> tuple[tuple[str, str | bytes], ...]:
-        return (("authorization", f"Bearer {self.issuer.token(*scopes, subject=subject)}"),)
+    def bearer(
+        self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway"
+    ) -> tuple[tuple[str, str | bytes], ...]:
+        """A token that `presenter` may call with."""
+        return (("authorization", f"Bearer {self.issuer.token(*scopes, subject=subject, presenter=presenter)}"),)
 
     def _issue(self, workload: str) -> Path:
         directory = self.home / "run" / workload / "identity"

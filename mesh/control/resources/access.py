@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mesh.control.resources import paths
-from mesh.control.resources.routes import OAUTH_PREFIXES
+from mesh.control.resources.routes import OAUTH_PREFIXES, OAUTH_TOKEN_PATH
 from mesh.control.resources.view import EDGE_GATEWAY, GATEWAYS, View
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
@@ -14,6 +14,8 @@ def filter_(view: View) -> dict[str, Any]:
     policies = {EDGE_GATEWAY: _policy(str(view.spiffe_id("public", EDGE_GATEWAY)), _bindings(view))}
     for caller in callers(view):
         named = [_path({"exact": each.path}) for each in view.methods("private") if caller in each.callers]
+        # Its certificate proves it to the authorization server (RFC 8705).
+        named.append(_path({"exact": OAUTH_TOKEN_PATH}))
         policies[caller] = _policy(str(view.spiffe_id("private", caller)), named)
     return {
         "name": "envoy.filters.http.rbac",

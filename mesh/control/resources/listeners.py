@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mesh.control.registry import Endpoint
-from mesh.control.resources import access, faults, problems, rates, tls, transcoding
+from mesh.control.resources import access, decision, faults, problems, rates, tls, transcoding
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, View
 
@@ -37,7 +37,7 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     """mTLS for the edge gateway and the few callers of the private zone that have no other way in."""
     peers = [view.spiffe_id("public", EDGE_GATEWAY)]
     peers += [view.spiffe_id("private", caller) for caller in access.callers(view)]
-    filters = [access.filter_(view), rates.filter_(), faults.filter_(), *transcoding.filters(view), _router()]
+    filters = [access.filter_(view), rates.filter_(), faults.filter_(), *transcoding.filters(view), decision.filter_(), _router()]
     manager = {
         **_manager(CORE, filters),
         # The service sees who came through, in the gateway's words.
@@ -146,7 +146,10 @@ def _access_token(view: View) -> dict[str, Any]:
         "require_expiration": True,
         "forward": True,
         "clock_skew_seconds": _CLOCK_SKEW_S,
-        "from_headers": [{"name": "Authorization", "value_prefix": "Bearer "}],
+        "from_headers": [
+            {"name": "Authorization", "value_prefix": "Bearer "},
+            {"name": "Authorization", "value_prefix": "DPoP "},
+        ],
         "remote_jwks": {
             "http_uri": uri,
             "cache_duration": _JWKS_REFRESH,

@@ -3,8 +3,10 @@
 from http import HTTPStatus
 from typing import Any, Final
 
-# Where a filter notes that its answer is a problem document already; transcoding.lua has the same names.
+# Where a filter notes that its answer is a problem document already; transcoding.lua and the decision point have the
+# same names.
 METADATA: Final = "isthmus"
+DECISION: Final = "envoy.filters.http.ext_authz"
 ANSWERED: Final = "answered"
 CONTENT_TYPE: Final = "application/problem+json"
 # Status, reason, detail. Every status that Envoy may answer with by itself.
@@ -31,23 +33,25 @@ _RETRY_AFTER: Final = {"header": {"key": "retry-after", "value": "1"}, "append_a
 
 def local_replies() -> dict[str, Any]:
     """What Envoy says of itself (its own text names upstreams and sockets) is replaced whole."""
-    # What a filter of ours has already said as a problem document stays as it is.
-    answered = {"filter": METADATA, "path": [{"key": ANSWERED}], "value": {"bool_match": True}}
-    mappers: list[dict[str, Any]] = [
-        {
-            "filter": {"metadata_filter": {"matcher": answered, "match_if_key_not_found": False}},
-            "body_format_override": {
-                "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
-                "content_type": CONTENT_TYPE,
-            },
-        }
-    ]
+    mappers: list[dict[str, Any]] = [_kept(METADATA), _kept(DECISION)]
     for status, reason, detail in _PROBLEMS:
         mapper: dict[str, Any] = {"filter": _status(status), "body_format_override": _format(status, reason, detail)}
         if status in _RETRY_LATER:
             mapper["headers_to_add"] = [_RETRY_AFTER]
         mappers.append(mapper)
     return {"mappers": mappers, "body_format": _format(None, "FAILED", "The request failed.")}
+
+
+def _kept(namespace: str) -> dict[str, Any]:
+    """What a filter of ours has already said as a problem document stays as it is."""
+    answered = {"filter": namespace, "path": [{"key": ANSWERED}], "value": {"bool_match": True}}
+    return {
+        "filter": {"metadata_filter": {"matcher": answered, "match_if_key_not_found": False}},
+        "body_format_override": {
+            "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
+            "content_type": CONTENT_TYPE,
+        },
+    }
 
 
 def _status(status: int) -> dict[str, Any]:

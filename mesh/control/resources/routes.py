@@ -5,7 +5,7 @@ import json
 from typing import Any, Final
 
 from mesh.contract import HttpRule, MethodPolicy
-from mesh.control.resources import faults, paths, rates, transcoding
+from mesh.control.resources import decision, faults, paths, rates, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
 
@@ -15,6 +15,7 @@ JWT_FILTER: Final = "envoy.filters.http.jwt_authn"
 JWT_REQUIREMENT: Final = "access-token"
 # Pages and keys of the authorization server.
 OAUTH_PREFIXES: Final = ("/oauth/", "/.well-known/")
+OAUTH_TOKEN_PATH: Final = "/oauth/token"  # noqa: S105 (a path)
 OAUTH_TIMEOUT_S: Final = 5
 # What the gateways themselves speak through; from outside it would be somebody pretending.
 _RESERVED: Final = ("tracestate", "baggage", "x-request-start", "x-original-url", "x-rewrite-url", "x-jwt-payload")
@@ -79,7 +80,11 @@ def core(view: View) -> dict[str, Any]:
             "request_headers_to_add": [
                 {"header": {"key": "grpc-timeout", "value": f"{method.deadline_ms}m"}, "append_action": "ADD_IF_ABSENT"}
             ],
-            "typed_per_filter_config": {**rates.limited(view, method), **faults.injected(view, method)},
+            "typed_per_filter_config": {
+                **rates.limited(view, method),
+                **faults.injected(view, method),
+                **({} if decision.needed(method) else decision.skipped()),
+            },
         }
         for method in view.methods("private")
     ]
@@ -87,7 +92,7 @@ def core(view: View) -> dict[str, Any]:
         {
             "match": {"prefix": prefix},
             "route": {"cluster": OAUTH_HTTP, "timeout": f"{OAUTH_TIMEOUT_S}s"},
-            "typed_per_filter_config": transcoding.untouched(),
+            "typed_per_filter_config": {**transcoding.untouched(), **decision.skipped()},
         }
         for prefix in OAUTH_PREFIXES
     ]

@@ -31,6 +31,8 @@ def token(**claims: Any) -> dict[str, str]:
         "iss": ISSUER,
         "aud": "isthmus-core",
         "sub": "storefront",
+        "client_id": "storefront",
+        "scope": "orders.read orders.write payments.read",
         "iat": now,
         "exp": now + 300,
         "jti": "1",
@@ -47,6 +49,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         world.add(f"control-{zone}", f"control-{zone}", zone, "ads")
     for node in ORDERS:
         world.add(node, "orders", "private", "grpc")
+    world.add("gateway-1", "gateway", "private", "grpc")
     world.add("oauth-1", "oauth", "private", "http", "grpc")
     world.add("edge-gateway", "edge-gateway", "public", "https", "metrics")
     world.add("core-gateway", "core-gateway", "private", "https", "metrics")
@@ -59,9 +62,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     try:
         for zone in ("public", "private"):
             await world.control(zone)
-        for node in (*ORDERS, "oauth-1"):
+        for node in (*ORDERS, "oauth-1", "gateway-1"):
             await world.start(node)
-        for node in (*ORDERS, "oauth-1"):
+        for node in (*ORDERS, "oauth-1", "gateway-1"):
             await world.serving(node, "grpc")
         for gateway in ("core-gateway", "edge-gateway"):
             await world.start(gateway)
@@ -206,6 +209,52 @@ async def test_unknown_query_parameters_are_refused(public: aiohttp.ClientSessio
 async def test_tokens_of_others_are_refused_at_the_edge(public: aiohttp.ClientSession, claims: dict[str, Any]) -> None:
     async with public.get("/v1/orders/a", headers=token(**claims)) as answer:
         assert (await problem(answer))["status"] in (401, 403)
+
+
+async def test_a_service_is_called_with_an_inner_token_for_it_alone(public: aiohttp.ClientSession) -> None:
+    sent = {**token(), "cookie": "a=b", "x-isthmus-peer": "spiffe://isthmus.internal/private/core-gateway"}
+    async with public.get("/v1/orders/token", headers=sent) as answer:
+        scheme, _, text = (await answer.json())["order"]["member_id"].partition(" ")
+    header, said = jwt.get_unverified_header(text), jwt.decode(text, options={"verify_signature": False})
+    assert (scheme, header["typ"], header["alg"]) == ("Bearer", "inner+jwt", "ES256")
+    assert f"{scheme} {text}" != sent["authorization"]
+    assert (said["iss"], said["aud"]) == ("spiffe://isthmus.internal/private/gateway", "orders")
+    assert (said["sub"], said["client_id"], said["origin"]) == ("storefront", "storefront", "1")
+    assert said["act"] == {"sub": "spiffe://isthmus.internal/private/core-gateway"}
+    # What orders needs for this call and for those that it may make for it; payments.read is none of it.
+    assert said["scope"] == "orders.read orders.write"
+    assert 0 < said["exp"] - said["iat"] <= 60
+
+
+async def test_a_refused_call_says_what_would_help(public: aiohttp.ClientSession) -> None:
+    async with public.get("/v1/orders/a", headers=token(scope="orders.write", jti="2")) as answer:
+        document = await problem(answer)
+        assert (answer.status, document["reason"]) == (403, "SCOPE_MISSING")
+        assert answer.headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="orders.read"'
+    # The edge gateway lets it pass; that its name for itself is of no length is for the decision point to see.
+    async with public.post("/v1/orders", json=ORDER, headers=token(client_id="", jti="3")) as answer:
+        document = await problem(answer)
+        assert (answer.status, document["reason"]) == (401, "TOKEN_INVALID")
+        assert "invalid_token" in answer.headers["www-authenticate"]
+        assert "client" not in json.dumps(document)
+
+
+async def test_nobody_decides_and_nothing_sensitive_passes(world: World, public: aiohttp.ClientSession) -> None:
+    await world.kill("gateway-1")
+    try:
+        async with public.get("/v1/orders/a", headers=token()) as answer:
+            assert ((await problem(answer))["status"], answer.headers["retry-after"]) == (503, "1")
+        async with public.post("/oauth/token", data=b"grant_type=x") as answer:
+            assert answer.status == 200
+    finally:
+        await world.start("gateway-1")
+        await world.serving("gateway-1", "grpc")
+
+    async def decided() -> bool:
+        async with public.get("/v1/orders/a", headers=token()) as answer:
+            return answer.status == 200
+
+    await eventually(decided, f"a decision is made again\n{world.tail('gateway-1')}")
 
 
 async def test_pages_of_the_authorization_server_need_no_token(public: aiohttp.ClientSession) -> None:

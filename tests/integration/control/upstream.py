@@ -7,19 +7,29 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from envoy.service.auth.v3 import external_auth_pb2_grpc
 from isthmus.ads.v1 import ads_pb2_grpc
 from isthmus.clicks.v1 import clicks_pb2_grpc
 from isthmus.content.v1 import content_pb2_grpc
+from isthmus.gateway.v1 import gateway_pb2_grpc
 from isthmus.members.v1 import members_pb2_grpc
 from isthmus.oauth.v1 import oauth_pb2_grpc
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.call import current_call
+from mesh.clock import SystemClock
 from mesh.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound, Unauthenticated, Unavailable
 from mesh.process import Process, start
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
+from mesh.spiffe import SpiffeId
 from public_edge.http.server import HttpServer
+from security.audit.record import AuditRecord
+from security.gateway.decision import Decider
+from security.gateway.minting import Mint
+from security.gateway.service import AuthorizationService
+from security.tokens.keys import parse_jwk
+from security.tokens.verifier import TokenVerifier
 
 ERRORS: Final = {
     "missing": NotFound("ORDER_NOT_FOUND", 'there is no order "missing"', remedy="look at your orders"),
@@ -45,9 +55,59 @@ class Orders(orders_pb2_grpc.OrdersServicer):
             raise RuntimeError("a secret of the inside")
         if request.order_id in ERRORS:
             raise ERRORS[request.order_id]
+        if request.order_id == "token":
+            return orders_pb2.GetOrderResponse(order=orders_pb2.Order(member_id=current_call().authorization))
         left_ms = int(current_call().remaining_s() * 1000)
         order = orders_pb2.Order(order_id=request.order_id, member_id=self._node, source_time_us=left_ms)
         return orders_pb2.GetOrderResponse(order=order)
+
+
+class NoRecords:
+    """An audit log that forgets."""
+
+    def require_open(self) -> None:
+        """Always open."""
+
+    async def append(self, record: AuditRecord) -> None:
+        """Forgotten."""
+
+    def enqueue(self, record: AuditRecord) -> None:
+        """Forgotten."""
+
+
+class FileKeys:
+    """The keys that the stand-in for the authorization server publishes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def key(self, kid: str) -> Any:
+        return dict(parse_jwk(json.dumps(jwk)) for jwk in json.loads(self._path.read_text())["keys"]).get(kid)
+
+
+async def gateway(settings: ProcessSettings, process: Process, builder: ServerBuilder) -> Mint:
+    """The real decision point, but for where its keys come from and its records go."""
+    clock = SystemClock()
+
+    async def publish(jwk: str) -> None:
+        """Nobody here checks inner tokens."""
+
+    mint = Mint(settings.trust_domain, publish, clock)
+    keys = FileKeys(settings.home / "jwks.json")
+    decider = Decider(
+        process.contract,
+        TokenVerifier(keys, settings.issuer, settings.audience, clock),
+        mint,
+        SpiffeId("private", "core-gateway", settings.trust_domain),
+        clock,
+    )
+    builder.add(gateway_pb2_grpc.add_ExchangeServicer_to_server, bare(gateway_pb2_grpc.ExchangeServicer))
+    builder.add_infrastructure(
+        external_auth_pb2_grpc.add_AuthorizationServicer_to_server,
+        AuthorizationService(decider, NoRecords(), settings, clock),
+        frozenset({"core-gateway"}),
+    )
+    return mint
 
 
 def bare(servicer: Any) -> Any:
@@ -77,6 +137,7 @@ class Echo:
 
 async def main(settings: ProcessSettings, process: Process) -> None:
     builder = ServerBuilder(process)
+    services: list[Any] = []
     if settings.workload == "edge":
         builder.add(ads_pb2_grpc.add_AdsServicer_to_server, bare(ads_pb2_grpc.AdsServicer))
         builder.add(clicks_pb2_grpc.add_ClicksServicer_to_server, bare(clicks_pb2_grpc.ClicksServicer))
@@ -87,11 +148,14 @@ async def main(settings: ProcessSettings, process: Process) -> None:
     elif settings.workload == "members":
         builder.add(members_pb2_grpc.add_MembersServicer_to_server, bare(members_pb2_grpc.MembersServicer))
         builder.add(members_pb2_grpc.add_DataKeysServicer_to_server, bare(members_pb2_grpc.DataKeysServicer))
+    elif settings.workload == "gateway":
+        services.append(await gateway(settings, process, builder))
     else:
         builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
     address = settings.http_address
-    fronts = [HttpServer(Echo(settings), address, settings.identity_dir)] if address else []  # type: ignore[arg-type]
-    await process.serve(builder.build(), *fronts)
+    if address:
+        services.append(HttpServer(Echo(settings), address, settings.identity_dir))  # type: ignore[arg-type]
+    await process.serve(builder.build(), *services)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,9 @@ async def test_orders_learns_whether_and_the_operator_how_many(members: "Members
     async with room.caller("orders") as channel:
         check = MembersStub(channel).CheckMember
         for asked, answer in ((member_id, True), ("nobody", False)):
-            found = await check(pb.CheckMemberRequest(member_id=asked), metadata=room.bearer("orders.write"))
+            found = await check(
+                pb.CheckMemberRequest(member_id=asked), metadata=room.bearer("orders.write", presenter="orders")
+            )
             assert found.registered is answer
     async with room.caller("operator") as channel:
         assert (await MembersStub(channel).CountMembers(pb.CountMembersRequest())).members == 1

@@ -16,11 +16,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
+from mesh.call import Claims
 from mesh.channel import Channels
+from mesh.clock import SystemClock
 from mesh.contract import load
-from mesh.spiffe import SpiffeId
+from mesh.spiffe import TRUST_DOMAIN, SpiffeId
 from mesh.tls import Identity
+from security.gateway.minting import Mint
 
 ISSUER = "https://localhost:18400"
 START_S_MAX = 90.0
@@ -87,6 +91,27 @@ class Deployment:
     def token(self, scope: str = "", replica: int = 0) -> Reply:
         form = {"grant_type": "client_credentials", "client_id": "storefront", "client_secret": self.secret}
         return self.call("POST", "/oauth/token", form=form | ({"scope": scope} if scope else {}), replica=replica)
+
+    async def inner(self, scope: str) -> tuple[tuple[str, str], ...]:
+        """What the core gateway sends along when `storefront` calls with this scope: an inner token for oauth."""
+        channels = self.channels("gateway")
+
+        async def publish(jwk: str) -> None:
+            for replica in range(len(self.grpc_ports)):
+                stub = oauth_pb2_grpc.KeysStub(channels.direct(self.grpc_address(replica), OAUTH))
+                await stub.PublishGatewayKey(oauth_pb2.PublishGatewayKeyRequest(jwk=jwk))
+
+        mint = Mint(TRUST_DOMAIN, publish, SystemClock())
+        try:
+            await mint.start()
+        finally:
+            await mint.stop(0)
+            await channels.close()
+        now = int(time.time())
+        scopes = frozenset({scope})
+        claims = Claims("storefront", "storefront", scopes, now + 600, "outside", issued=now)
+        chain = (str(SpiffeId("private", "core-gateway")),)
+        return (("authorization", f"Bearer {mint.token(claims, 'oauth', scopes, chain, now + 600).text}"),)
 
     def channels(self, process: str) -> Channels:
         return Channels(Identity(self.identity(process)), load())

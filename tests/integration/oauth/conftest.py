@@ -25,7 +25,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalM
     home = tmp_path_factory.mktemp("oauth")
     postgres_url = postgres.url(postgres_server.home, "test_oauth")
     create_database(postgres_url)
-    rows = [("oauth-1", "oauth"), ("oauth-2", "oauth"), ("core-gateway", "core-gateway"), ("orders-1", "orders")]
+    rows = [
+        ("oauth-1", "oauth"),
+        ("oauth-2", "oauth"),
+        ("core-gateway", "core-gateway"),
+        ("orders-1", "orders"),
+        ("gateway", "gateway"),
+    ]
     (home / "topology.json").write_text(
         json.dumps({"processes": [{"name": name, "zone": "private", "workload": work} for name, work in rows]})
     )
@@ -53,11 +59,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalM
 @pytest.fixture
 async def member(deployment: Deployment) -> str:
     gateway = deployment.channels("core-gateway")
-    token = deployment.token("accounts.write").json["access_token"]
+    metadata = await deployment.inner("accounts.write")
     try:
         await oauth_pb2_grpc.AccountsStub(gateway.direct(deployment.grpc_address(), OAUTH)).CreateAccount(
             oauth_pb2.CreateAccountRequest(member_id="member-grace", login=LOGIN, password=PASSWORD),
-            metadata=(("authorization", f"Bearer {token}"),),
+            metadata=metadata,
         )
     finally:
         await gateway.close()

@@ -12,9 +12,9 @@ from sqlalchemy import create_engine
 
 from security.oauth.domain import Authentication, Client
 from security.oauth.protocol import CLIENT_CREDENTIALS
-from security.oauth.signing import public_jwk
 from security.oauth.store import Store
 from security.oauth.transactions import Transactions
+from security.tokens.jwk import public_jwk
 from tests.integration.oauth.authorization_servers import ISSUER, Deployment, Reply
 
 KEY = ec.generate_private_key(ec.SECP256R1())

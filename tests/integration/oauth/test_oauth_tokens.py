@@ -199,16 +199,17 @@ async def test_an_account_needs_a_token_with_the_scope_and_is_made_once(deployme
         stub = oauth_pb2_grpc.AccountsStub(gateway.direct(deployment.grpc_address(1), OAUTH))
         ask = oauth_pb2.CreateAccountRequest(member_id="member-1", login="Ada@Example", password="correct horse")
 
-        def bearer(scope: str) -> tuple[tuple[str, str], ...]:
-            return (("authorization", f"Bearer {deployment.token(scope).json['access_token']}"),)
-
         with pytest.raises(Unauthenticated, match="TOKEN_MISSING"):
             await stub.CreateAccount(ask)
         with pytest.raises(Unauthenticated, match="TOKEN_MALFORMED"):
             await stub.CreateAccount(ask, metadata=(("authorization", "Bearer x"),))
+        # What the gateway would not have exchanged is not taken for an inner token.
+        outside = deployment.token("accounts.write").json["access_token"]
+        with pytest.raises(Unauthenticated, match="TOKEN_TYPE"):
+            await stub.CreateAccount(ask, metadata=(("authorization", f"Bearer {outside}"),))
         with pytest.raises(PermissionDenied, match=r"accounts\.write"):
-            await stub.CreateAccount(ask, metadata=bearer("orders.read"))
-        good = bearer("accounts.write")
+            await stub.CreateAccount(ask, metadata=await deployment.inner("orders.read"))
+        good = await deployment.inner("accounts.write")
         assert (await stub.CreateAccount(ask, metadata=good)).member_id == "member-1"
         # Again, and in another spelling of the login: the same account.
         again = oauth_pb2.CreateAccountRequest(member_id="member-1", login="ada@example", password="correct horse")

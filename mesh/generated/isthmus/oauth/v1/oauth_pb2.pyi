@@ -64,18 +64,24 @@ class ListKeysResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JWKS_FIELD_NUMBER: _builtins.int
+    GATEWAY_JWKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jwks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """RFC 7517, one JWK as JSON each."""
+        """RFC 7517, one JWK as JSON each: those that access tokens are signed with."""
+
+    @_builtins.property
+    def gateway_jwks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same for the inner tokens that the gateway makes."""
 
     def __init__(
         self,
         *,
         jwks: _abc.Iterable[_builtins.str] | None = ...,
+        gateway_jwks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jwks", b"jwks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway_jwks", b"gateway_jwks", "jwks", b"jwks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,6 +159,45 @@ class Revocation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
+
+@_typing.final
+class PublishGatewayKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JWK_FIELD_NUMBER: _builtins.int
+    jwk: _builtins.str
+    """A P-256 signing key as a public JWK (RFC 7517)."""
+    def __init__(
+        self,
+        *,
+        jwk: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jwk", b"jwk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishGatewayKeyRequest: _TypeAlias = PublishGatewayKeyRequest  # noqa: Y015
+
+@_typing.final
+class PublishGatewayKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishGatewayKeyResponse: _TypeAlias = PublishGatewayKeyResponse  # noqa: Y015
 
 @_typing.final
 class CreateAccountRequest(_message.Message):

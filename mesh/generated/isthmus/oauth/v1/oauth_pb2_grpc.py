@@ -45,6 +45,11 @@ class KeysStub:
                 request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsRequest.SerializeToString,
                 response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsResponse.FromString,
                 _registered_method=True)
+        self.PublishGatewayKey = channel.unary_unary(
+                '/isthmus.oauth.v1.Keys/PublishGatewayKey',
+                request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyRequest.SerializeToString,
+                response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyResponse.FromString,
+                _registered_method=True)
 
 
 class KeysServicer:
@@ -65,6 +70,13 @@ class KeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishGatewayKey(self, request, context):
+        """Makes the public key known that the gateway signs inner tokens with. It is listed within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeysServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_KeysServicer_to_server(servicer, server):
                     servicer.ListRevocations,
                     request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsRequest.FromString,
                     response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsResponse.SerializeToString,
+            ),
+            'PublishGatewayKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishGatewayKey,
+                    request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyRequest.FromString,
+                    response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class Keys:
             '/isthmus.oauth.v1.Keys/ListRevocations',
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsRequest.SerializeToString,
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ListRevocationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishGatewayKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.oauth.v1.Keys/PublishGatewayKey',
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyRequest.SerializeToString,
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class KeysStub:
     """The public keys in use, next one included, as JWK (RFC 7517)."""
     ListRevocations: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.ListRevocationsRequest, _oauth_pb2.ListRevocationsResponse]
     """Every revocation that a living token may be under. Asked for every second or two."""
+    PublishGatewayKey: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.PublishGatewayKeyRequest, _oauth_pb2.PublishGatewayKeyResponse]
+    """Makes the public key known that the gateway signs inner tokens with. It is listed within a second."""
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
@@ -47,6 +49,8 @@ class KeysAsyncStub(KeysStub):
     """The public keys in use, next one included, as JWK (RFC 7517)."""
     ListRevocations: _aio.UnaryUnaryMultiCallable[_oauth_pb2.ListRevocationsRequest, _oauth_pb2.ListRevocationsResponse]  # type: ignore[assignment]
     """Every revocation that a living token may be under. Asked for every second or two."""
+    PublishGatewayKey: _aio.UnaryUnaryMultiCallable[_oauth_pb2.PublishGatewayKeyRequest, _oauth_pb2.PublishGatewayKeyResponse]  # type: ignore[assignment]
+    """Makes the public key known that the gateway signs inner tokens with. It is listed within a second."""
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
     """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked."""
@@ -66,6 +70,14 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_oauth_pb2.ListRevocationsResponse, _abc.Awaitable[_oauth_pb2.ListRevocationsResponse]]:
         """Every revocation that a living token may be under. Asked for every second or two."""
+
+    @_abc_1.abstractmethod
+    def PublishGatewayKey(
+        self,
+        request: _oauth_pb2.PublishGatewayKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oauth_pb2.PublishGatewayKeyResponse, _abc.Awaitable[_oauth_pb2.PublishGatewayKeyResponse]]:
+        """Makes the public key known that the gateway signs inner tokens with. It is listed within a second."""
 
 def add_KeysServicer_to_server(servicer: KeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
