@@ -12,6 +12,7 @@ from mesh.spiffe import SpiffeId
 from security.gateway.minting import InnerToken, Mint
 from security.tokens import inner
 from security.tokens.admission import check_subject, needs_token
+from security.tokens.dpop import Nonces, read_proof
 
 BEARER: Final = "bearer"
 DPOP: Final = "dpop"
@@ -38,7 +39,8 @@ class Asked:
     # The proof of RFC 9449, and the method and address that it must be for.
     proof: str = ""
     verb: str = ""
-    url: str = ""
+    # As it was asked for outside, without its query.
+    outside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,34 @@ class Decided:
     claims: Claims | None
 
 
+class Proofs(Protocol):
+    """security.gateway.store.ProofStore."""
+
+    async def first_use(self, digest: bytes, until: int) -> bool:
+        """Note a proof; False if it was noted before."""
+        ...
+
+
 class Decider:
-    """`core_gateway` presents the inner tokens that are made here."""
+    """`core_gateway` presents the inner tokens that are made here; `origin` is where the outside finds the mesh."""
 
     def __init__(
-        self, contract: Contract, verifier: Verifier, mint: Mint, core_gateway: SpiffeId, clock: Clock
+        self,
+        contract: Contract,
+        verifier: Verifier,
+        mint: Mint,
+        proofs: Proofs,
+        nonces: Nonces,
+        core_gateway: SpiffeId,
+        origin: str,
+        clock: Clock,
     ) -> None:
         self._methods = contract.methods
         self._verifier = verifier
         self._mint = mint
+        self._proofs = proofs
+        self._nonces = nonces
+        self._origin = origin
         self._chain = (str(core_gateway),)
         self._clock = clock
         self._reach: Mapping[str, frozenset[str]] = inner.reach(contract)
@@ -79,20 +100,31 @@ class Decider:
         if scheme not in (BEARER, DPOP) or not token:
             raise Unauthenticated("TOKEN_MISSING", "this call needs an access token")
         claims = await self._verifier.verify(token)
-        self._check_binding(claims, scheme, asked)
+        await self._check_binding(claims, scheme, token, asked)
         check_subject(claims, policy, self._clock.now_us() // 1_000_000)
         made = self._mint.token(
             claims, policy.workload, self._reach[policy.path], self._chain, expires_max=claims.expires
         )
         return Decided(made, claims)
 
-    def _check_binding(self, claims: Claims, scheme: str, asked: Asked) -> None:
+    async def _check_binding(self, claims: Claims, scheme: str, token: str, asked: Asked) -> None:
         bound = claims.confirmation
-        if "jkt" in bound or scheme == DPOP:
-            # No way to show such a proof stands yet, so no token that needs one is taken for less.
-            raise Unauthenticated("PROOF_MISSING", "the access token is bound to a key, and no proof of it is here")
         if "x5t#S256" in bound and bound["x5t#S256"] != asked.thumbprint:
             raise Unauthenticated("TOKEN_BINDING", "the access token is bound to another certificate")
+        if "jkt" not in bound:
+            if scheme == DPOP:
+                raise Unauthenticated("TOKEN_BINDING", "the access token is bound to no key")
+            return
+        # Neither may a bound token be sent as if it were none (RFC 9449, section 7.2).
+        if scheme != DPOP or not asked.proof:
+            raise Unauthenticated("PROOF_MISSING", "the access token is bound to a key, and no proof of it is here")
+        now_s = self._clock.now_us() // 1_000_000
+        proof = read_proof(asked.proof, asked.verb, self._origin + asked.outside, now_s, token)
+        if proof.thumbprint != bound["jkt"]:
+            raise Unauthenticated("PROOF_INVALID", "the DPoP proof is of another key")
+        self._nonces.check(proof.nonce)
+        if not await self._proofs.first_use(proof.digest, proof.until):
+            raise Unauthenticated("PROOF_REPLAYED", "the DPoP proof was used before")
 
 
 class Exchanger:

@@ -6,6 +6,7 @@ from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
+from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
 from mesh.spiffe import SpiffeId
@@ -15,6 +16,8 @@ from security.gateway.decision import Decider, Exchanger
 from security.gateway.minting import Mint
 from security.gateway.service import AuthorizationService, ExchangeService
 from security.gateway.settings import GatewaySettings
+from security.gateway.store import ProofStore
+from security.tokens.dpop import Nonces
 from security.tokens.remote import inner_verifier, trusting
 from security.tokens.verifier import TokenVerifier
 
@@ -31,11 +34,17 @@ async def main(settings: GatewaySettings, process: Process) -> None:
 
     mint = Mint(settings.trust_domain, publish, clock)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
+    engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
+    await require_current(engine, Owner.beside(__file__))
+    proofs = ProofStore(engine)
     decider = Decider(
         contract,
         TokenVerifier(keys.access, settings.issuer, settings.audience, clock, revocations),
         mint,
+        proofs,
+        Nonces(await proofs.nonce_key(), clock),
         SpiffeId("private", CORE_GATEWAY, settings.trust_domain),
+        settings.issuer,
         clock,
     )
     callers = {caller for method in contract.methods.values() for caller in method.callers}
@@ -49,4 +58,5 @@ async def main(settings: GatewaySettings, process: Process) -> None:
         AuthorizationService(decider, sink, settings, clock),
         frozenset({CORE_GATEWAY}),
     )
-    await process.serve(server.build(), sink, keys, revocations, mint)
+    await process.serve(server.build(), sink, keys, revocations, mint, proofs)
+    await engine.dispose()

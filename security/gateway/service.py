@@ -4,8 +4,8 @@ import os
 from typing import Any
 
 import grpc
+from envoy.service.auth.v3 import attribute_context_pb2, external_auth_pb2_grpc
 from envoy.service.auth.v3 import external_auth_pb2 as auth
-from envoy.service.auth.v3 import external_auth_pb2_grpc
 from isthmus.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 
 from mesh import telemetry
@@ -82,7 +82,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
         )
 
 
-def _asked(http: auth.AttributeContext.HttpRequest) -> Asked:
+def _asked(http: attribute_context_pb2.AttributeContext.HttpRequest) -> Asked:
     headers = http.headers
     peer, thumbprint = forwarded_peer(headers.get("x-forwarded-client-cert", ""))
     # A transcoded call stands here as the gRPC call that it became.
@@ -94,7 +94,7 @@ def _asked(http: auth.AttributeContext.HttpRequest) -> Asked:
         thumbprint=thumbprint,
         proof=headers.get("dpop", ""),
         verb=headers.get("x-envoy-original-method", http.method),
-        url=f"https://{http.host}{outside}",
+        outside=outside,
     )
 
 

@@ -5,7 +5,7 @@ table before anything else is checked, so that none is ever redeemed twice.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,6 +73,15 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self.register_endpoint(Introspection)
         self.register_client_auth_method("private_key_jwt", SignedAssertion(issuer, families.use_proof))
         self.register_client_auth_method("tls_client_auth", certificate)
+
+    def authenticate_client(
+        self, request: Request, methods: Sequence[str], endpoint: str = "token"
+    ) -> RegisteredClient:
+        """As Authlib does it; what the request has proven besides is what the client's tokens will be bound to."""
+        client: RegisteredClient = super().authenticate_client(request, methods, endpoint)
+        if request.key_thumbprint is not None:
+            client.confirmation["jkt"] = request.key_thumbprint
+        return client
 
     def query_client(self, client_id: str) -> RegisteredClient | None:
         if not CLIENT_ID.fullmatch(client_id):
@@ -156,6 +165,12 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
         )
         self._audience = audience
         self._keys = keys
+
+    def generate(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        token: dict[str, Any] = super().generate(*arguments, **named)
+        if "jkt" in named["client"].confirmation:
+            token["token_type"] = "DPoP"  # noqa: S105 (the name of a type)
+        return token
 
     def get_jwks(self) -> KeySet:
         key = self._keys.current()

@@ -21,6 +21,7 @@ from mesh.logs import logger
 from security.audit.port import AuditSink
 from security.oauth.grants import AuthorizationCode, Server
 from security.oauth.journal import caller
+from security.oauth.key_proofs import KeyProofs, ProofError
 from security.oauth.limits import Limits
 from security.oauth.metadata import metadata
 from security.oauth.pages import COOKIE, Pages
@@ -73,6 +74,7 @@ class Endpoints:
         keys: SigningKeys,
         sink: AuditSink,
         limits: Limits,
+        proofs: KeyProofs,
         issuer: str,
         scopes: frozenset[str],
     ) -> None:
@@ -82,6 +84,7 @@ class Endpoints:
         self._keys = keys
         self._sink = sink
         self._limits = limits
+        self._proofs = proofs
         self._issuer = issuer
         self._metadata = metadata(issuer, scopes)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="oauth")
@@ -136,10 +139,14 @@ class Endpoints:
         return Response(body, media_type="application/jwk-set+json", headers=JWKS_HEADERS)
 
     async def _token(self, request: HttpRequest) -> Response:
+        proof = _single_header(request, "dpop")
+
         def run(asked: Request) -> Answer:
             if "grant_type" not in asked.payload.data:
                 raise InvalidRequestError("Missing 'grant_type' in request.")
             check_resource(asked.payload.data, self._issuer)
+            if proof is not None:
+                asked.key_thumbprint = self._proofs.check(proof, asked.uri)
             answer: Answer = self._server.create_token_response(asked)
             return answer
 
@@ -234,7 +241,8 @@ class Endpoints:
         status, body, headers = error()
         if request.url.path == "/oauth/authorize" and "text/html" in request.headers.get("accept", ""):
             return self._pages.error(status, body.get("error", "invalid_request"), body.get("error_description", ""))
-        return JSONResponse(body, status, {**dict(headers), **NO_STORE})
+        nonce = {"DPoP-Nonce": error.nonce} if isinstance(error, ProofError) and error.nonce else {}
+        return JSONResponse(body, status, {**dict(headers), **NO_STORE, **nonce})
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Authlib and SQLAlchemy wait; they do it in a bounded pool with a bounded queue."""

@@ -19,6 +19,7 @@ from security.oauth.family_store import FamilyStore
 from security.oauth.grants import Server
 from security.oauth.http import Endpoints
 from security.oauth.journal import Journal
+from security.oauth.key_proofs import KeyProofs
 from security.oauth.key_store import GatewayKeyStore
 from security.oauth.limits import Limits
 from security.oauth.pages import Pages
@@ -31,6 +32,7 @@ from security.oauth.signing import SigningKeys
 from security.oauth.store import Store
 from security.oauth.transactions import Transactions
 from security.oauth.trust import Trust
+from security.tokens.dpop import Nonces
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
 from security.tokens.revocation import Revocations
@@ -78,6 +80,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         keys,
         sink,
         Limits(settings.token_requests_per_s, settings.token_requests_burst, clock),
+        KeyProofs(Nonces(keyring.index_key("oauth-nonces"), clock), families.use_proof, clock),
         settings.issuer,
         scopes_of(process.contract),
     )

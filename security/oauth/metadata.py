@@ -27,6 +27,7 @@ def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
         "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
+        "dpop_signing_alg_values_supported": algorithms,
         "tls_client_certificate_bound_access_tokens": True,
         "protected_resources": [issuer],
     }

@@ -58,6 +58,8 @@ class Request(OAuth2Request):  # type: ignore[misc]
     ) -> None:
         super().__init__(method, uri, headers=headers)
         self.caller = caller or Caller()
+        # Thumbprint of the key that the request has proven (RFC 9449), if it has.
+        self.key_thumbprint: str | None = None
         self.payload = Payload(parameters)
 
     @property

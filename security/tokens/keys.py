@@ -1,10 +1,9 @@
 """The public keys that access tokens are checked with, fetched in the background and kept when the issuer is away."""
 
 import asyncio
-import base64
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.clock import Clock
 from mesh.errors import MeshError, Unavailable
 from mesh.logs import logger
+from security.tokens.strict import decoded
 
 log = logger("tokens")
 
@@ -39,18 +39,25 @@ def parse_jwk(text: str) -> tuple[str, ec.EllipticCurvePublicKey]:
         raise ValueError("not a public key")
     if (jwk.get("kty"), jwk.get("crv"), jwk.get("use"), jwk.get("alg")) != ("EC", "P-256", "sig", "ES256"):
         raise ValueError("not a P-256 signing key")
+    if jwk.get("key_ops", ["verify"]) != ["verify"]:
+        raise ValueError("not a key to verify with")
     kid = jwk.get("kid")
     if not isinstance(kid, str) or not 0 < len(kid) <= 128:
         raise ValueError("no key id")
+    return kid, public_key(jwk)
+
+
+def public_key(jwk: Mapping[str, object]) -> ec.EllipticCurvePublicKey:
+    """The key of a P-256 JWK (RFC 7518, section 6.2.1). ValueError for coordinates that are none of a point of it."""
     x, y = (_coordinate(jwk.get(name)) for name in ("x", "y"))
     # Refuses a point that is not on the curve.
-    return kid, ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
 
 
 def _coordinate(value: object) -> int:
     if not isinstance(value, str) or len(value) != 43:
         raise ValueError("not a coordinate")
-    return int.from_bytes(base64.b64decode(value + "=", altchars=b"-_", validate=True), "big")
+    return int.from_bytes(decoded(value), "big")
 
 
 class PublishedKeys:
@@ -107,7 +114,10 @@ class PublishedKeys:
             texts = await asyncio.wait_for(self._fetch(), FETCH_TIMEOUT_S)
             if not 0 < len(texts) <= KEYS_MAX:
                 raise ValueError(f"{len(texts)} keys")
-            self._keys = dict(parse_jwk(text) for text in texts)
+            found = dict(parse_jwk(text) for text in texts)
+            if len(found) != len(texts):
+                raise ValueError("a key id appears twice")
+            self._keys = found
         except Exception as error:  # whatever the network or the answer does, the last good keys stay
             detail = error.message if isinstance(error, MeshError) else type(error).__name__
             log.warning("keys_not_refreshed", detail=detail, kept=len(self._keys))

@@ -5,16 +5,12 @@ explicit type, every claim required and checked, no header that could bring a ke
 """
 
 import hashlib
-import json
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from jwt import InvalidTokenError
-from jwt.api_jws import PyJWS
-from jwt.utils import base64url_decode
 
 from mesh.call import Claims
 from mesh.clock import Clock
@@ -22,6 +18,8 @@ from mesh.errors import Unauthenticated
 from security.tokens import inner
 from security.tokens.keys import KeySource
 from security.tokens.revocation import Revocations
+from security.tokens.signature import COMPACT, signed_payload
+from security.tokens.strict import decoded, strict_json
 
 TOKEN_BYTES_MAX = 8 * 1024
 KEY_ID_LENGTH_MAX = 128
@@ -30,8 +28,6 @@ SCOPES_MAX = 64
 CACHE_ENTRIES_MAX = 10_000
 # How far the clocks of issuer and verifier may differ. Expiry gets no such grace.
 CLOCK_SKEW_S = 5
-# Three parts of base64url without padding, the last an ES256 signature (64 bytes).
-COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
 HEADER_NAMES = frozenset({"alg", "kid", "typ"})
 # RFC 9449, section 6.1, and RFC 8705, section 3.1: SHA-256 of a key or of a certificate, in base64url.
 CONFIRMATIONS = frozenset({"jkt", "x5t#S256"})
@@ -74,7 +70,6 @@ class TokenVerifier:
         self._revocations = revocations
         self._kind = kind
         self._types = frozenset({kind.type, f"application/{kind.type}"})
-        self._jws = PyJWS(algorithms=["ES256"])
         # By digest, so that the memory of the process holds no token longer than its call. With the key, so that a
         # token is forgotten when its key is withdrawn.
         self._verified: OrderedDict[bytes, tuple[Claims, str, ec.EllipticCurvePublicKey]] = OrderedDict()
@@ -110,8 +105,8 @@ class TokenVerifier:
 
     def _signed_payload(self, token: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
         try:
-            return _strict_json(self._jws.decode(token, key, algorithms=["ES256"]))
-        except (InvalidTokenError, ValueError, RecursionError) as error:
+            return strict_json(signed_payload(token, key))
+        except (ValueError, RecursionError) as error:
             raise Unauthenticated("TOKEN_SIGNATURE", "the access token's signature does not verify") from error
 
     def _check_claims(self, payload: dict[str, Any], now_s: int) -> Claims:
@@ -165,7 +160,7 @@ def _confirmation(payload: dict[str, Any]) -> dict[str, str]:
 def _key_id(token: str, types: frozenset[str]) -> str:
     """The id of the key that the token says it is signed with, once its header has nothing else to say."""
     try:
-        header = _strict_json(base64url_decode(token.partition(".")[0]))
+        header = strict_json(decoded(token.partition(".")[0]))
     except (ValueError, RecursionError) as error:
         raise Unauthenticated("TOKEN_MALFORMED", "the access token's header is not JSON") from error
     if header.get("alg") != "ES256":
@@ -179,25 +174,6 @@ def _key_id(token: str, types: frozenset[str]) -> str:
     if not isinstance(kid, str) or not 0 < len(kid) <= KEY_ID_LENGTH_MAX:
         raise Unauthenticated("TOKEN_KEY", "the access token must name its key")
     return kid
-
-
-def _strict_json(data: bytes) -> dict[str, Any]:
-    """A JSON object in which no name appears twice: of two equal names, two readers may believe different ones."""
-    value = json.loads(data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"not JSON: {constant}")
 
 
 def _seconds(payload: dict[str, Any], name: str) -> int:

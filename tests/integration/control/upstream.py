@@ -28,6 +28,7 @@ from security.audit.record import AuditRecord
 from security.gateway.decision import Decider
 from security.gateway.minting import Mint
 from security.gateway.service import AuthorizationService
+from security.tokens.dpop import Nonces
 from security.tokens.keys import parse_jwk
 from security.tokens.verifier import TokenVerifier
 
@@ -75,6 +76,13 @@ class NoRecords:
         """Forgotten."""
 
 
+class NoProofs:
+    """Proofs of possession, which nobody brings here."""
+
+    async def first_use(self, digest: bytes, until: int) -> bool:
+        return False
+
+
 class FileKeys:
     """The keys that the stand-in for the authorization server publishes."""
 
@@ -98,7 +106,10 @@ async def gateway(settings: ProcessSettings, process: Process, builder: ServerBu
         process.contract,
         TokenVerifier(keys, settings.issuer, settings.audience, clock),
         mint,
+        NoProofs(),
+        Nonces(b"stand-in", clock),
         SpiffeId("private", "core-gateway", settings.trust_domain),
+        settings.issuer,
         clock,
     )
     builder.add(gateway_pb2_grpc.add_ExchangeServicer_to_server, bare(gateway_pb2_grpc.ExchangeServicer))

@@ -137,3 +137,29 @@ def test_guessing_a_secret_gets_slower_for_who_guesses_alone(deployment: Deploym
     # The client itself, elsewhere, is not shut out.
     assert guess("198.51.100.8").status == 401
     assert deployment.token("orders.read").status == 200
+
+
+def proof(key: ec.EllipticCurvePrivateKey, nonce: str, **changes: Any) -> dict[str, str]:
+    point = {name: value for name, value in public_jwk(key.public_key()).items() if name in {"kty", "crv", "x", "y"}}
+    said = {"jti": secrets.token_hex(8), "htm": "POST", "htu": f"{ISSUER}/oauth/token", "iat": int(time.time())}
+    text = jwt.encode(said | {"nonce": nonce} | changes, key, "ES256", {"typ": "dpop+jwt", "jwk": point})
+    return {"dpop": text}
+
+
+def test_a_token_is_bound_to_the_key_whose_proof_came_with_the_request(deployment: Deployment) -> None:
+    form = {"grant_type": CLIENT_CREDENTIALS, "client_id": "storefront", "client_secret": deployment.secret}
+
+    def ask(headers: dict[str, str], replica: int = 0) -> Reply:
+        return deployment.call("POST", "/oauth/token", form=form, headers=headers, replica=replica)
+
+    first = ask(proof(KEY, ""))
+    assert (first.status, first.json["error"]) == (400, "use_dpop_nonce")
+    # A nonce of one replica is good on the other, a proof on neither twice.
+    headers = proof(KEY, first.headers["dpop-nonce"])
+    bound = ask(headers, replica=1)
+    assert (bound.status, bound.json["token_type"]) == (200, "DPoP")
+    claims = jwt.decode(bound.json["access_token"], options={"verify_signature": False})
+    assert claims["cnf"] == {"jkt": public_jwk(KEY.public_key())["kid"]}
+    assert ask(headers).json["error"] == "invalid_dpop_proof"
+    for wrong in ({"htm": "GET"}, {"htu": f"{ISSUER}/oauth/revoke"}, {"iat": 1}, {"ath": "x"}):
+        assert ask(proof(KEY, first.headers["dpop-nonce"], **wrong)).json["error"] == "invalid_dpop_proof"

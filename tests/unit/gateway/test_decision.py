@@ -1,10 +1,13 @@
 """What a call must bring, rule by rule, and what it gets for its way: less than it came with, never more."""
 
+import base64
 import dataclasses
+import hashlib
 from collections.abc import Awaitable, Callable
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.call import Claims
 from mesh.contract import load
@@ -13,8 +16,11 @@ from mesh.spiffe import SpiffeId
 from security.gateway.decision import Asked, Decider, Exchanger
 from security.gateway.minting import LEFT_S_MIN, Mint
 from security.tokens import inner
+from security.tokens.dpop import Nonces
+from security.tokens.jwk import public_jwk
 
 CONTRACT = load()
+ORIGIN = "https://shop.example"
 NOW_S = 1_800_000_000
 CORE = SpiffeId("private", "core-gateway")
 PLACE, READ = "/isthmus.orders.v1.Orders/PlaceOrder", "/isthmus.orders.v1.Orders/GetOrder"
@@ -70,8 +76,20 @@ async def mint(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Mint:
     return made
 
 
+class UsedOnce:
+    """Proofs in memory."""
+
+    def __init__(self) -> None:
+        self.used: set[bytes] = set()
+
+    async def first_use(self, digest: bytes, until: int) -> bool:
+        first = digest not in self.used
+        self.used.add(digest)
+        return first
+
+
 def decider(mint: Mint, clock: FakeClock, claims: Claims = GOOD) -> Decider:
-    return Decider(CONTRACT, OneToken(claims), mint, CORE, clock)
+    return Decider(CONTRACT, OneToken(claims), mint, UsedOnce(), Nonces(b"k", clock), CORE, ORIGIN, clock)
 
 
 def said(text: str) -> dict[str, object]:
@@ -219,3 +237,39 @@ def test_a_method_reaches_what_its_service_may_call_for_it_and_no_more() -> None
     assert {"payments.write", "orders.read"} <= reach["/isthmus.payments.v1.Payments/AuthorizePayment"]
     for path, scopes in reach.items():
         assert CONTRACT.methods[path].scopes <= scopes
+
+
+def proof(key: ec.EllipticCurvePrivateKey, nonce: str, proof_id: str = "p1", outside: str = "/v1/orders") -> str:
+    jwk = {name: value for name, value in public_jwk(key.public_key()).items() if name in {"kty", "crv", "x", "y"}}
+    ath = base64.urlsafe_b64encode(hashlib.sha256(b"good").digest()).rstrip(b"=").decode()
+    said = {"jti": proof_id, "htm": "POST", "htu": ORIGIN + outside, "iat": NOW_S, "ath": ath, "nonce": nonce}
+    return jwt.encode(said, key, "ES256", {"typ": "dpop+jwt", "jwk": jwk})
+
+
+async def test_a_token_bound_to_a_key_needs_a_fresh_proof_of_it(mint: Mint, clock: FakeClock) -> None:
+    key, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    jkt = public_jwk(key.public_key())["kid"]
+    asks = decider(mint, clock, dataclasses.replace(GOOD, confirmation={"jkt": jkt}))
+    nonce = Nonces(b"k", clock).current()
+
+    def asked(text: str, scheme: str = "DPoP", outside: str = "/v1/orders") -> Asked:
+        return Asked(PLACE, f"{scheme} good", proof=text, verb="POST", outside=outside)
+
+    good = proof(key, nonce)
+    assert await reason(asks.decide(asked(""))) == "PROOF_MISSING"
+    assert await reason(asks.decide(asked(good, "Bearer"))) == "PROOF_MISSING"
+    assert await reason(asks.decide(asked(proof(other, nonce)))) == "PROOF_INVALID"
+    assert await reason(asks.decide(asked(proof(key, "")))) == "PROOF_NONCE"
+    assert await reason(asks.decide(asked(good, outside="/v1/payments"))) == "PROOF_INVALID"
+    decided = await asks.decide(asked(good))
+    assert decided.token
+    assert said(decided.token.text)["cnf"] == {"jkt": jkt}
+    assert await reason(asks.decide(asked(good))) == "PROOF_REPLAYED"
+    assert await asks.decide(asked(proof(key, nonce, "p2")))
+
+
+async def test_a_proof_makes_no_bound_token_of_one_that_is_not(mint: Mint, clock: FakeClock) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    text = proof(key, Nonces(b"k", clock).current())
+    asked = Asked(PLACE, "DPoP good", proof=text, verb="POST", outside="/v1/orders")
+    assert await reason(decider(mint, clock).decide(asked)) == "TOKEN_BINDING"

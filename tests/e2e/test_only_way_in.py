@@ -1,0 +1,160 @@
+"""The gateway as the only way in: what is revoked, bound, or made for somebody else is of no use."""
+
+import asyncio
+import json
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from urllib.parse import urlencode
+
+import grpc
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+
+from chaos.load.client import Answer, PublicClient
+from deploy.local.mesh import LocalMesh
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.errors import MeshError
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
+from security.tokens.jwk import public_jwk
+from tests.e2e.public import JSON, bearer, problem, public_client, register
+from tests.e2e.signin import FORM, PASSWORD, authorize, create_account, redeem
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+REACHES_WITHIN_S = 5.0
+PATH = "/v1/campaigns"
+
+
+def credentials(mesh: LocalMesh) -> dict[str, str]:
+    secret = (mesh.home.run("oauth") / "clients" / "storefront.secret").read_text()
+    return {"client_id": "storefront", "client_secret": secret}
+
+
+async def post(client: PublicClient, path: str, form: dict[str, str], **headers: str) -> Answer:
+    return await client.send("POST", path, urlencode(form).encode(), FORM | headers)
+
+
+async def refused_within(client: PublicClient, path: str, token: str) -> float:
+    """Seconds until a token that was good is refused."""
+    started = time.monotonic()
+    while True:
+        answer = await client.send("GET", path, headers={"authorization": f"Bearer {token}"})
+        if answer.status != 200:
+            problem(answer, 401)
+            return time.monotonic() - started
+        assert time.monotonic() - started < REACHES_WITHIN_S, "the revocation does not reach the gateway"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_revoked_token_is_refused_everywhere_within_five_seconds(mesh: LocalMesh) -> None:
+    async with public_client(mesh) as client:
+        token = (await bearer(mesh, client, "catalog.read"))["authorization"].removeprefix("Bearer ")
+        assert (await client.send("GET", PATH, headers={"authorization": f"Bearer {token}"})).status == 200
+        assert (await post(client, "/oauth/revoke", credentials(mesh) | {"token": token})).status == 200
+        await refused_within(client, PATH, token)
+
+
+async def test_a_refresh_token_that_is_used_again_ends_what_is_open(mesh: LocalMesh) -> None:
+    async with public_client(mesh) as client:
+        member_id = await register(mesh, client, "only-way-in-member-1", 21)
+        await create_account(mesh, client, member_id, "barbara@example.org")
+        verifier, code = await authorize(client, "barbara@example.org", PASSWORD, "members.read")
+        first = json.loads((await redeem(client, code, verifier)).body)
+        grant = {"grant_type": "refresh_token", "client_id": "shop-web"}
+        second = json.loads(
+            (await post(client, "/oauth/token", grant | {"refresh_token": first["refresh_token"]})).body
+        )
+        path = f"/v1/members/{member_id}"
+        open_ = await client.send("GET", path, headers={"authorization": f"Bearer {second['access_token']}"})
+        assert open_.status == 200
+        assert (await post(client, "/oauth/token", grant | {"refresh_token": second["refresh_token"]})).status == 200
+        replay = await post(client, "/oauth/token", grant | {"refresh_token": first["refresh_token"]})
+        assert json.loads(replay.body)["error"] == "invalid_grant"
+        await refused_within(client, path, second["access_token"])
+
+
+async def test_a_bound_token_is_good_with_a_fresh_proof_of_its_key_alone(mesh: LocalMesh) -> None:
+    key, thief = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    origin = mesh.urls["edge_gateway"]
+
+    def proof(by: ec.EllipticCurvePrivateKey, verb: str, path: str, nonce: str, token: str = "") -> str:
+        jwk = {name: value for name, value in public_jwk(by.public_key()).items() if name in {"kty", "crv", "x", "y"}}
+        said = {"jti": secrets.token_hex(8), "htm": verb, "htu": origin + path, "iat": int(time.time()), "nonce": nonce}
+        if token:
+            said["ath"] = urlsafe_b64encode(sha256(token.encode()).digest()).rstrip(b"=").decode()
+        return jwt.encode(said, by, "ES256", {"typ": "dpop+jwt", "jwk": jwk})
+
+    async with public_client(mesh) as client:
+        form = credentials(mesh) | {"grant_type": "client_credentials", "scope": "catalog.read"}
+        asked = await post(client, "/oauth/token", form, dpop=proof(key, "POST", "/oauth/token", ""))
+        nonce = asked.headers["dpop-nonce"]
+        given = await post(client, "/oauth/token", form, dpop=proof(key, "POST", "/oauth/token", nonce))
+        token = json.loads(given.body)["access_token"]
+
+        async def call(scheme: str, **headers: str) -> Answer:
+            return await client.send("GET", PATH, headers={"authorization": f"{scheme} {token}", **headers})
+
+        problem(await call("Bearer"), 401)
+        problem(await call("DPoP"), 401)
+        first = await call("DPoP", dpop=proof(key, "GET", PATH, "", token))
+        assert problem(first, 401)["reason"] == "PROOF_NONCE"
+        nonce = first.headers["dpop-nonce"]
+        problem(await call("DPoP", dpop=proof(thief, "GET", PATH, nonce, token)), 401)
+        problem(await call("DPoP", dpop=proof(key, "POST", PATH, nonce, token)), 401)
+        good = proof(key, "GET", PATH, nonce, token)
+        assert (await call("DPoP", dpop=good)).status == 200
+        assert problem(await call("DPoP", dpop=good), 401)["reason"] == "PROOF_REPLAYED"
+
+
+async def test_a_token_of_the_outside_opens_no_service(mesh: LocalMesh) -> None:
+    """With the core gateway's own certificate, straight to the service: the token was not exchanged."""
+    async with public_client(mesh) as client:
+        token = (await bearer(mesh, client, "catalog.read"))["authorization"]
+    address = next(row.process.listen("grpc") for row in mesh.rows if row.process.workload == "catalog")
+    for workload, expected in (("core-gateway", "TOKEN_TYPE"), ("orders-1", "CALLER_NOT_ALLOWED")):
+        channels = Channels(Identity(mesh.home.identity(workload)), load())
+        try:
+            stub = catalog_pb2_grpc.CatalogStub(channels.direct(str(address), SpiffeId("private", "catalog")))
+            with pytest.raises(MeshError) as refused:
+                await stub.ListCampaigns(catalog_pb2.ListCampaignsRequest(), metadata=(("authorization", token),))
+            assert refused.value.reason == expected
+        finally:
+            await channels.close()
+
+
+async def test_headers_that_only_gateways_write_are_worth_nothing_from_outside(mesh: LocalMesh) -> None:
+    forged = {
+        "x-forwarded-client-cert": f"Hash={'ab' * 32};URI=spiffe://isthmus.internal/private/operator",
+        "x-envoy-original-path": "/v1/ads:decide",
+        "x-envoy-auth-partial-body": "true",
+        "x-isthmus-subject": "operator",
+    }
+    async with public_client(mesh) as client:
+        problem(await client.send("GET", PATH, headers=forged), 401)
+        headers = await bearer(mesh, client, "orders.read")
+        problem(await client.send("GET", PATH, headers=forged | headers), 403)
+        form = {"grant_type": "client_credentials", "client_id": "operator"}
+        assert (await post(client, "/oauth/token", form, **forged)).status == 401
+        assert (await client.send("GET", PATH, headers=JSON | await bearer(mesh, client, "catalog.read"))).status == 200
+
+
+async def test_a_public_certificate_opens_no_private_port(mesh: LocalMesh) -> None:
+    for row in mesh.rows:
+        listen = row.process.listen("grpc")
+        if row.process.zone != "private" or listen is None:
+            continue
+        channels = Channels(Identity(mesh.home.identity("edge-1")), load())
+        try:
+            channel = channels.direct(str(listen), SpiffeId("private", row.process.workload))
+            with pytest.raises((grpc.aio.AioRpcError, MeshError)) as refused:
+                await catalog_pb2_grpc.CatalogStub(channel).ListCampaigns(
+                    catalog_pb2.ListCampaignsRequest(), timeout=2.0
+                )
+            assert "UNAVAILABLE" in str(getattr(refused.value, "code", ""))
+        finally:
+            await channels.close()
