@@ -212,6 +212,12 @@ def fold_login(login: str) -> str:
     return folded
 
 
+def fold_user_code(text: str) -> str:
+    """The one spelling of a code that a person typed: WDJB-MJHT, however they wrote it; "" for what is none."""
+    letters = re.sub(r"[\s-]", "", text).upper()
+    return f"{letters[:4]}-{letters[4:]}" if re.fullmatch(r"[BCDFGHJKLMNPQRSTVWXZ]{8}", letters) else ""
+
+
 def password_rule(password: str) -> str:
     """Why a password cannot be taken, or an empty string (NIST SP 800-63B: length, no composition rules)."""
     if not PASSWORD_LENGTH_MIN <= len(password) <= PASSWORD_LENGTH_MAX:

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
-from security.oauth.domain import REFRESH_LIFE, TOKEN_LIFE, Family, RefreshUse, refresh_use
+from security.oauth.domain import REFRESH_GRACE, REFRESH_LIFE, TOKEN_LIFE, Family, RefreshUse, refresh_use
 from security.oauth.store import SWEEP_ROWS_MAX, digest, metadata
 from security.oauth.transactions import Transactions
 from security.tokens.revocation import REVOCATIONS_MAX, Kind, Revocation
@@ -202,6 +202,9 @@ class FamilyStore:
                 old = select(key).where(ends <= now).limit(SWEEP_ROWS_MAX)
                 connection.execute(delete(table).where(key.in_(old)))
             connection.execute(delete(REVOCATIONS).where(REVOCATIONS.c.until <= now))
+            over = REFRESH_TOKENS.c.answer.is_not(None) & (REFRESH_TOKENS.c.used_at < now - REFRESH_GRACE)
+            kept = select(REFRESH_TOKENS.c.digest).where(over).limit(SWEEP_ROWS_MAX)
+            connection.execute(update(REFRESH_TOKENS).where(REFRESH_TOKENS.c.digest.in_(kept)).values(answer=None))
 
     def _add(self, connection: Connection, token: str, family: Family, now: datetime) -> None:
         expires_at = min(now + REFRESH_LIFE, family.expires_at)

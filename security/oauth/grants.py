@@ -24,6 +24,7 @@ from joserfc.jwk import ECKey, KeySet
 from mesh.logs import logger
 from security.audit.record import AuditRecord
 from security.oauth.client_authentication import SignedAssertion, certificate
+from security.oauth.device import DeviceAuthorization, DeviceCode
 from security.oauth.domain import (
     CHALLENGE_S256,
     CLIENT_ID,
@@ -40,6 +41,7 @@ from security.oauth.protocol import Answer, Member, RedeemedCode, RegisteredClie
 from security.oauth.refresh import ANYBODY, PROVEN, Introspection, ReadToken, Refresh, Revocation
 from security.oauth.signing import SigningKeys
 from security.oauth.store import Store
+from security.oauth.waiting_store import WaitingStore
 
 log = logger("oauth")
 
@@ -51,6 +53,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self,
         store: Store,
         families: FamilyStore,
+        waiting: WaitingStore,
         secrets_: SecretChecker,
         issuer: str,
         audience: str,
@@ -61,6 +64,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         super().__init__()
         self.store = store
         self.families = families
+        self.waiting = waiting
         self.issuer = issuer
         self.read_token = read_token
         self._journal = journal
@@ -69,6 +73,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self.register_grant(ClientCredentials)
         self.register_grant(AuthorizationCode, [RequiredS256()])
         self.register_grant(Refresh)
+        self.register_grant(DeviceCode)
+        self.register_endpoint(DeviceAuthorization)
         self.register_endpoint(Revocation)
         self.register_endpoint(Introspection)
         self.register_client_auth_method("private_key_jwt", SignedAssertion(issuer, families.use_proof))
@@ -124,6 +130,13 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         client_id = request.client.get_client_id()
         log.info("tokens_revoked", client_id=client_id, event_name=event, subject=subject)
         return self._journal.record(event, request.caller, client=client_id, data_subject=subject)
+
+    def device_decided(self, request: Request, member_id: str | None) -> AuditRecord:
+        """The record of what a person decided about a device."""
+        client_id = request.payload.client_id or ""
+        if member_id is None:
+            return self._journal.record("DenyDevice", request.caller, client=client_id)
+        return self._journal.record("AllowDevice", request.caller, client=client_id, data_subject=member_id)
 
     def refused(self, event: str, request: Request, reason: str, subject: str = "") -> AuditRecord:
         """The record of a refusal."""

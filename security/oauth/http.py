@@ -1,10 +1,10 @@
 """The OAuth endpoints over HTTP. Errors are those of RFC 6749; nothing that is sent here makes a 5xx of itself."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import urlencode
 
 from authlib.oauth2 import OAuth2Error
@@ -19,14 +19,23 @@ from starlette.routing import Route
 from mesh.errors import MeshError
 from mesh.logs import logger
 from security.audit.port import AuditSink
+from security.oauth.domain import fold_user_code
 from security.oauth.grants import AuthorizationCode, Server
 from security.oauth.journal import caller
 from security.oauth.key_proofs import KeyProofs, ProofError
 from security.oauth.limits import Limits
+from security.oauth.messages import (
+    NO_STORE,
+    form_of,
+    http_error,
+    response_of,
+    single_header,
+    slow_down,
+    unavailable,
+)
 from security.oauth.metadata import metadata
-from security.oauth.pages import COOKIE, Pages
+from security.oauth.pages import COOKIE, DEVICE_FORM, Pages
 from security.oauth.parameters import (
-    BODY_BYTES_MAX,
     QUERY_BYTES_MAX,
     TooLargeError,
     check_credentials,
@@ -34,8 +43,10 @@ from security.oauth.parameters import (
     parse,
 )
 from security.oauth.protocol import Answer, Request
+from security.oauth.pushed import push, pushed_request
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
+from security.oauth.waiting_store import Device
 
 log = logger("oauth")
 
@@ -45,8 +56,6 @@ THREADS = 8
 WAITING_MAX = 64
 REQUEST_TIMEOUT_S = 10.0
 COOKIE_LENGTH_MAX = 128
-NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-FORM = "application/x-www-form-urlencoded"
 # Verifiers look again at least this often; a key is published a day before it signs.
 JWKS_HEADERS = {"Cache-Control": "public, max-age=300", "X-Content-Type-Options": "nosniff"}
 
@@ -98,9 +107,12 @@ class Endpoints:
                 Route("/oauth/token", self._guarded(self._token), methods=["POST"]),
                 Route("/oauth/revoke", self._guarded(self._revoke), methods=["POST"]),
                 Route("/oauth/introspect", self._guarded(self._introspect), methods=["POST"]),
+                Route("/oauth/par", self._guarded(self._push), methods=["POST"]),
+                Route("/oauth/device_authorization", self._guarded(self._authorize_device), methods=["POST"]),
+                Route("/oauth/device", self._guarded(self._device), methods=["GET", "POST"]),
                 Route("/oauth/authorize", self._guarded(self._authorize), methods=["GET", "POST"]),
             ],
-            exception_handlers={HTTPException: _http_error},
+            exception_handlers={HTTPException: http_error},
         )
 
     def close(self) -> None:
@@ -117,14 +129,14 @@ class Endpoints:
             except OAuth2Error as error:
                 return self._refuse(request, error)
             except TooManyError as error:
-                return _slow_down(error.wait_s)
+                return slow_down(error.wait_s)
             except ClientDisconnect:
                 return Response(status_code=400)
             except (BusyError, TimeoutError):
-                return _unavailable("too many requests")
+                return unavailable("too many requests")
             except MeshError as error:
                 log.error("request_failed", path=request.url.path, reason=error.reason)
-                return _unavailable("a part of this service is away")
+                return unavailable("a part of this service is away")
             except Exception:
                 log.exception("request_failed", path=request.url.path)
                 return JSONResponse({"error": "server_error"}, 500, NO_STORE)
@@ -139,7 +151,7 @@ class Endpoints:
         return Response(body, media_type="application/jwk-set+json", headers=JWKS_HEADERS)
 
     async def _token(self, request: HttpRequest) -> Response:
-        proof = _single_header(request, "dpop")
+        proof = single_header(request, "dpop")
 
         def run(asked: Request) -> Answer:
             if "grant_type" not in asked.payload.data:
@@ -162,12 +174,22 @@ class Endpoints:
             request, "IntrospectToken", lambda asked: self._server.create_endpoint_response("introspection", asked)
         )
 
+    async def _push(self, request: HttpRequest) -> Response:
+        return await self._proven(request, "PushRequest", lambda asked: push(self._server, asked))
+
+    async def _authorize_device(self, request: HttpRequest) -> Response:
+        return await self._proven(
+            request,
+            "AuthorizeDevice",
+            lambda asked: self._server.create_endpoint_response("device_authorization", asked),
+        )
+
     async def _proven(self, request: HttpRequest, event: str, run: Callable[[Request], Answer]) -> Response:
         """An endpoint at which clients prove themselves: bounded for each source, and refusals go on record."""
         if request.scope["query_string"]:
             raise InvalidRequestError("The parameters belong into the body.")
-        parameters = await _form(request)
-        header = _single_header(request, "authorization")
+        parameters = await form_of(request)
+        header = single_header(request, "authorization")
         client_id = check_credentials(header, parameters)
         by = caller(request.headers)
         headers = {} if header is None else {"Authorization": header}
@@ -183,13 +205,16 @@ class Endpoints:
             self._limits.succeeded(*source)
         if answer.status >= 400 and isinstance(answer.body, Mapping):
             self._sink.enqueue(self._server.refused(event, asked, str(answer.body.get("error", ""))))
-        return _response(answer, NO_STORE)
+        return response_of(answer, NO_STORE)
 
     async def _authorize(self, request: HttpRequest) -> Response:
         raw = request.scope["query_string"]
         if len(raw) > QUERY_BYTES_MAX:
             raise TooLargeError("The query is too long.")
         parameters = parse(raw)
+        if "request_uri" in parameters:
+            pushed = parameters
+            parameters = await self._in_thread(lambda: pushed_request(self._server, pushed))
         check_resource(parameters, self._issuer)
         asked = Request("GET", f"{self._issuer}/oauth/authorize", parameters, {}, caller(request.headers))
         try:
@@ -203,7 +228,7 @@ class Endpoints:
         cookie = request.cookies.get(COOKIE, "")[:COOKIE_LENGTH_MAX] or None
         if request.method != "POST":
             return self._page(grant, query, cookie)
-        form = await _form(request)
+        form = await form_of(request)
         if self._pages.forged(cookie, query, form.get("csrf", "")):
             return self._page(grant, query, cookie, "The page had expired. Please try again.")
         member = None
@@ -217,6 +242,57 @@ class Endpoints:
             lambda: self._server.create_authorization_response(asked, grant_user=member, grant=grant)
         )
         return self._send_back(answer)
+
+    async def _device(self, request: HttpRequest) -> Response:
+        """Where a person types the code that a device shows, signs in, and decides."""
+        raw = request.scope["query_string"]
+        query = parse(raw[:QUERY_BYTES_MAX]) if raw else {}
+        cookie = request.cookies.get(COOKIE, "")[:COOKIE_LENGTH_MAX] or None
+        form = await form_of(request) if request.method == "POST" else query
+        user_code = fold_user_code(form.get("user_code", ""))
+        by = caller(request.headers)
+        source = (by.address, "device")
+        wait_s = self._limits.wait_s(*source)
+        if wait_s > 0:
+            raise TooManyError(wait_s)
+        now = datetime.now(UTC)
+        device = await self._in_thread(lambda: self._server.waiting.undecided(user_code, now)) if user_code else None
+        if user_code and device is None:
+            # Guessing codes is slow, like guessing secrets.
+            self._limits.failed(*source)
+        if device is None or request.method != "POST":
+            problem = "This code is not known, or was used. Please look again." if user_code and device is None else ""
+            return await self._device_page(device, user_code, cookie, problem)
+        if self._pages.forged(cookie, DEVICE_FORM, form.get("csrf", "")):
+            return await self._device_page(device, user_code, cookie, "The page had expired. Please try again.")
+        asked = Request("POST", f"{self._issuer}/oauth/device", {"client_id": device.client_id}, {}, by)
+        member_id = None
+        if form.get("decision") != "deny":
+            login, password = form.get("login", ""), form.get("password", "")
+            member = await self._in_thread(lambda: self._accounts.sign_in(login, password))
+            if member is None:
+                self._sink.enqueue(self._server.refused("SignIn", asked, "SIGN_IN_FAILED"))
+                wrong = "Login or password are wrong, or there were too many attempts."
+                return await self._device_page(device, user_code, cookie, wrong)
+            member_id, now = member.member_id, member.signed_in_at
+        self._limits.succeeded(*source)
+        record = self._server.device_decided(asked, member_id)
+        decided = await self._in_thread(lambda: self._server.waiting.decide(user_code, member_id, now, record))
+        if not decided:
+            return await self._device_page(None, user_code, cookie, "This code is not known, or was used.")
+        return self._pages.device_done(member_id is not None)
+
+    async def _device_page(self, device: Device | None, user_code: str, cookie: str | None, problem: str) -> Response:
+        client = await self._in_thread(lambda: self._server.query_client(device.client_id)) if device else None
+        return self._pages.device(
+            client=client.registered.name if client else "",
+            scopes=device.scope.split() if device else (),
+            user_code=user_code,
+            query=DEVICE_FORM,
+            cookie=cookie,
+            problem=problem,
+            status=403 if problem else 200,
+        )
 
     def _page(self, grant: AuthorizationCode, query: str, cookie: str | None, problem: str = "") -> Response:
         return self._pages.sign_in(
@@ -232,7 +308,7 @@ class Endpoints:
     def _send_back(self, answer: Answer) -> Response:
         """Redirect with `iss` (RFC 9207) and 303, which no browser repeats as a POST (RFC 9700, section 4.12)."""
         if answer.location is None:
-            return _response(answer, NO_STORE)
+            return response_of(answer, NO_STORE)
         separator = "&" if "?" in answer.location else "?"
         target = f"{answer.location}{separator}{urlencode({'iss': self._issuer})}"
         return RedirectResponse(target, 303, headers={**NO_STORE, "Referrer-Policy": "no-referrer"})
@@ -253,45 +329,3 @@ class Endpoints:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._waiting -= 1
-
-
-async def _form(request: HttpRequest) -> dict[str, str]:
-    if _single_header(request, "content-type", "").partition(";")[0].strip().lower() != FORM:
-        raise InvalidRequestError(f"The body must be {FORM}.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise TooLargeError("The body is too large.")
-    if not body:
-        return {}
-    return parse(bytes(body))
-
-
-def _single_header(request: HttpRequest, name: str, default: Any = None) -> Any:
-    values = request.headers.getlist(name)
-    if len(values) > 1:
-        raise InvalidRequestError(f"The header '{name}' is repeated.")
-    return values[0] if values else default
-
-
-def _response(answer: Answer, headers: dict[str, str]) -> Response:
-    return JSONResponse(answer.body, answer.status, {**dict(answer.headers), **headers})
-
-
-def _unavailable(description: str) -> Response:
-    body = {"error": "temporarily_unavailable", "error_description": description}
-    return JSONResponse(body, 503, {**NO_STORE, "Retry-After": "1"})
-
-
-def _slow_down(wait_s: float) -> Response:
-    body = {"error": "temporarily_unavailable", "error_description": "too many requests or failures: slow down"}
-    return JSONResponse(body, 429, {**NO_STORE, "Retry-After": str(math.ceil(wait_s))})
-
-
-async def _http_error(request: HttpRequest, error: Exception) -> Response:
-    """Unknown paths and wrong methods, in the form of all other errors here."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = dict(getattr(error, "headers", None) or {})
-    description = {404: "There is nothing here.", 405: "This endpoint has other methods."}.get(status, "")
-    return JSONResponse({"error": "invalid_request", "error_description": description}, status, {**headers, **NO_STORE})

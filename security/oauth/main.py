@@ -30,8 +30,10 @@ from security.oauth.settings import OAuthSettings
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 from security.oauth.store import Store
+from security.oauth.sweeper import Sweeper
 from security.oauth.transactions import Transactions
 from security.oauth.trust import Trust
+from security.oauth.waiting_store import WaitingStore
 from security.tokens.dpop import Nonces
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
@@ -48,13 +50,15 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     await require_current(records, Owner.beside(__file__))
     sink = PostgresAuditSink(records)
     transactions = Transactions(database)
-    store, families = Store(transactions), FamilyStore(transactions)
+    store, families, waiting = Store(transactions), FamilyStore(transactions), WaitingStore(transactions)
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
     accounts = Accounts(store, passwords, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
     await asyncio.to_thread(seed, store, passwords, process.contract, settings.client_secrets, settings.shop_callback)
-    trust = Trust(families, GatewayKeyStore(transactions), clock)
+    gateway_keys = GatewayKeyStore(transactions)
+    sweeper = Sweeper((store.sweep, families.sweep, waiting.sweep, gateway_keys.sweep), clock)
+    trust = Trust(families, gateway_keys, clock)
     revocations = Revocations(trust.listed, clock)
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, revocations)
     loop = asyncio.get_running_loop()
@@ -66,6 +70,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     protocol = Server(
         store,
         families,
+        waiting,
         SecretChecker(passwords),
         settings.issuer,
         settings.audience,
@@ -94,7 +99,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         raise SystemExit("no address to serve on: set ISTHMUS_HTTP_ADDRESS")
     front = GatewayFront(endpoints.app(), settings.http_address, process.identity, process.stopping)
     try:
-        await process.serve(server.build(), sink, keys, trust, revocations, front)
+        await process.serve(server.build(), sink, keys, trust, revocations, sweeper, front)
     finally:
         endpoints.close()
         database.dispose()

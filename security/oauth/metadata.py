@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from security.oauth.device import DEVICE_CODE
 from security.oauth.refresh import ANYBODY, PROVEN
 
 
@@ -20,11 +21,13 @@ def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
         "introspection_endpoint": f"{issuer}/oauth/introspect",
         "introspection_endpoint_auth_methods_supported": list(PROVEN),
         "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+        "pushed_authorization_request_endpoint": f"{issuer}/oauth/par",
+        "device_authorization_endpoint": f"{issuer}/oauth/device_authorization",
         "jwks_uri": f"{issuer}/oauth/jwks.json",
         "scopes_supported": sorted(scopes),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
+        "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token", DEVICE_CODE],
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
         "dpop_signing_alg_values_supported": algorithms,

@@ -16,6 +16,8 @@ from mesh.clock import Clock
 COOKIE = "__Host-isthmus-csrf"
 # How long the page may lie open before it is sent.
 FORM_LIFE_S = 900
+# What stands for the query where a form has none of its own.
+DEVICE_FORM = "device"
 
 _DIRECTORY = Path(__file__).parent / "pages"
 
@@ -60,6 +62,36 @@ class Pages:
         response = HTMLResponse(page, status, headers=self._headers(f"'self' {origin}"))
         response.set_cookie(COOKIE, cookie, max_age=FORM_LIFE_S, path="/", secure=True, httponly=True, samesite="lax")
         return response
+
+    def device(
+        self,
+        *,
+        client: str,
+        scopes: Iterable[str],
+        user_code: str,
+        query: str,
+        cookie: str | None,
+        problem: str,
+        status: int,
+    ) -> HTMLResponse:
+        """The form for a device's code; with the client and what it asks for, once the code is known."""
+        cookie = cookie or secrets.token_urlsafe(32)
+        page = self._templates.get_template("device.html").render(
+            style=self._style,
+            client=client,
+            scopes=sorted(scopes),
+            user_code=user_code,
+            problem=problem,
+            csrf=self._token(cookie, query, int(self._clock.now_us() // 1_000_000)),
+        )
+        response = HTMLResponse(page, status, headers=self._headers("'self'"))
+        response.set_cookie(COOKIE, cookie, max_age=FORM_LIFE_S, path="/", secure=True, httponly=True, samesite="lax")
+        return response
+
+    def device_done(self, allowed: bool) -> HTMLResponse:
+        """The end of it: the device will notice by itself."""
+        page = self._templates.get_template("device_done.html").render(style=self._style, allowed=allowed)
+        return HTMLResponse(page, headers=self._headers("'none'"))
 
     def error(self, status: int, error: str, description: str) -> HTMLResponse:
         """For people whose request cannot be sent back to where it came from."""

@@ -1,4 +1,4 @@
-"""The clients that every mesh begins with: the shop's back end and its browser app."""
+"""The clients that every mesh begins with: the shop's back end, its browser app, and the command line."""
 
 import fcntl
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mesh.contract import Contract
 from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_key_file, write_file
+from security.oauth.device import DEVICE_CODE
 from security.oauth.domain import Authentication, Client
 from security.oauth.passwords import PasswordChecker
 from security.oauth.protocol import AUTHORIZATION_CODE, CLIENT_CREDENTIALS, REFRESH_TOKEN
@@ -14,6 +15,7 @@ from security.oauth.store import Store
 
 STOREFRONT = "storefront"
 SHOP_WEB = "shop-web"
+COMMAND_LINE = "isthmus-cli"
 SHOP_WEB_SCOPES = frozenset(
     {"members.read", "members.reveal", "orders.read", "orders.write", "payments.read", "payments.write"}
 )
@@ -25,7 +27,7 @@ def scopes_of(contract: Contract) -> frozenset[str]:
 
 
 def seed(store: Store, passwords: PasswordChecker, contract: Contract, secrets_directory: Path, callback: str) -> None:
-    """Register the two clients, or bring them up to date. The replicas take turns; a secret is made once and kept."""
+    """Register the clients, or bring them up to date. The replicas take turns; a secret is made once and kept."""
     secrets_directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     descriptor = os.open(secrets_directory / ".lock", os.O_RDWR | os.O_CREAT, KEY_MODE)
     try:
@@ -50,6 +52,16 @@ def seed(store: Store, passwords: PasswordChecker, contract: Contract, secrets_d
                 grants=frozenset({AUTHORIZATION_CODE, REFRESH_TOKEN}),
                 scopes=SHOP_WEB_SCOPES & known,
                 redirect_uris=(callback, "http://127.0.0.1/callback"),
+            )
+        )
+        store.put_client(
+            Client(
+                client_id=COMMAND_LINE,
+                name="Isthmus on the command line",
+                secret_hash=None,
+                grants=frozenset({DEVICE_CODE, REFRESH_TOKEN}),
+                scopes=SHOP_WEB_SCOPES & known,
+                redirect_uris=(),
             )
         )
     finally:

@@ -121,6 +121,5 @@ class SigningKeys:
             await asyncio.sleep(REFRESH_S)
             try:
                 await self.refresh()
-                await asyncio.to_thread(self._store.sweep, self._now())
             except Exception as error:  # the keys in memory go on signing while the database is away
                 log.error("signing_keys_not_refreshed", detail=type(error).__name__)
