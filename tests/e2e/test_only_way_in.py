@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import os
+import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
 from hashlib import sha256
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import grpc
 import jwt
@@ -22,6 +24,7 @@ from mesh.errors import MeshError
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from security.tokens.jwk import public_jwk
+from tests.e2e.command import ISTHMUS
 from tests.e2e.public import JSON, bearer, problem, public_client, register
 from tests.e2e.signin import FORM, PASSWORD, authorize, create_account, redeem
 
@@ -158,3 +161,36 @@ async def test_a_public_certificate_opens_no_private_port(mesh: LocalMesh) -> No
             assert "UNAVAILABLE" in str(getattr(refused.value, "code", ""))
         finally:
             await channels.close()
+
+
+async def test_somebody_signs_in_on_the_command_line(mesh: LocalMesh) -> None:
+    async with public_client(mesh) as client:
+        member_id = await register(mesh, client, "only-way-in-member-2", 22)
+        await create_account(mesh, client, member_id, "edsger@example.org")
+        settings = {"home": mesh.home.root, "port_base": mesh.settings.port_base}
+        environment = os.environ | {f"ISTHMUS_{name.upper()}": str(value) for name, value in settings.items()}
+        command = await asyncio.create_subprocess_exec(
+            ISTHMUS, "login", "--scope", "members.read", stdout=asyncio.subprocess.PIPE, env=environment
+        )
+        try:
+            assert command.stdout
+            said = (await asyncio.wait_for(command.stdout.readline(), 30)).decode()
+            path = urlsplit(said.split()[-1])
+            page = await client.send("GET", f"{path.path}?{path.query}")
+            csrf = re.search(r'name="csrf" value="([^"]*)"', page.body.decode())
+            assert csrf, page.body
+            form = {"csrf": csrf[1], "login": "edsger@example.org", "password": PASSWORD, "decision": "allow"}
+            form["user_code"] = parse_qs(path.query)["user_code"][0]
+            cookie = page.headers["set-cookie"].partition(";")[0]
+            assert (await post(client, "/oauth/device", form, cookie=cookie)).status == 200
+            await asyncio.wait_for(command.communicate(), 30)
+            assert command.returncode == 0
+        finally:
+            if command.returncode is None:
+                command.kill()
+                await command.wait()
+        kept = mesh.home.run("operator") / "login.json"
+        assert kept.stat().st_mode & 0o077 == 0
+        token = json.loads(kept.read_text())["access_token"]
+        own = await client.send("GET", f"/v1/members/{member_id}", headers={"authorization": f"Bearer {token}"})
+        assert own.status == 200

@@ -1,0 +1,116 @@
+"""`isthmus login`: an access token for the person at this terminal, by a code that they type into any browser."""
+
+import http.client
+import json
+import ssl
+import time
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode, urlsplit
+
+import typer
+
+from deploy.cli.output import Json, clear_errors, console, print_json
+from deploy.local.errors import LauncherError
+
+CLIENT_ID = "isthmus-cli"
+GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+REQUEST_S_MAX = 10.0
+# The server says how long a code lives; nobody waits longer than this, whatever it says.
+WAIT_S_MAX = 900.0
+SLOW_DOWN_S = 5.0
+KEY_MODE = 0o600
+
+
+class LoginFailed(LauncherError):
+    """The authorization server refused, or nobody decided in time."""
+
+    exit_code = 20
+
+
+def login(
+    scope: Annotated[str, typer.Option(help="What to ask for, separated by spaces; default: all it may have.")] = "",
+    gateway: Annotated[str, typer.Option(help="Where the mesh is; default: the one of ISTHMUS_PORT_BASE.")] = "",
+    root: Annotated[Path | None, typer.Option(help="The certificate of its authority, PEM.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign in with a code and keep the tokens in ISTHMUS_HOME, readable by its owner alone (RFC 8628)."""
+    with clear_errors():
+        from deploy.local.mesh import urls
+        from deploy.local.settings import LauncherSettings
+        from security.identity.files import write_file
+
+        settings = LauncherSettings()
+        server = _Server(
+            gateway or urls(settings)["edge_gateway"], root or settings.layout.root / "ca" / "public" / "root.pem"
+        )
+        begun = server.post("/oauth/device_authorization", {"scope": scope} if scope else {})
+        if as_json:
+            print_json({"verification_uri": begun["verification_uri_complete"], "user_code": begun["user_code"]})
+        else:
+            console().print(f"Open {begun['verification_uri_complete']}\nand look for the code {begun['user_code']}")
+        given = _wait(server, begun)
+        path = settings.layout.root / "run" / "operator" / "login.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(given).encode(), KEY_MODE)
+        if as_json:
+            print_json({"file": str(path), "scope": given["scope"], "expires_in": given["expires_in"]})
+        else:
+            console().print(f"signed in for {given['scope']}; the token is in {path}")
+
+
+def _wait(server: "_Server", begun: dict[str, Any]) -> dict[str, Any]:
+    """Ask until somebody has decided, no faster than told."""
+    pause_s = float(begun["interval"])
+    ends = time.monotonic() + min(float(begun["expires_in"]), WAIT_S_MAX)
+    while time.monotonic() < ends:
+        time.sleep(pause_s)
+        answer = server.ask("/oauth/token", {"grant_type": GRANT, "device_code": begun["device_code"]})
+        match answer.get("error"):
+            case None:
+                return answer
+            case "authorization_pending":
+                continue
+            case "slow_down":
+                pause_s += SLOW_DOWN_S
+            case "access_denied":
+                raise LoginFailed("The sign-in was denied", "Begin again with `isthmus login`")
+            case _:
+                break
+    raise LoginFailed("Nobody decided in time", "Begin again with `isthmus login`")
+
+
+class _Server:
+    """The authorization server, behind the edge gateway."""
+
+    def __init__(self, gateway: str, root: Path) -> None:
+        parts = urlsplit(gateway)
+        if parts.scheme != "https" or not parts.hostname:
+            raise LoginFailed(f"{gateway} is no https address", "Give one with --gateway")
+        if not root.exists():
+            raise LoginFailed(f"{root} does not exist", "Start the mesh with `make run`, or give --root")
+        self._host, self._port = parts.hostname, parts.port or 443
+        self._tls = ssl.create_default_context(cafile=str(root))
+        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
+
+    def post(self, path: str, form: dict[str, str]) -> dict[str, Any]:
+        """The answer. Raises LoginFailed when it is an error."""
+        answer = self.ask(path, form)
+        if "error" in answer:
+            raise LoginFailed(f"The authorization server refused: {answer['error']}", "Ask for another scope")
+        return answer
+
+    def ask(self, path: str, form: dict[str, str]) -> dict[str, Any]:
+        """The answer, errors of OAuth included. Raises LoginFailed when there is none."""
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=REQUEST_S_MAX)
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        try:
+            connection.request("POST", path, urlencode({"client_id": CLIENT_ID} | form), headers)
+            answer: dict[str, Any] = json.loads(connection.getresponse().read(1 << 20))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise LoginFailed(
+                f"{self._host}:{self._port} does not answer ({type(error).__name__})", "See `isthmus status`"
+            ) from error
+        finally:
+            connection.close()
+        return answer
