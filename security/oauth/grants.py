@@ -179,9 +179,9 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
         self._audience = audience
         self._keys = keys
 
-    def generate(self, *arguments: Any, **named: Any) -> dict[str, Any]:
-        token: dict[str, Any] = super().generate(*arguments, **named)
-        if "jkt" in named["client"].confirmation:
+    def generate(self, grant_type: str, client: RegisteredClient, *rest: Any, **named: Any) -> dict[str, Any]:
+        token: dict[str, Any] = super().generate(grant_type, client, *rest, **named)
+        if "jkt" in client.confirmation:
             token["token_type"] = "DPoP"  # noqa: S105 (the name of a type)
         return token
 
