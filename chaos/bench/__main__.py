@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.bench import bridge, core, edge, mesh, report
+from chaos.bench import bridge, core, edge, gateway, mesh, report
 from chaos.bench.tools import BenchError
 from deploy.local.errors import LauncherError
 
@@ -20,6 +20,7 @@ BENCHES: dict[str, Callable[[Path], Sequence[report.Result]]] = {
     "edge": edge.run,
     "core": core.run,
     "bridge": bridge.run,
+    "gateway": gateway.run,
     "mesh": mesh.run,
 }
 

@@ -20,7 +20,7 @@ REVOCATIONS_MAX: Final = 20_000
 POLL_S: Final = 1.5
 FETCH_TIMEOUT_S: Final = 2.0
 # A list that is older than this says too little: better no answer than a wrong one.
-STALE_S: Final = 60.0
+STALE_S: Final = 120.0
 
 
 class Kind(Enum):
