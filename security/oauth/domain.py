@@ -100,6 +100,8 @@ class Code:
     expires_at: datetime
     # The family that the tokens given for it will belong to.
     family_id: str
+    # The authentication context of the sign-in (RFC 9068, section 2.2.1): "" for a password alone.
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Family:
     expires_at: datetime
     # RFC 7638 thumbprint of the key that its refresh tokens are bound to (RFC 9449, section 5).
     key_thumbprint: str | None = None
+    context: str = ""
 
 
 class RefreshUse(Enum):

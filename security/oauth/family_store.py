@@ -38,6 +38,7 @@ FAMILIES = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
     Column("key_thumbprint", Text),
+    Column("context", Text, nullable=False),
 )
 REFRESH_TOKENS = Table(
     "refresh_tokens",

@@ -96,7 +96,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         return None if client is None else RegisteredClient(client, self._secrets)
 
     def member(self, family: Family) -> Member:
-        return Member(family.member_id, family.signed_in_at, family.family_id)
+        return Member(family.member_id, family.signed_in_at, family.family_id, family.context)
 
     def save_token(self, token: Mapping[str, Any], request: Request) -> None:
         """Put on record that a token is issued, with its family if there is one, before it leaves."""
@@ -113,6 +113,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
             signed_in_at=request.user.signed_in_at,
             expires_at=now + FAMILY_LIFE,
             key_thumbprint=request.client.confirmation.get("jkt"),
+            context=request.user.context,
         )
         if not self.families.begin(family, token.get("refresh_token"), now, record):
             raise InvalidGrantError("The code was redeemed before.")
@@ -203,6 +204,13 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
             extra["cnf"] = dict(client.confirmation)
         return extra
 
+    def get_acr(self, user: Member | None) -> str | None:
+        return user.context or None if user is not None else None
+
+    def get_amr(self, user: Member | None) -> list[str] | None:
+        # RFC 8176.
+        return None if user is None else ["pwd", "otp", "mfa"] if user.context else ["pwd"]
+
     def get_auth_time(self, user: Member | None) -> int | None:
         return None if user is None else int(user.signed_in_at.timestamp())
 
@@ -238,6 +246,7 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
             signed_in_at=user.signed_in_at,
             expires_at=datetime.now(UTC) + CODE_LIFE,
             family_id=user.family_id,
+            context=user.context,
         )
         self.server.store.add_code(code, granted, self.server.noted("SignIn", request, user.member_id))
 
@@ -259,7 +268,7 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
 
     def authenticate_user(self, authorization_code: RedeemedCode) -> Member:
         code = authorization_code.code
-        return Member(code.member_id, code.signed_in_at, code.family_id)
+        return Member(code.member_id, code.signed_in_at, code.family_id, code.context)
 
 
 class RequiredS256(CodeChallenge):  # type: ignore[misc]

@@ -47,6 +47,7 @@ from security.oauth.pushed import push, pushed_request
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 from security.oauth.waiting_store import Device
+from security.tokens.admission import STEP_UP_CONTEXT
 
 log = logger("oauth")
 
@@ -234,10 +235,15 @@ class Endpoints:
         member = None
         if form.get("decision") != "deny":
             login, password = form.get("login", ""), form.get("password", "")
-            member = await self._in_thread(lambda: self._accounts.sign_in(login, password))
+            second = form.get("second", "")
+            # RFC 9470, section 4: the app was told so where it called.
+            wanted = STEP_UP_CONTEXT in parameters.get("acr_values", "").split()
+            member = await self._in_thread(
+                lambda: self._accounts.sign_in(login, password, second, require_second=wanted)
+            )
             if member is None:
                 self._sink.enqueue(self._server.refused("SignIn", asked, "SIGN_IN_FAILED"))
-                return self._page(grant, query, cookie, "Login or password are wrong, or there were too many attempts.")
+                return self._page(grant, query, cookie, "That was not right, or there were too many attempts.")
         answer = await self._in_thread(
             lambda: self._server.create_authorization_response(asked, grant_user=member, grant=grant)
         )
@@ -266,18 +272,18 @@ class Endpoints:
         if self._pages.forged(cookie, DEVICE_FORM, form.get("csrf", "")):
             return await self._device_page(device, user_code, cookie, "The page had expired. Please try again.")
         asked = Request("POST", f"{self._issuer}/oauth/device", {"client_id": device.client_id}, {}, by)
-        member_id = None
+        member_id, context = None, ""
         if form.get("decision") != "deny":
-            login, password = form.get("login", ""), form.get("password", "")
-            member = await self._in_thread(lambda: self._accounts.sign_in(login, password))
+            login, password, second = (form.get(name, "") for name in ("login", "password", "second"))
+            member = await self._in_thread(lambda: self._accounts.sign_in(login, password, second))
             if member is None:
                 self._sink.enqueue(self._server.refused("SignIn", asked, "SIGN_IN_FAILED"))
-                wrong = "Login or password are wrong, or there were too many attempts."
+                wrong = "That was not right, or there were too many attempts."
                 return await self._device_page(device, user_code, cookie, wrong)
-            member_id, now = member.member_id, member.signed_in_at
+            member_id, now, context = member.member_id, member.signed_in_at, member.context
         self._limits.succeeded(*source)
         record = self._server.device_decided(asked, member_id)
-        decided = await self._in_thread(lambda: self._server.waiting.decide(user_code, member_id, now, record))
+        decided = await self._in_thread(lambda: self._server.waiting.decide(user_code, member_id, now, context, record))
         if not decided:
             return await self._device_page(None, user_code, cookie, "This code is not known, or was used.")
         return self._pages.device_done(member_id is not None)

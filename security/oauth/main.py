@@ -24,6 +24,7 @@ from security.oauth.key_store import GatewayKeyStore
 from security.oauth.limits import Limits
 from security.oauth.pages import Pages
 from security.oauth.passwords import PasswordChecker, SecretChecker
+from security.oauth.second_factor import SecondFactors
 from security.oauth.seed import scopes_of, seed
 from security.oauth.service import AccountsService, KeysService
 from security.oauth.settings import OAuthSettings
@@ -41,6 +42,8 @@ from security.tokens.revocation import Revocations
 from security.tokens.verifier import TokenVerifier
 
 READ_TOKEN_S_MAX = 2.0
+# As apps for one-time passwords show it.
+ISSUER_NAME = "Isthmus"
 
 
 async def main(settings: OAuthSettings, process: Process) -> None:
@@ -53,7 +56,8 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     store, families, waiting = Store(transactions), FamilyStore(transactions), WaitingStore(transactions)
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
-    accounts = Accounts(store, passwords, clock)
+    factors = SecondFactors(transactions, keyring.index_key("oauth-second-factors"), ISSUER_NAME)
+    accounts = Accounts(store, passwords, factors, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
     await asyncio.to_thread(seed, store, passwords, process.contract, settings.client_secrets, settings.shop_callback)
     gateway_keys = GatewayKeyStore(transactions)

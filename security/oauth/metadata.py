@@ -4,6 +4,7 @@ from typing import Any
 
 from security.oauth.device import DEVICE_CODE
 from security.oauth.refresh import ANYBODY, PROVEN
+from security.tokens.admission import STEP_UP_CONTEXT
 
 
 def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
         "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
         "pushed_authorization_request_endpoint": f"{issuer}/oauth/par",
         "device_authorization_endpoint": f"{issuer}/oauth/device_authorization",
+        "acr_values_supported": [STEP_UP_CONTEXT],
         "jwks_uri": f"{issuer}/oauth/jwks.json",
         "scopes_supported": sorted(scopes),
         "response_types_supported": ["code"],

@@ -19,7 +19,7 @@ CREDENTIALS_BYTES_MAX = 1024
 LONG = frozenset({"client_assertion"})
 LONG_VALUE = re.compile(r"[A-Za-z0-9._-]{0,8192}")
 # What people type; everything else is for programs.
-TYPED = frozenset({"login", "password"})
+TYPED = frozenset({"login", "password", "second"})
 TYPED_LENGTH_MAX = 256
 
 

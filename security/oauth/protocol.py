@@ -124,6 +124,8 @@ class Member:
     signed_in_at: datetime
     # Of the tokens that this consent brings about.
     family_id: str
+    # What the sign-in was made with: "" for a password alone.
+    context: str = ""
 
     def get_user_id(self) -> str:
         return self.member_id

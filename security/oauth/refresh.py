@@ -11,16 +11,15 @@ from authlib.oauth2.rfc6749 import InvalidGrantError
 from authlib.oauth2.rfc6749.grants import RefreshTokenGrant
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mesh.call import Claims
 from mesh.errors import MeshError
+from security.keys.aead import NONCE_BYTES, Aead
 from security.oauth.domain import Family, RefreshUse
 from security.oauth.family_store import Shown
 
 PROVEN: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt", "tls_client_auth")
 ANYBODY: Final = (*PROVEN, "none")
-_NONCE_BYTES: Final = 12
 
 # The claims of a good access token, or MeshError.
 ReadToken = Callable[[str], Claims]
@@ -28,13 +27,13 @@ ReadToken = Callable[[str], Claims]
 
 def seal(token: str, answer: Mapping[str, Any]) -> bytes:
     """An answer that only who holds `token` can open."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + AESGCM(_sealing_key(token)).encrypt(nonce, json.dumps(answer).encode(), None)
+    nonce, sealed = Aead(_sealing_key(token)).seal(json.dumps(answer).encode(), b"")
+    return nonce + sealed
 
 
 def unseal(token: str, sealed: bytes) -> dict[str, Any]:
     """The answer sealed under `token`."""
-    opened = AESGCM(_sealing_key(token)).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None)
+    opened = Aead(_sealing_key(token)).open(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], b"")
     answer: dict[str, Any] = json.loads(opened)
     return answer
 

@@ -56,3 +56,9 @@ class AccountsService(oauth_pb2_grpc.AccountsServicer):
     ) -> oauth_pb2.CreateAccountResponse:
         await asyncio.to_thread(self._accounts.create, request.member_id, request.login, request.password)
         return oauth_pb2.CreateAccountResponse(member_id=request.member_id)
+
+    async def EnrolSecondFactor(
+        self, request: oauth_pb2.EnrolSecondFactorRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> oauth_pb2.EnrolSecondFactorResponse:
+        uri = await asyncio.to_thread(self._accounts.enrol, request.member_id)
+        return oauth_pb2.EnrolSecondFactorResponse(uri=uri)

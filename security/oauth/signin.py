@@ -4,12 +4,14 @@ import secrets
 from datetime import UTC, datetime
 
 from mesh.clock import Clock
-from mesh.errors import AlreadyExists, FieldViolation, InvalidArgument
+from mesh.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from mesh.logs import logger
 from security.oauth.domain import fold_login, password_rule
 from security.oauth.passwords import PasswordChecker
 from security.oauth.protocol import Member
+from security.oauth.second_factor import SecondFactors
 from security.oauth.store import Store
+from security.tokens.admission import STEP_UP_CONTEXT
 
 log = logger("oauth")
 
@@ -17,8 +19,9 @@ log = logger("oauth")
 class Accounts:
     """Blocks for the work of a hash: call it from a thread."""
 
-    def __init__(self, store: Store, passwords: PasswordChecker, clock: Clock) -> None:
+    def __init__(self, store: Store, passwords: PasswordChecker, factors: SecondFactors, clock: Clock) -> None:
         self._store = store
+        self._factors = factors
         self._passwords = passwords
         self._clock = clock
 
@@ -43,8 +46,18 @@ class Accounts:
         if not self._passwords.check(taken.password_hash, password) or not same:
             raise AlreadyExists("ACCOUNT_EXISTS", "this member already has an account, or the login is taken")
 
-    def sign_in(self, login: str, password: str) -> Member | None:
-        """The member who signs in, or None. Neither the answer nor its time says whether the login exists."""
+    def enrol(self, member_id: str) -> str:
+        """A second factor for a member with an account, as an otpauth URI. NotFound without an account."""
+        account = self._store.account_of(member_id)
+        if account is None:
+            raise NotFound("ACCOUNT_NOT_FOUND", "this member has no account")
+        return self._factors.enrol(member_id, account.login)
+
+    def sign_in(self, login: str, password: str, second: str = "", *, require_second: bool = False) -> Member | None:
+        """The member who signs in, or None. Neither the answer nor its time says whether the login exists.
+
+        second: a one-time password; needed where the member has that factor in use, or require_second.
+        """
         now = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC)
         try:
             folded = fold_login(login)
@@ -54,13 +67,17 @@ class Accounts:
         good = self._passwords.check(account.password_hash if account else None, password)
         if account is None or (account.locked_until is not None and now < account.locked_until):
             return None
+        context = ""
+        if good and (second or require_second or self._factors.required(account.member_id)):
+            good = self._factors.use(account.member_id, second, now)
+            context = STEP_UP_CONTEXT
         if not good:
             self._store.count_failure(folded, now)
             log.warning("sign_in_failed", member_id=account.member_id)
             return None
         if account.failures:
             self._store.clear_failures(folded)
-        return Member(account.member_id, now, secrets.token_urlsafe(16))
+        return Member(account.member_id, now, secrets.token_urlsafe(16), context)
 
 
 def _invalid(field: str, rule: str) -> InvalidArgument:

@@ -68,6 +68,7 @@ CODES = Table(
     Column("signed_in_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("family_id", Text, nullable=False),
+    Column("context", Text, nullable=False),
     # Kept until it expires, so that a second taker is noticed.
     Column("taken", Boolean, nullable=False),
 )
@@ -158,6 +159,11 @@ class Store:
     def account(self, login: str) -> Account | None:
         with self._transaction() as connection:
             row = connection.execute(select(ACCOUNTS).where(ACCOUNTS.c.login == login)).one_or_none()
+        return None if row is None else _account(row)
+
+    def account_of(self, member_id: str) -> Account | None:
+        with self._transaction() as connection:
+            row = connection.execute(select(ACCOUNTS).where(ACCOUNTS.c.member_id == member_id)).one_or_none()
         return None if row is None else _account(row)
 
     def count_failure(self, login: str, now: datetime) -> None:

@@ -34,6 +34,7 @@ DEVICES = Table(
     Column("allowed", Boolean),
     Column("member_id", Text),
     Column("signed_in_at", DateTime(timezone=True)),
+    Column("context", Text, nullable=False),
 )
 
 
@@ -50,6 +51,7 @@ class Device:
     allowed: bool | None = None
     member_id: str | None = None
     signed_in_at: datetime | None = None
+    context: str = ""
 
 
 class WaitingStore:
@@ -89,9 +91,16 @@ class WaitingStore:
             row = connection.execute(select(DEVICES).where(_undecided(user_code, now))).one_or_none()
         return None if row is None else _device(row)
 
-    def decide(self, user_code: str, member_id: str | None, signed_in_at: datetime, record: AuditRecord) -> bool:
+    def decide(
+        self, user_code: str, member_id: str | None, signed_in_at: datetime, context: str, record: AuditRecord
+    ) -> bool:
         """Keep what a person decided: who allowed it, or None who denied it. False if somebody else was first."""
-        values = {"allowed": member_id is not None, "member_id": member_id, "signed_in_at": signed_in_at}
+        values: dict[str, Any] = {
+            "allowed": member_id is not None,
+            "member_id": member_id,
+            "signed_in_at": signed_in_at,
+        }
+        values["context"] = context
         decided = update(DEVICES).where(_undecided(user_code, signed_in_at)).values(values)
         with self._transaction() as connection:
             if connection.execute(decided.returning(DEVICES.c.user_code)).one_or_none() is None:
@@ -135,4 +144,5 @@ def _device(row: Row[Any]) -> Device:
         row.allowed,
         row.member_id,
         row.signed_in_at,
+        row.context,
     )

@@ -204,6 +204,11 @@ class AccountsStub:
                 request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.CreateAccountRequest.SerializeToString,
                 response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.CreateAccountResponse.FromString,
                 _registered_method=True)
+        self.EnrolSecondFactor = channel.unary_unary(
+                '/isthmus.oauth.v1.Accounts/EnrolSecondFactor',
+                request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorRequest.SerializeToString,
+                response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServicer:
@@ -217,6 +222,14 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnrolSecondFactor(self, request, context):
+        """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
+        counts from its first use on, and is then not given again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -224,6 +237,11 @@ def add_AccountsServicer_to_server(servicer, server):
                     servicer.CreateAccount,
                     request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.CreateAccountRequest.FromString,
                     response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.CreateAccountResponse.SerializeToString,
+            ),
+            'EnrolSecondFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrolSecondFactor,
+                    request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorRequest.FromString,
+                    response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -254,6 +272,33 @@ class Accounts:
             '/isthmus.oauth.v1.Accounts/CreateAccount',
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.CreateAccountRequest.SerializeToString,
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.CreateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrolSecondFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.oauth.v1.Accounts/EnrolSecondFactor',
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorRequest.SerializeToString,
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorResponse.FromString,
             options,
             channel_credentials,
             insecure,

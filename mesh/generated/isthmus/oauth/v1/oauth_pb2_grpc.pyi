@@ -90,6 +90,10 @@ class AccountsStub:
     def __new__(cls, channel: _aio.Channel) -> AccountsAsyncStub: ...
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.CreateAccountRequest, _oauth_pb2.CreateAccountResponse]
     """Gives a registered member a login and a password."""
+    EnrolSecondFactor: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.EnrolSecondFactorRequest, _oauth_pb2.EnrolSecondFactorResponse]
+    """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
+    counts from its first use on, and is then not given again.
+    """
 
 @_typing.type_check_only
 class AccountsAsyncStub(AccountsStub):
@@ -98,6 +102,10 @@ class AccountsAsyncStub(AccountsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_oauth_pb2.CreateAccountRequest, _oauth_pb2.CreateAccountResponse]  # type: ignore[assignment]
     """Gives a registered member a login and a password."""
+    EnrolSecondFactor: _aio.UnaryUnaryMultiCallable[_oauth_pb2.EnrolSecondFactorRequest, _oauth_pb2.EnrolSecondFactorResponse]  # type: ignore[assignment]
+    """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
+    counts from its first use on, and is then not given again.
+    """
 
 class AccountsServicer(metaclass=_abc_1.ABCMeta):
     """Sign-in accounts of members."""
@@ -109,5 +117,15 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_oauth_pb2.CreateAccountResponse, _abc.Awaitable[_oauth_pb2.CreateAccountResponse]]:
         """Gives a registered member a login and a password."""
+
+    @_abc_1.abstractmethod
+    def EnrolSecondFactor(
+        self,
+        request: _oauth_pb2.EnrolSecondFactorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oauth_pb2.EnrolSecondFactorResponse, _abc.Awaitable[_oauth_pb2.EnrolSecondFactorResponse]]:
+        """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
+        counts from its first use on, and is then not given again.
+        """
 
 def add_AccountsServicer_to_server(servicer: AccountsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
