@@ -47,6 +47,7 @@ from security.oauth.pushed import push, pushed_request
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 from security.oauth.waiting_store import Device
+from security.oauth.words import words_for
 from security.tokens.admission import STEP_UP_CONTEXT
 
 log = logger("oauth")
@@ -224,14 +225,15 @@ class Endpoints:
             if not error.redirect_uri:
                 raise
             return self._send_back(self._server.handle_error_response(asked, error))
+        words = words_for(request.headers.get("accept-language", ""))
         # One spelling of the query, so that the form's token covers what will be used and nothing else.
         query = urlencode(sorted(parameters.items()))
         cookie = request.cookies.get(COOKIE, "")[:COOKIE_LENGTH_MAX] or None
         if request.method != "POST":
-            return self._page(grant, query, cookie)
+            return self._page(words, grant, query, cookie)
         form = await form_of(request)
         if self._pages.forged(cookie, query, form.get("csrf", "")):
-            return self._page(grant, query, cookie, "The page had expired. Please try again.")
+            return self._page(words, grant, query, cookie, "expired")
         member = None
         if form.get("decision") != "deny":
             login, password = form.get("login", ""), form.get("password", "")
@@ -243,7 +245,7 @@ class Endpoints:
             )
             if member is None:
                 self._sink.enqueue(self._server.refused("SignIn", asked, "SIGN_IN_FAILED"))
-                return self._page(grant, query, cookie, "That was not right, or there were too many attempts.")
+                return self._page(words, grant, query, cookie, "wrong")
         answer = await self._in_thread(
             lambda: self._server.create_authorization_response(asked, grant_user=member, grant=grant)
         )
@@ -254,6 +256,7 @@ class Endpoints:
         raw = request.scope["query_string"]
         query = parse(raw[:QUERY_BYTES_MAX]) if raw else {}
         cookie = request.cookies.get(COOKIE, "")[:COOKIE_LENGTH_MAX] or None
+        words = words_for(request.headers.get("accept-language", ""))
         form = await form_of(request) if request.method == "POST" else query
         user_code = fold_user_code(form.get("user_code", ""))
         by = caller(request.headers)
@@ -267,10 +270,10 @@ class Endpoints:
             # Guessing codes is slow, like guessing secrets.
             self._limits.failed(*source)
         if device is None or request.method != "POST":
-            problem = "This code is not known, or was used. Please look again." if user_code and device is None else ""
-            return await self._device_page(device, user_code, cookie, problem)
+            problem = "unknown_code" if user_code and device is None else ""
+            return await self._device_page(words, device, user_code, cookie, problem)
         if self._pages.forged(cookie, DEVICE_FORM, form.get("csrf", "")):
-            return await self._device_page(device, user_code, cookie, "The page had expired. Please try again.")
+            return await self._device_page(words, device, user_code, cookie, "expired")
         asked = Request("POST", f"{self._issuer}/oauth/device", {"client_id": device.client_id}, {}, by)
         member_id, context = None, ""
         if form.get("decision") != "deny":
@@ -278,19 +281,22 @@ class Endpoints:
             member = await self._in_thread(lambda: self._accounts.sign_in(login, password, second))
             if member is None:
                 self._sink.enqueue(self._server.refused("SignIn", asked, "SIGN_IN_FAILED"))
-                wrong = "That was not right, or there were too many attempts."
-                return await self._device_page(device, user_code, cookie, wrong)
+                wrong = "wrong"
+                return await self._device_page(words, device, user_code, cookie, wrong)
             member_id, now, context = member.member_id, member.signed_in_at, member.context
         self._limits.succeeded(*source)
         record = self._server.device_decided(asked, member_id)
         decided = await self._in_thread(lambda: self._server.waiting.decide(user_code, member_id, now, context, record))
         if not decided:
-            return await self._device_page(None, user_code, cookie, "This code is not known, or was used.")
-        return self._pages.device_done(member_id is not None)
+            return await self._device_page(words, None, user_code, cookie, "unknown_code")
+        return self._pages.device_done(words, member_id is not None)
 
-    async def _device_page(self, device: Device | None, user_code: str, cookie: str | None, problem: str) -> Response:
+    async def _device_page(
+        self, words: Mapping[str, str], device: Device | None, user_code: str, cookie: str | None, problem: str
+    ) -> Response:
         client = await self._in_thread(lambda: self._server.query_client(device.client_id)) if device else None
         return self._pages.device(
+            words=words,
             client=client.registered.name if client else "",
             scopes=device.scope.split() if device else (),
             user_code=user_code,
@@ -300,8 +306,11 @@ class Endpoints:
             status=403 if problem else 200,
         )
 
-    def _page(self, grant: AuthorizationCode, query: str, cookie: str | None, problem: str = "") -> Response:
+    def _page(
+        self, words: Mapping[str, str], grant: AuthorizationCode, query: str, cookie: str | None, problem: str = ""
+    ) -> Response:
         return self._pages.sign_in(
+            words=words,
             client=grant.request.client.registered.name,
             scopes=grant.request.scope.split(),
             redirect_uri=grant.redirect_uri,
@@ -322,7 +331,10 @@ class Endpoints:
     def _refuse(self, request: HttpRequest, error: OAuth2Error) -> Response:
         status, body, headers = error()
         if request.url.path == "/oauth/authorize" and "text/html" in request.headers.get("accept", ""):
-            return self._pages.error(status, body.get("error", "invalid_request"), body.get("error_description", ""))
+            words = words_for(request.headers.get("accept-language", ""))
+            return self._pages.error(
+                words, status, body.get("error", "invalid_request"), body.get("error_description", "")
+            )
         nonce = {"DPoP-Nonce": error.nonce} if isinstance(error, ProofError) and error.nonce else {}
         return JSONResponse(body, status, {**dict(headers), **NO_STORE, **nonce})
 

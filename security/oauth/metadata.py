@@ -24,6 +24,7 @@ def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
         "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
         "pushed_authorization_request_endpoint": f"{issuer}/oauth/par",
         "device_authorization_endpoint": f"{issuer}/oauth/device_authorization",
+        "ui_locales_supported": ["en", "zh"],
         "acr_values_supported": [STEP_UP_CONTEXT],
         "jwks_uri": f"{issuer}/oauth/jwks.json",
         "scopes_supported": sorted(scopes),

@@ -37,6 +37,7 @@ class Pages:
     def sign_in(
         self,
         *,
+        words: Mapping[str, str],
         client: str,
         scopes: Iterable[str],
         redirect_uri: str,
@@ -45,12 +46,16 @@ class Pages:
         problem: str = "",
         status: int = 200,
     ) -> HTMLResponse:
-        """The form for the authorization request `query`. Sets the cookie that the form must come back with."""
+        """The form for the authorization request `query`. Sets the cookie that the form must come back with.
+
+        problem: one of the words.
+        """
         cookie = cookie or secrets.token_urlsafe(32)
         target = urlsplit(redirect_uri)
         origin = f"{target.scheme}://{target.netloc}"
         page = self._templates.get_template("authorize.html").render(
             style=self._style,
+            words=words,
             client=client,
             scopes=sorted(scopes),
             target=origin,
@@ -66,6 +71,7 @@ class Pages:
     def device(
         self,
         *,
+        words: Mapping[str, str],
         client: str,
         scopes: Iterable[str],
         user_code: str,
@@ -78,6 +84,7 @@ class Pages:
         cookie = cookie or secrets.token_urlsafe(32)
         page = self._templates.get_template("device.html").render(
             style=self._style,
+            words=words,
             client=client,
             scopes=sorted(scopes),
             user_code=user_code,
@@ -88,15 +95,15 @@ class Pages:
         response.set_cookie(COOKIE, cookie, max_age=FORM_LIFE_S, path="/", secure=True, httponly=True, samesite="lax")
         return response
 
-    def device_done(self, allowed: bool) -> HTMLResponse:
+    def device_done(self, words: Mapping[str, str], allowed: bool) -> HTMLResponse:
         """The end of it: the device will notice by itself."""
-        page = self._templates.get_template("device_done.html").render(style=self._style, allowed=allowed)
+        page = self._templates.get_template("device_done.html").render(style=self._style, words=words, allowed=allowed)
         return HTMLResponse(page, headers=self._headers("'none'"))
 
-    def error(self, status: int, error: str, description: str) -> HTMLResponse:
+    def error(self, words: Mapping[str, str], status: int, error: str, description: str) -> HTMLResponse:
         """For people whose request cannot be sent back to where it came from."""
         page = self._templates.get_template("error.html").render(
-            style=self._style, error=error, description=description
+            style=self._style, words=words, error=error, description=description
         )
         return HTMLResponse(page, status, headers=self._headers("'none'"))
 
