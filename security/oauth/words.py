@@ -15,7 +15,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "deny": "Deny",
     "cannot": "Cannot sign in",
     "not_followed": "The request that brought you here cannot be followed:",
-    "nothing_sent": "Nothing was sent to anybody. Go back and try again; if it happens again, tell where you came from.",
+    "nothing_sent": "Nothing was sent to anybody. Go back and try again; should it happen again, tell that site.",
     "connect": "Connect a device",
     "shows": "shows this code and asks to act for you:",
     "own_device": "Go on only if you see this code on your own device.",
