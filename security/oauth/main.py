@@ -57,7 +57,8 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
     factors = SecondFactors(transactions, keyring.index_key("oauth-second-factors"), ISSUER_NAME)
-    accounts = Accounts(store, passwords, factors, clock)
+    journal = Journal(settings.workload, settings.node, clock)
+    accounts = Accounts(store, families, passwords, factors, journal, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
     await asyncio.to_thread(seed, store, passwords, process.contract, settings.client_secrets, settings.shop_callback)
     gateway_keys = GatewayKeyStore(transactions)
@@ -79,7 +80,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         settings.issuer,
         settings.audience,
         keys,
-        Journal(settings.workload, settings.node, clock),
+        journal,
         read_token,
     )
     endpoints = Endpoints(

@@ -6,7 +6,9 @@ from typing import Any
 import grpc
 from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
+from mesh.call import current_call
 from mesh.errors import InvalidArgument
+from security.oauth.journal import Caller
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
 from security.oauth.trust import Trust
@@ -62,3 +64,10 @@ class AccountsService(oauth_pb2_grpc.AccountsServicer):
     ) -> oauth_pb2.EnrolSecondFactorResponse:
         uri = await asyncio.to_thread(self._accounts.enrol, request.member_id)
         return oauth_pb2.EnrolSecondFactorResponse(uri=uri)
+
+    async def SignOutEverywhere(
+        self, request: oauth_pb2.SignOutEverywhereRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> oauth_pb2.SignOutEverywhereResponse:
+        by = Caller(peer=str(current_call().peer), trace_id=current_call().trace_id)
+        await asyncio.to_thread(self._accounts.sign_out_everywhere, request.member_id, by)
+        return oauth_pb2.SignOutEverywhereResponse()

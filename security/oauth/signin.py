@@ -7,6 +7,8 @@ from mesh.clock import Clock
 from mesh.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from mesh.logs import logger
 from security.oauth.domain import fold_login, password_rule
+from security.oauth.family_store import FamilyStore
+from security.oauth.journal import Caller, Journal
 from security.oauth.passwords import PasswordChecker
 from security.oauth.protocol import Member
 from security.oauth.second_factor import SecondFactors
@@ -19,8 +21,18 @@ log = logger("oauth")
 class Accounts:
     """Blocks for the work of a hash: call it from a thread."""
 
-    def __init__(self, store: Store, passwords: PasswordChecker, factors: SecondFactors, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        families: FamilyStore,
+        passwords: PasswordChecker,
+        factors: SecondFactors,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
         self._store = store
+        self._families = families
+        self._journal = journal
         self._factors = factors
         self._passwords = passwords
         self._clock = clock
@@ -53,12 +65,20 @@ class Accounts:
             raise NotFound("ACCOUNT_NOT_FOUND", "this member has no account")
         return self._factors.enrol(member_id, account.login)
 
+    def sign_out_everywhere(self, member_id: str, by: Caller) -> None:
+        """End all that a member has open, on record in the same transaction."""
+        record = self._journal.record("SignOutEverywhere", by, data_subject=member_id)
+        self._families.end_all(member_id, self._now(), record)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC)
+
     def sign_in(self, login: str, password: str, second: str = "", *, require_second: bool = False) -> Member | None:
         """The member who signs in, or None. Neither the answer nor its time says whether the login exists.
 
         second: a one-time password; needed where the member has that factor in use, or require_second.
         """
-        now = datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC)
+        now = self._now()
         try:
             folded = fold_login(login)
         except ValueError:

@@ -199,6 +199,27 @@ async def test_a_revocation_is_listed_for_every_service_on_both_replicas(deploym
         await channels.close()
 
 
+async def test_signing_out_everywhere_ends_every_family_and_every_token_made_until_then(deployment: Deployment) -> None:
+    opened = [signed_in(deployment), signed_in(deployment)]
+    gateway = deployment.channels("core-gateway")
+    try:
+        stub: oauth_pb2_grpc.AccountsAsyncStub = oauth_pb2_grpc.AccountsStub(
+            gateway.direct(deployment.grpc_address(), OAUTH)
+        )
+        request = oauth_pb2.SignOutEverywhereRequest(member_id="member-grace")
+        await stub.SignOutEverywhere(request, metadata=await deployment.inner("accounts.write"))
+    finally:
+        await gateway.close()
+    for each in opened:
+        assert refresh(deployment, each["refresh_token"]).json["error"] == "invalid_grant"
+    with psycopg.connect(plain(deployment.url)) as connection:
+        wanted = "SELECT name FROM oauth.revocations WHERE kind = 'subject'"
+        assert connection.execute(wanted).fetchall() == [("member-grace",)]
+        # Other tests go on with the same member.
+        connection.execute("DELETE FROM oauth.revocations WHERE kind = 'subject'")
+    assert ("1", "", "member-grace", "", "") in events(deployment, "SignOutEverywhere")
+
+
 def test_every_issue_and_sign_in_is_on_record(deployment: Deployment) -> None:
     def allowed(event: str) -> list[tuple[str, ...]]:
         return [each for each in events(deployment, event) if each[0] == "1"]

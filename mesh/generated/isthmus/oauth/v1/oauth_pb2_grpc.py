@@ -209,6 +209,11 @@ class AccountsStub:
                 request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorRequest.SerializeToString,
                 response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorResponse.FromString,
                 _registered_method=True)
+        self.SignOutEverywhere = channel.unary_unary(
+                '/isthmus.oauth.v1.Accounts/SignOutEverywhere',
+                request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereRequest.SerializeToString,
+                response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServicer:
@@ -230,6 +235,13 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignOutEverywhere(self, request, context):
+        """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -242,6 +254,11 @@ def add_AccountsServicer_to_server(servicer, server):
                     servicer.EnrolSecondFactor,
                     request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorRequest.FromString,
                     response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorResponse.SerializeToString,
+            ),
+            'SignOutEverywhere': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignOutEverywhere,
+                    request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereRequest.FromString,
+                    response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -299,6 +316,33 @@ class Accounts:
             '/isthmus.oauth.v1.Accounts/EnrolSecondFactor',
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorRequest.SerializeToString,
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EnrolSecondFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignOutEverywhere(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.oauth.v1.Accounts/SignOutEverywhere',
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereRequest.SerializeToString,
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -94,6 +94,8 @@ class AccountsStub:
     """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
     counts from its first use on, and is then not given again.
     """
+    SignOutEverywhere: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.SignOutEverywhereRequest, _oauth_pb2.SignOutEverywhereResponse]
+    """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
 
 @_typing.type_check_only
 class AccountsAsyncStub(AccountsStub):
@@ -106,6 +108,8 @@ class AccountsAsyncStub(AccountsStub):
     """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
     counts from its first use on, and is then not given again.
     """
+    SignOutEverywhere: _aio.UnaryUnaryMultiCallable[_oauth_pb2.SignOutEverywhereRequest, _oauth_pb2.SignOutEverywhereResponse]  # type: ignore[assignment]
+    """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
 
 class AccountsServicer(metaclass=_abc_1.ABCMeta):
     """Sign-in accounts of members."""
@@ -127,5 +131,13 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         """Gives a member with an account a second factor: a secret for an app that shows one-time passwords (RFC 6238). It
         counts from its first use on, and is then not given again.
         """
+
+    @_abc_1.abstractmethod
+    def SignOutEverywhere(
+        self,
+        request: _oauth_pb2.SignOutEverywhereRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oauth_pb2.SignOutEverywhereResponse, _abc.Awaitable[_oauth_pb2.SignOutEverywhereResponse]]:
+        """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
 
 def add_AccountsServicer_to_server(servicer: AccountsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
