@@ -24,9 +24,10 @@ log = logger("gateway")
 # A token is handed out again while so much of its life is left: longer than any call and what it calls may take.
 LEFT_S_MIN: Final = 20
 TOKENS_MAX: Final = 20_000
-# A key signs so long; its public part is known to every verifier before it does.
+# A key signs so long; its public part is listed by every replica of the issuer before it does, and verifiers ask again
+# for a key that they do not know.
 KEY_LIFE_S: Final = 3600.0
-LEARN_S: Final = 1.5
+LEARN_S: Final = 2.5
 PUBLISH_RETRY_S: Final = 0.5
 PUBLISH_ATTEMPTS_MAX: Final = 240
 

@@ -18,7 +18,7 @@ log = logger("tokens")
 KEYS_MAX = 32
 REFRESH_S = 60.0
 # A token with an unknown key id may come from anybody: it must not make us ask the issuer more often than this.
-UNKNOWN_KEY_REFRESH_S = 5.0
+UNKNOWN_KEY_REFRESH_S = 1.0
 FETCH_TIMEOUT_S = 2.0
 
 FetchJwks = Callable[[], Awaitable[Sequence[str]]]
