@@ -239,7 +239,8 @@ def _intrusion(name: str, rules: str, workload: str, token: Any, **more: Any) ->
     return Intrusion(name, workload, token, frozenset(rules.split()), **more)
 
 
-STRANGER: Final = "bridge-inbound"
+# A workload of the zone that no method names as a caller, and that serves none.
+STRANGER: Final = "migrate"
 INTRUSIONS: Final = (
     _intrusion("right SPIFFE id, no token", "TOKEN_MISSING", "", lambda m, t, by: ""),
     _intrusion("an access token that was not exchanged", "TOKEN_TYPE", "", lambda m, t, by: outside(m, t)),
