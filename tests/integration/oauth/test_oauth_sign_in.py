@@ -52,7 +52,7 @@ async def test_a_wrong_sign_in_says_the_same_whatever_was_wrong(
 ) -> None:
     reply = Browser(deployment).sign_in(**fields)
     assert reply.status == 403
-    assert b"Login or password are wrong" in reply.body
+    assert b"That was not right" in reply.body
     assert "location" not in reply.headers
     # The account is open again after a good one.
     assert Browser(deployment).code()
