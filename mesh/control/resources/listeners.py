@@ -37,7 +37,14 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     """mTLS for the edge gateway and the few callers of the private zone that have no other way in."""
     peers = [view.spiffe_id("public", EDGE_GATEWAY)]
     peers += [view.spiffe_id("private", caller) for caller in access.callers(view)]
-    filters = [access.filter_(view), rates.filter_(), faults.filter_(), *transcoding.filters(view), decision.filter_(), _router()]
+    filters = [
+        access.filter_(view),
+        rates.filter_(),
+        faults.filter_(),
+        *transcoding.filters(view),
+        decision.filter_(),
+        _router(),
+    ]
     manager = {
         **_manager(CORE, filters),
         # The service sees who came through, in the gateway's words.

@@ -1,4 +1,4 @@
-"""The stand-in for orders behind the real token check; its issuer's key lies in jwk.json of the home."""
+"""The stand-in for orders behind the real token check; the gateway's key lies in jwk.json of the home."""
 
 from isthmus.orders.v1 import orders_pb2_grpc
 
@@ -8,7 +8,7 @@ from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.keys import PublishedKeys
-from security.tokens.verifier import TokenVerifier
+from security.tokens.remote import inner_verifier
 from tests.integration.control.upstream import Orders
 
 
@@ -18,8 +18,8 @@ async def main(settings: ProcessSettings, process: Process) -> None:
 
     clock = SystemClock()
     keys = PublishedKeys(jwks, clock)
-    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock)
-    builder = ServerBuilder(process, interceptors=(TokenInterceptor(verifier, process.contract),))
+    verifier = inner_verifier(settings, keys, None, settings.workload)
+    builder = ServerBuilder(process, interceptors=(TokenInterceptor(verifier, process.contract, clock),))
     builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
     await process.serve(builder.build(), keys)
 

@@ -20,7 +20,9 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from deploy import protos
 from deploy.local import configuration
+from mesh.spiffe import TRUST_DOMAIN, SpiffeId
 from mesh.tls import Identity
+from security.tokens import inner
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -79,14 +81,16 @@ async def ask(world: World, caller: str, scope: str) -> Any:
     """GetOrder straight at the service: (status, milliseconds that the handler had left)."""
     now = int(time.time())
     claims: dict[str, Any] = {
-        "iss": "https://issuer.test",
-        "aud": "isthmus-core",
+        "iss": inner.issuer(TRUST_DOMAIN),
+        "aud": "orders",
         "sub": "shop",
         "client_id": "shop",
         "jti": "1",
+        "origin": "0",
+        "act": inner.act((str(SpiffeId("private", caller)),)),
     }
-    claims |= {"iat": now, "exp": now + 300, "scope": scope}
-    token = jwt.encode(claims, KEY, "ES256", {"kid": "k1", "typ": "at+jwt"})
+    claims |= {"iat": now, "origin_iat": now, "exp": now + inner.LIFE_S, "scope": scope}
+    token = jwt.encode(claims, KEY, "ES256", {"kid": "k1", "typ": inner.TYPE})
     credentials = Identity(world.home.identity(caller)).channel_credentials()
     options = (
         ("grpc.ssl_target_name_override", "orders.private.isthmus.internal"),

@@ -133,11 +133,7 @@ class Echo:
         self._settings = settings
 
     def answer_at_once(self, scope: Any, protocol: Any) -> bool:
-<<<<<<< HEAD
         """It waits for bodies, so never."""
-=======
-        """No: everything is answered on the loop."""
->>>>>>> 81831aa (Let the stand-in of the gateways' tests answer as the edge's server asks now)
         return False
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
