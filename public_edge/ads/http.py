@@ -1,4 +1,4 @@
-"""GET and POST /v1/ads:decide"""
+"""GET, HEAD and POST /v1/ads:decide"""
 
 from functools import lru_cache
 from typing import Annotated, Final
@@ -80,6 +80,12 @@ def route(decider: Decider) -> Route:
     async def get(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
         return await decide(proto, _asked(scope.query_string), origin)
 
+    async def head(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        """Shows nothing to anybody, so nothing is chosen."""
+        _asked(scope.query_string)
+        proto.response_empty(200, _HEADERS)
+        return 200
+
     async def post(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
         return await decide(proto, await read_json(scope, proto, decoder), origin)
 
@@ -103,6 +109,6 @@ def route(decider: Decider) -> Route:
     return Route(
         "ads.decide",
         "/v1/ads:decide",
-        {"GET": get, "POST": post},
+        {"GET": get, "HEAD": head, "POST": post},
         at_once={} if decider.waits else {"GET": at_once},
     )

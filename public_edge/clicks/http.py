@@ -1,4 +1,4 @@
-"""GET /v1/clicks/{token}"""
+"""GET and HEAD /v1/clicks/{token}"""
 
 from granian.rsgi import Scope
 
@@ -18,8 +18,15 @@ def route(follower: Follower) -> Route:
         parameters = query.parse(scope.query_string, _PARAMETERS, others_allowed=True)
         time_us = query.time_us(parameters, "source_time_us")
         landing_url = await follower.follow(scope.path[len(PREFIX) :], time_us, origin)
+        return redirect(proto, landing_url)
+
+    async def look(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        """What previews of links ask; nobody has clicked."""
+        return redirect(proto, follower.leads_to(scope.path[len(PREFIX) :]))
+
+    def redirect(proto: HttpProtocol, landing_url: str) -> int:
         headers = [("location", landing_url), ("cache-control", "no-store"), ("referrer-policy", "no-referrer")]
         proto.response_empty(302, headers)
         return 302
 
-    return Route("clicks.follow", PREFIX, {"GET": follow}, prefix=True)
+    return Route("clicks.follow", PREFIX, {"GET": follow, "HEAD": look}, prefix=True)

@@ -79,7 +79,7 @@ async def test_a_forged_click_is_refused_and_leads_nowhere(mesh: LocalMesh, slot
 async def test_a_405_says_what_is_allowed(mesh: LocalMesh) -> None:
     async with public_client(mesh) as client:
         answer = await client.send("DELETE", ADS)
-    assert answer.headers["allow"] == "GET, POST"
+    assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 async def test_huge_headers_are_refused_with_a_problem(mesh: LocalMesh) -> None:

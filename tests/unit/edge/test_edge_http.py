@@ -295,3 +295,15 @@ async def test_a_fault_of_ours_tells_nothing(room: EdgeRoom, monkeypatch: pytest
     assert answer.status == 500
     assert b"hunter2" not in answer.body
     assert room.app.answers["ads.decide", 500] == 1
+
+
+async def test_looking_is_neither_showing_nor_clicking(room: EdgeRoom) -> None:
+    shown = await room.ask("GET", DECIDE + "?slot=top")
+    before = room.events()
+    link = urlsplit(shown.json["click_url"]).path
+    for target, status in ((DECIDE + "?slot=top", 200), (link, 302), ("/v1/content/about", 200)):
+        answer = await room.ask("HEAD", target)
+        assert (answer.status, answer.body) == (status, b"")
+    assert (await room.ask("HEAD", link)).headers["location"] == "https://shop.example/shoes"
+    assert (await room.ask("HEAD", "/v1/clicks/nonsense")).status == 400
+    assert room.events() == before
