@@ -56,7 +56,8 @@ async def guarded(settings: ProcessSettings, process: Process) -> None:
 
     clock = SystemClock()
     keys = PublishedKeys(jwks, clock)
-    tokens = TokenInterceptor(TokenVerifier(keys, settings.issuer, settings.audience, clock), process.contract)
+    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock)
+    tokens = TokenInterceptor(verifier, process.contract, clock)
     audit = AuditInterceptor(process.contract, Accepted(), settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders())  # type: ignore[abstract]
