@@ -8,6 +8,7 @@ the real interceptor and are accepted, as a private service accepts them before 
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from security.audit.interceptor import AuditInterceptor
 from security.audit.record import AuditRecord
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.keys import PublishedKeys
-from security.tokens.verifier import TokenVerifier
+from security.tokens.verifier import INNER, TokenVerifier
 
 
 class Orders(orders_pb2_grpc.OrdersServicer):
@@ -56,7 +57,8 @@ async def guarded(settings: ProcessSettings, process: Process) -> None:
 
     clock = SystemClock()
     keys = PublishedKeys(jwks, clock)
-    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock)
+    # An inner token, but one that outlives the measurement.
+    verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, kind=replace(INNER, life_s_max=3600))
     tokens = TokenInterceptor(verifier, process.contract, clock)
     audit = AuditInterceptor(process.contract, Accepted(), settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)

@@ -204,11 +204,12 @@ def _row(name: str, workload: str, listen: tuple[str, int]) -> dict[str, Any]:
 
 
 def _token(bench: Path) -> str:
-    """A token of a system with the right to read orders, and its issuer's key in jwk.json."""
+    """An inner token that payments may present, with the right to read orders, and its issuer's key in jwk.json."""
     key = ec.generate_private_key(ec.SECP256R1())
     jwk = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
     (bench / "jwk.json").write_text(json.dumps({**jwk, "kid": "k1", "alg": "ES256", "use": "sig"}))
     now = int(time.time())
     claims: dict[str, Any] = {"iss": "https://localhost", "aud": "isthmus-core", "sub": "shop", "client_id": "shop"}
-    claims |= {"iat": now, "exp": now + 3600, "jti": "1", "scope": "orders.read"}
-    return jwt.encode(claims, key, "ES256", {"kid": "k1", "typ": "at+jwt"})
+    claims |= {"iat": now, "exp": now + 3600, "jti": "1", "scope": "orders.read", "origin": "1", "origin_iat": now}
+    claims["act"] = {"sub": "spiffe://isthmus.internal/private/payments"}
+    return jwt.encode(claims, key, "ES256", {"kid": "k1", "typ": "inner+jwt"})

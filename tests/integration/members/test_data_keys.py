@@ -93,8 +93,8 @@ async def test_an_erased_member_is_unreadable_in_every_copy(
         await own_record(members, room, mine)
     assert (await own_record(members, room, theirs)).phone == "+8613812340100"
     async with room.caller("orders") as channel:
-        check = pb.CheckMemberRequest(member_id=mine)
-        assert not (await MembersStub(channel).CheckMember(check, metadata=room.bearer("orders.write"))).registered
+        check, bearer = pb.CheckMemberRequest(member_id=mine), room.bearer("orders.write", presenter="orders")
+        assert not (await MembersStub(channel).CheckMember(check, metadata=bearer)).registered
     with psycopg.connect(plain(url)) as connection:
         row = connection.execute(
             "SELECT phone_index, phone, name, address, (SELECT count(*) FROM members.data_key WHERE subject = %s)"
