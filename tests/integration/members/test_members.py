@@ -170,7 +170,11 @@ async def test_no_column_and_no_file_holds_plaintext(
         assert any("pg_wal" in str(path) for path in files)
         seen = False
         for path in files:
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                # PostgreSQL removes files as it works.
+                continue
             assert not marks_in(content), path
             seen = seen or member_id.encode() in content
         # What is not encrypted was found, so the search looks where the rows are.
