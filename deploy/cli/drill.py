@@ -69,11 +69,9 @@ def run(names: Names = None, short: Short = False, as_json: Json = False) -> Non
         from chaos.drill import library
         from chaos.drill import run as drills
 
-        chosen = list(names or [])
-        if short:
-            chosen += [one.name for one in library.listed() if library.SHORT in one.tags]
-        if not chosen:
-            raise typer.BadParameter("name a drill, or say --short")
+        if bool(names) == short:
+            raise typer.BadParameter("name the drills, or say --short for the short suite; not both")
+        chosen = names or [one.name for one in library.listed() if library.SHORT in one.tags]
         for name in chosen:
             drills.plan(name)
         documents = []
