@@ -4,8 +4,7 @@ A rotated certificate needs a new worker, because granian reads it when a worker
 listening socket; the old one then stops accepting, finishes what it has, and asks its connections to close.
 
 Granian hands each request to Python in a thread of its own, and its scheduler sends it on to the event loop. Ours
-answers there what needs no loop: a task, two wake-ups and a turn of the loop would cost as much as choosing an ad
-(docs/adr/0010).
+answers there what needs no loop, and saves a task, two wake-ups and a turn of the loop (docs/adr/0010).
 """
 
 import asyncio
