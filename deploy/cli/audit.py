@@ -108,6 +108,8 @@ def verify(
     """Find out whether the log is what was signed, and name what is not. Exit status 1 when anything is not."""
     with clear_errors():
         report = _verified(export, key, checkpoints, witness)
+        if export is None:
+            _put_on_record(report)
     show_report(report, as_json)
     if not report.ok:
         raise typer.Exit(1)
@@ -293,6 +295,25 @@ def _verified(export: Path | None, key: Path | None, checkpoints: Path | None, w
     except psycopg.Error as error:
         reason = str(error).partition("\n")[0]
         raise LauncherError(f"The audit database cannot be read: {reason}", "See `isthmus status`") from error
+
+
+def _put_on_record(report: "Report") -> None:
+    """That the log was read from end to end is on record like any other reading of it.
+
+    A log whose service is away is verified all the same: that is when it is needed most. Then it is said here.
+    """
+    from isthmus.audit.v1 import audit_pb2 as pb
+
+    from deploy.cli import audit_log
+    from deploy.local.errors import LauncherError
+
+    activity = pb.ACTIVITY_LOG_VERIFIED if report.ok else pb.ACTIVITY_LOG_REFUTED
+    kinds = sorted({finding.kind.value for finding in report.findings})
+    about = ",".join(kinds) if kinds else f"{report.leaves} leaves"
+    try:
+        asyncio.run(audit_log.record(activity, about))
+    except LauncherError as error:
+        typer.echo(f"This verification is not on record: {error}", err=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The audit log of the running mesh, reached as its operator; the mesh's generated code is loaded with this file."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from isthmus.audit.v1.audit_pb2_grpc import AuditLogAsyncStub
 
 PAGE_SIZE = 1000
+ABOUT_CHARACTERS_MAX = 128
+ABOUT_OTHER = re.compile(r"[^A-Za-z0-9 ._:,/-]")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,6 +45,16 @@ async def records(log: "AuditLogAsyncStub", request: pb.ListRecordsRequest, limi
         if len(page) < request.page_size:
             break
     return found
+
+
+async def record(activity: pb.Activity.ValueType, about: str) -> None:
+    """Put on record what was done beside the services; durable when this returns.
+
+    about: as the contract allows it; other characters become spaces. Raises LauncherError.
+    """
+    about = ABOUT_OTHER.sub(" ", about)[:ABOUT_CHARACTERS_MAX]
+    async with connected() as log:
+        await log.RecordActivity(pb.RecordActivityRequest(activity=activity, about=about))
 
 
 async def leaves(

@@ -35,6 +35,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Beginnings of method paths: /isthmus.members.v1.DataKeys/
     methods: tuple[str, ...] = ()
     decision: Literal["allowed", "denied", ""] = ""
+    # Beginnings of reasons: LOG_REFUTED
+    reasons: tuple[str, ...] = ()
     # Calls that succeeded and whose answer holds personal data.
     personal: bool = False
     # Workloads that call.
@@ -112,6 +114,8 @@ class _Counter:
         if rule.decision and (rule.decision == "denied") is not (record.decision is Decision.DENIED):
             return False
         if rule.methods and not record.method.startswith(rule.methods):
+            return False
+        if rule.reasons and not record.reason.startswith(rule.reasons):
             return False
         if rule.personal and not (record.method in self._personal and record.result == "OK"):
             return False

@@ -5,6 +5,7 @@ from typing import Any, Final
 from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1 import audit_pb2_grpc
 
+from security.audit import attached
 from security.audit.record import Decision
 from security.audit.store import AuditStore, Selection, StoredCheckpoint, StoredRecord
 
@@ -56,6 +57,12 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
             before=proof.before,
             behind=proof.behind,
         )
+
+    async def RecordActivity(self, request: pb.RecordActivityRequest, context: Any) -> pb.RecordActivityResponse:
+        # The interceptor holds the answer back until the record of this call, with the note on it, is durable.
+        said = pb.Activity.Name(request.activity).removeprefix("ACTIVITY_")
+        attached.note(f"{said} {request.about}".rstrip())
+        return pb.RecordActivityResponse()
 
 
 def _position(number: int) -> int:

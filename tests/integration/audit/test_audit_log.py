@@ -15,7 +15,7 @@ from sqlalchemy import make_url, text
 
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
-from mesh.errors import FailedPrecondition, PermissionDenied
+from mesh.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from security.audit import postgres as audit_postgres
 from security.audit.port import AuditUnavailable
 from security.audit.postgres import PostgresAuditSink
@@ -229,3 +229,25 @@ async def test_the_operator_reads_the_log_and_is_on_record_for_it(
         stored.record for stored in await store.list(Selection(before, "/isthmus.audit.v1.AuditLog/ListRecords"), 10)
     ]
     assert [read.decision for read in reads] == [Decision.ALLOWED] * 4 + [Decision.DENIED]
+
+
+async def test_what_an_operator_did_beside_the_services_is_on_record(
+    tmp_path: Path, sink: PostgresAuditSink, store: AuditStore
+) -> None:
+    room, before = PrivateRoom(tmp_path, "audit"), await newest(store)
+    adder = audit_pb2_grpc.add_AuditLogServicer_to_server
+    async with room.serving(adder, AuditLogService(store), sink):
+        async with room.caller("operator") as channel:
+            note = AuditLogStub(channel).RecordActivity
+            await note(pb.RecordActivityRequest(activity=pb.ACTIVITY_DRILL_HELD, about="broker-crash"))
+            with pytest.raises(InvalidArgument):
+                await note(pb.RecordActivityRequest(about="broker-crash"))
+        async with room.caller("orders") as channel:
+            with pytest.raises(PermissionDenied, match="CALLER_NOT_ALLOWED"):
+                await AuditLogStub(channel).RecordActivity(pb.RecordActivityRequest())
+    noted = [stored.record for stored in await store.list(Selection(before), 10)]
+    assert [(each.reason, each.result, each.peer.rpartition("/")[2]) for each in noted] == [
+        ("DRILL_HELD broker-crash", "OK", "operator"),
+        ("FIELDS_INVALID", "INVALID_ARGUMENT", "operator"),
+        ("CALLER_NOT_ALLOWED", "PERMISSION_DENIED", "orders"),
+    ]

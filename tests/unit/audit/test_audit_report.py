@@ -110,6 +110,21 @@ def test_a_rule_for_hours_and_one_for_personal_data() -> None:
     assert (alert.caller, alert.records, alert.data_subject) == ("member-1", 2, "member-1")
 
 
+def test_a_failed_verification_and_break_glass_alert_by_what_was_recorded() -> None:
+    rules = AlertRules(read_rules(RULES), load())
+    noted = {
+        "method": "/isthmus.audit.v1.AuditLog/RecordActivity",
+        "peer": "spiffe://isthmus.internal/private/operator",
+    }
+
+    def alerts(reason: str) -> list[str]:
+        return [alert.rule for alert in rules.take(record(0, reason=reason, **noted))]
+
+    assert alerts("LOG_VERIFIED 12 leaves") == []
+    assert alerts("LOG_REFUTED cut") == ["the log is not what was signed"]
+    assert alerts("GLASS_BROKEN payments") == ["break-glass"]
+
+
 def test_the_rules_that_come_with_it_are_rules() -> None:
     methods = load().methods
     for rule in read_rules(RULES):

@@ -19,6 +19,44 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Activity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActivityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Activity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTIVITY_UNSPECIFIED: _Activity.ValueType  # 0
+    ACTIVITY_DRILL_BEGUN: _Activity.ValueType  # 1
+    """A drill breaks the mesh from now on; it held; it did not, or was broken off; it was refused and nothing was touched."""
+    ACTIVITY_DRILL_HELD: _Activity.ValueType  # 2
+    ACTIVITY_DRILL_FAILED: _Activity.ValueType  # 3
+    ACTIVITY_DRILL_REFUSED: _Activity.ValueType  # 4
+    ACTIVITY_LOG_VERIFIED: _Activity.ValueType  # 5
+    """The whole log was read and verified: it is what was signed; it is not."""
+    ACTIVITY_LOG_REFUTED: _Activity.ValueType  # 6
+    ACTIVITY_CONFIGURATION_CHANGED: _Activity.ValueType  # 7
+    """What the mesh runs by was changed: routes, overrides, policy."""
+    ACTIVITY_GLASS_BROKEN: _Activity.ValueType  # 8
+    """Somebody used the way in for emergencies."""
+
+class Activity(_Activity, metaclass=_ActivityEnumTypeWrapper):
+    """What an operator did, and how it ended."""
+
+ACTIVITY_UNSPECIFIED: Activity.ValueType  # 0
+ACTIVITY_DRILL_BEGUN: Activity.ValueType  # 1
+"""A drill breaks the mesh from now on; it held; it did not, or was broken off; it was refused and nothing was touched."""
+ACTIVITY_DRILL_HELD: Activity.ValueType  # 2
+ACTIVITY_DRILL_FAILED: Activity.ValueType  # 3
+ACTIVITY_DRILL_REFUSED: Activity.ValueType  # 4
+ACTIVITY_LOG_VERIFIED: Activity.ValueType  # 5
+"""The whole log was read and verified: it is what was signed; it is not."""
+ACTIVITY_LOG_REFUTED: Activity.ValueType  # 6
+ACTIVITY_CONFIGURATION_CHANGED: Activity.ValueType  # 7
+"""What the mesh runs by was changed: routes, overrides, policy."""
+ACTIVITY_GLASS_BROKEN: Activity.ValueType  # 8
+"""Somebody used the way in for emergencies."""
+Global___Activity: _TypeAlias = Activity  # noqa: Y015
+
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -373,3 +411,41 @@ class ProveRangeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProveRangeResponse: _TypeAlias = ProveRangeResponse  # noqa: Y015
+
+@_typing.final
+class RecordActivityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVITY_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    activity: Global___Activity.ValueType
+    about: _builtins.str
+    """Of what: the drill, the kinds of findings, what was changed. Never a value."""
+    def __init__(
+        self,
+        *,
+        activity: Global___Activity.ValueType = ...,
+        about: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "activity", b"activity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordActivityRequest: _TypeAlias = RecordActivityRequest  # noqa: Y015
+
+@_typing.final
+class RecordActivityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordActivityResponse: _TypeAlias = RecordActivityResponse  # noqa: Y015

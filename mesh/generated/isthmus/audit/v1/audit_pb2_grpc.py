@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditLogStub:
-    """The audit log, as the security team reads it. Writing is not here: each private service writes its own records.
+    """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records.
     """
 
     def __init__(self, channel):
@@ -55,10 +55,15 @@ class AuditLogStub:
                 request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.SerializeToString,
                 response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.FromString,
                 _registered_method=True)
+        self.RecordActivity = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/RecordActivity',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityResponse.FromString,
+                _registered_method=True)
 
 
 class AuditLogServicer:
-    """The audit log, as the security team reads it. Writing is not here: each private service writes its own records.
+    """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records.
     """
 
     def ListRecords(self, request, context):
@@ -89,6 +94,13 @@ class AuditLogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordActivity(self, request, context):
+        """Puts on record what an operator did beside the services: the record of this very call says it, in its reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditLogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +124,11 @@ def add_AuditLogServicer_to_server(servicer, server):
                     request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.FromString,
                     response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.SerializeToString,
             ),
+            'RecordActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordActivity,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'isthmus.audit.v1.AuditLog', rpc_method_handlers)
@@ -121,7 +138,7 @@ def add_AuditLogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditLog:
-    """The audit log, as the security team reads it. Writing is not here: each private service writes its own records.
+    """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records.
     """
 
     @staticmethod
@@ -222,6 +239,33 @@ class AuditLog:
             '/isthmus.audit.v1.AuditLog/ProveRange',
             isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.SerializeToString,
             isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/RecordActivity',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

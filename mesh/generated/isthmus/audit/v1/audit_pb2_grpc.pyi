@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditLogStub:
-    """The audit log, as the security team reads it. Writing is not here: each private service writes its own records."""
+    """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +41,12 @@ class AuditLogStub:
     """Signed checkpoints by the size of their tree."""
     ProveRange: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ProveRangeRequest, _audit_pb2.ProveRangeResponse]
     """The leaves of a time range, and what proves them against the newest checkpoint."""
+    RecordActivity: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordActivityRequest, _audit_pb2.RecordActivityResponse]
+    """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
 
 @_typing.type_check_only
 class AuditLogAsyncStub(AuditLogStub):
-    """The audit log, as the security team reads it. Writing is not here: each private service writes its own records."""
+    """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRecords: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListRecordsRequest, _audit_pb2.ListRecordsResponse]  # type: ignore[assignment]
@@ -55,9 +57,11 @@ class AuditLogAsyncStub(AuditLogStub):
     """Signed checkpoints by the size of their tree."""
     ProveRange: _aio.UnaryUnaryMultiCallable[_audit_pb2.ProveRangeRequest, _audit_pb2.ProveRangeResponse]  # type: ignore[assignment]
     """The leaves of a time range, and what proves them against the newest checkpoint."""
+    RecordActivity: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordActivityRequest, _audit_pb2.RecordActivityResponse]  # type: ignore[assignment]
+    """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
 
 class AuditLogServicer(metaclass=_abc_1.ABCMeta):
-    """The audit log, as the security team reads it. Writing is not here: each private service writes its own records."""
+    """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records."""
 
     @_abc_1.abstractmethod
     def ListRecords(
@@ -90,5 +94,13 @@ class AuditLogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ProveRangeResponse, _abc.Awaitable[_audit_pb2.ProveRangeResponse]]:
         """The leaves of a time range, and what proves them against the newest checkpoint."""
+
+    @_abc_1.abstractmethod
+    def RecordActivity(
+        self,
+        request: _audit_pb2.RecordActivityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.RecordActivityResponse, _abc.Awaitable[_audit_pb2.RecordActivityResponse]]:
+        """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
 
 def add_AuditLogServicer_to_server(servicer: AuditLogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
