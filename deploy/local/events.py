@@ -9,7 +9,7 @@ from confluent_kafka.admin import ConfigResource, OffsetSpec, ResourceType
 from sqlalchemy import text
 
 from deploy.local.kafka import broker
-from deploy.local.topics import new_topic
+from deploy.local.topics import crossing, new_topic
 from mesh import contract
 from mesh.contract.model import Direction
 from mesh.database.engine import async_engine, execute
@@ -34,7 +34,7 @@ def topic_faults(identity: Path, bootstrap: str) -> list[str]:
     client = broker.admin(identity, bootstrap)
     there = client.list_topics(timeout=_DEADLINE_S).topics
     found = []
-    wanted = {event.topic: new_topic(event) for event in contract.load().events.values()}
+    wanted = {event.topic: new_topic(event) for event in crossing()}
     for name, topic in sorted(wanted.items()):
         if name not in there:
             found.append(f"{name} is missing")

@@ -28,6 +28,11 @@ class TopicSettings(BaseSettings):
     identity_dir: Path
 
 
+def crossing() -> list[EventPolicy]:
+    """The events of the contract that have a topic: those that go from one zone into the other."""
+    return [event for event in contract.load().events.values() if event.crosses]
+
+
 def new_topic(event: EventPolicy) -> NewTopic:
     if event.compacted:
         # The last state of each entity, for ever; edge nodes build their snapshot from it.
@@ -68,7 +73,7 @@ def _finish(answers: Iterable[Future[Any]]) -> None:
 
 def main() -> None:
     settings = TopicSettings()
-    ensure(broker.admin(settings.identity_dir, settings.kafka_bootstrap), contract.load().events.values())
+    ensure(broker.admin(settings.identity_dir, settings.kafka_bootstrap), crossing())
 
 
 if __name__ == "__main__":

@@ -210,7 +210,8 @@ def _outward_events_hold_nothing_personal(tree: _Tree) -> Iterator[Finding]:
         event = message.proto.options.Extensions[policy_pb2.event]
         if not message.proto.options.HasExtension(policy_pb2.event):
             continue
-        if not (event.topic and event.direction and event.durability and event.partitions):
+        crosses = event.direction != policy_pb2.DIRECTION_WITHIN
+        if not (event.topic and event.direction and event.durability and (event.partitions or not crosses)):
             remedy = "state them in option (isthmus.policy.v1.event)"
             rule = "an event needs topic, direction, durability and partitions"
             yield Finding(message.file, message.line, rule, name, remedy)
@@ -220,7 +221,8 @@ def _outward_events_hold_nothing_personal(tree: _Tree) -> Iterator[Finding]:
                 message.file, message.line, f"key_field {event.key_field!r} is none of its fields", name, remedy
             )
         # Inward events are made by the public zone, which must not hold such values either.
-        yield from _above_internal(tree, name, "an event that crosses the zones")
+        if crosses:
+            yield from _above_internal(tree, name, "an event that crosses the zones")
 
 
 def _above_internal(tree: _Tree, root: str, what: str) -> Iterator[Finding]:

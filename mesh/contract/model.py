@@ -60,6 +60,7 @@ class Durability(IntEnum):
 class Direction(Enum):
     INWARD = 1
     OUTWARD = 2
+    WITHIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,11 @@ class EventPolicy:
     key_field: str
     partitions: int
     compacted: bool
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it goes from one zone into the other, by Kafka."""
+        return self.direction is not Direction.WITHIN
 
 
 @dataclass(frozen=True, slots=True)

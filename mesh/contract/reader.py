@@ -153,7 +153,8 @@ def read_event(message: descriptor.Descriptor) -> EventPolicy | None:
     if not options.HasExtension(policy_pb2.event):
         return None
     policy = options.Extensions[policy_pb2.event]
-    if not (policy.topic and policy.direction and policy.durability and policy.partitions):
+    crosses = policy.direction != policy_pb2.DIRECTION_WITHIN
+    if not (policy.topic and policy.direction and policy.durability and (policy.partitions or not crosses)):
         raise ContractError(f"event {message.full_name}: state its topic, direction, durability and partitions")
     if policy.key_field not in message.fields_by_name:
         raise ContractError(f"event {message.full_name}: key_field {policy.key_field!r} is none of its fields")

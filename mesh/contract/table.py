@@ -68,7 +68,7 @@ def _lines(contract: Contract) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name, event in sorted(contract.events.items()):
         kept = f"{event.retention_days} days" if event.retention_days else "for ever"
-        partitions = f"{event.partitions}, compacted" if event.compacted else str(event.partitions)
+        partitions = f"{event.partitions}, compacted" if event.compacted else str(event.partitions or "")
         cells = (name, event.topic, event.direction.name.lower(), event.durability.name.lower(), kept, event.key_field)
         yield "| " + " | ".join((*cells, partitions)) + " |"
     yield ""

@@ -40,6 +40,6 @@ async def main(settings: MembersSettings, process: Process) -> None:
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
     rotation = KeyRotation(engine, keyring, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
-    expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s)
+    expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s).rounds()
     await process.serve(server.build(), sink, tokens, expiry)
     await engine.dispose()

@@ -45,6 +45,8 @@ class Order:
     total: Money
     source_time_us: int
     placed_time_us: int
+    # The impression whose ad was followed to the shop; empty where there was none.
+    click_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,23 @@ class Payments(Protocol):
         """Whether a payment of the order is pending, authorised or captured (and not refunded whole)."""
 
 
-def place(order_id: str, member_id: str, lines: Sequence[Line], source_time_us: int, now_us: int, by: Caller) -> Order:
+def place(
+    order_id: str,
+    member_id: str,
+    lines: Sequence[Line],
+    source_time_us: int,
+    now_us: int,
+    by: Caller,
+    click_id: str = "",
+) -> Order:
     """A new order of a member. source_time_us: 0 for now."""
     if not by.may_act_for(member_id):
         raise Forbidden("MEMBER_NOT_YOURSELF", "an order can only be placed for yourself", "use your own member id")
     if not lines:
         raise Malformed("ORDER_EMPTY", "an order needs at least one line", "add a line")
     amount = total(line.amount for line in lines)
-    return Order(order_id, member_id, State.PLACED, tuple(lines), amount, source_time(source_time_us, now_us), now_us)
+    ordered_us = source_time(source_time_us, now_us)
+    return Order(order_id, member_id, State.PLACED, tuple(lines), amount, ordered_us, now_us, click_id)
 
 
 def decided(live: bool) -> State:

@@ -12,6 +12,7 @@ from private_core.orders.service import OrdersService
 from private_core.orders.settings import OrdersSettings
 from private_core.orders.settlement import Settlement
 from private_core.orders.store import OrderStore
+from private_core.rounds import Rounds
 from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
@@ -34,7 +35,7 @@ async def main(settings: OrdersSettings, process: Process) -> None:
 
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
-    expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s)
-    settlement = Settlement(store, payments, settings.settlement_interval_s)
+    expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s).rounds()
+    settlement = Rounds("settlement", Settlement(store, payments).round, settings.settlement_interval_s)
     await process.serve(server.build(), sink, tokens, expiry, settlement)
     await engine.dispose()

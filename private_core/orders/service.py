@@ -8,15 +8,10 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 from mesh.clock import Clock
 from private_core.identifiers import new_id
 from private_core.orders import domain
+from private_core.orders.messages import order_message
 from private_core.orders.store import OrderStore
 from private_core.storage.idempotency import Answer, intent_of
 from private_core.translation import current_caller, error_of, money_message, money_of, translated
-
-_STATES = {
-    domain.State.PLACED: orders_pb2.ORDER_STATE_PLACED,
-    domain.State.CANCELLING: orders_pb2.ORDER_STATE_CANCELLING,
-    domain.State.CANCELLED: orders_pb2.ORDER_STATE_CANCELLED,
-}
 
 
 class OrdersService(orders_pb2_grpc.OrdersServicer):
@@ -32,37 +27,43 @@ class OrdersService(orders_pb2_grpc.OrdersServicer):
         with translated():
             lines = [domain.Line(line.sku, line.quantity, money_of(line.amount)) for line in request.lines]
             order = domain.place(
-                new_id(now_us), request.member_id, lines, request.source_time_us, now_us, current_caller()
+                new_id(now_us),
+                request.member_id,
+                lines,
+                request.source_time_us,
+                now_us,
+                current_caller(),
+                request.click_id,
             )
         if await self._members.registered(order.member_id):
-            answer = Answer.of(orders_pb2.PlaceOrderResponse(order=_message(order)))
+            answer = Answer.of(orders_pb2.PlaceOrderResponse(order=order_message(order)))
             first = await self._store.place(intent, order, answer)
         else:
             first = await self._store.refuse(intent, Answer.of(error_of(domain.unknown_member())))
         return orders_pb2.PlaceOrderResponse.FromString(first.give())
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Any) -> orders_pb2.GetOrderResponse:
-        return orders_pb2.GetOrderResponse(order=_message(await self._read(request.order_id)))
+        return orders_pb2.GetOrderResponse(order=order_message(await self._read(request.order_id)))
 
     async def InspectOrder(
         self, request: orders_pb2.InspectOrderRequest, context: Any
     ) -> orders_pb2.InspectOrderResponse:
         order = await self._store.read(request.order_id)
         with translated():
-            return orders_pb2.InspectOrderResponse(order=_message(domain.existing(order)))
+            return orders_pb2.InspectOrderResponse(order=order_message(domain.existing(order)))
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
         order = await self._read(request.order_id)
         version = await self._store.begin_cancel(order.order_id)
         if version is not None:
             live = await self._payments.any_live(order.order_id)
-            ended = await self._store.end_cancel(order.order_id, version, domain.decided(live))
+            ended = await self._store.end_cancel(replace(order, state=domain.decided(live)), version)
             with translated():
                 if live:
                     raise domain.paid()
                 if not ended:
                     raise domain.disturbed()
-        return orders_pb2.CancelOrderResponse(order=_message(replace(order, state=domain.State.CANCELLED)))
+        return orders_pb2.CancelOrderResponse(order=order_message(replace(order, state=domain.State.CANCELLED)))
 
     async def SummarizeOrders(
         self, request: orders_pb2.SummarizeOrdersRequest, context: Any
@@ -80,18 +81,3 @@ class OrdersService(orders_pb2_grpc.OrdersServicer):
         order = await self._store.read(order_id)
         with translated():
             return domain.readable(order, current_caller())
-
-
-def _message(order: domain.Order) -> orders_pb2.Order:
-    return orders_pb2.Order(
-        order_id=order.order_id,
-        member_id=order.member_id,
-        state=_STATES[order.state],
-        lines=[
-            orders_pb2.OrderLine(sku=line.sku, quantity=line.quantity, amount=money_message(line.amount))
-            for line in order.lines
-        ],
-        total=money_message(order.total),
-        source_time_us=order.source_time_us,
-        placed_time_us=order.placed_time_us,
-    )

@@ -10,7 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mesh.database.engine import execute, transact
 from private_core.money import Money
 from private_core.orders.domain import Line, Month, Order, State
+from private_core.orders.messages import order_changed
+from private_core.storage import outbox
 from private_core.storage.idempotency import Answer, Idempotency, Intent
+from private_core.storage.outbox import TOLD
 from private_core.times import to_datetime, to_us
 from security.audit import attached
 from security.audit.attached import RECORDED
@@ -21,22 +24,24 @@ _PLACE: Final = text(
         INSERT INTO orders.idempotency (intent, body, answer) VALUES (:intent, :body, :answer)
         ON CONFLICT DO NOTHING RETURNING intent
     ), placed AS (
-        INSERT INTO orders.placed_order (order_id, member_id, state, total_minor, currency, source_time, placed_time)
-        SELECT :order_id, :member_id, 'placed', :total, :currency, :source_time, :placed_time FROM claimed
-        RETURNING order_id
+        INSERT INTO orders.placed_order
+            (order_id, member_id, state, total_minor, currency, source_time, placed_time, click_id)
+        SELECT :order_id, :member_id, 'placed', :total, :currency, :source_time, :placed_time,
+            CAST(nullif(:click_id, '') AS uuid)
+        FROM claimed RETURNING order_id
     ), lines AS (
         INSERT INTO orders.line (order_id, position, sku, quantity, amount_minor)
         SELECT placed.order_id, line.position, line.sku, line.quantity, line.amount
         FROM placed, unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[]), CAST(:amounts AS bigint[]))
             WITH ORDINALITY AS line (sku, quantity, amount, position)
-    ), recorded AS ({RECORDED.format(of="placed")})
+    ), told AS ({TOLD.format(of="placed")}), recorded AS ({RECORDED.format(of="placed")})
     SELECT order_id FROM placed
     """  # noqa: S608
 )
 _READ: Final = text(
     """
     SELECT placed.order_id, placed.member_id, placed.state, placed.total_minor, placed.currency, placed.source_time,
-        placed.placed_time, line.sku, line.quantity, line.amount_minor
+        placed.placed_time, placed.click_id, line.sku, line.quantity, line.amount_minor
     FROM orders.placed_order AS placed JOIN orders.line AS line USING (order_id)
     WHERE placed.order_id = :order_id ORDER BY line.position
     """
@@ -48,10 +53,13 @@ _BEGIN_CANCEL: Final = text(
     """
 )
 _END_CANCEL: Final = text(
-    """
-    UPDATE orders.placed_order SET state = :state, version = version + 1
-    WHERE order_id = :order_id AND state = 'cancelling' AND version = :version RETURNING version
-    """
+    f"""
+    WITH ended AS (
+        UPDATE orders.placed_order SET state = :state, version = version + 1
+        WHERE order_id = :order_id AND state = 'cancelling' AND version = :version RETURNING version
+    ), told AS ({TOLD.format(of="ended WHERE :state = 'cancelled'")})
+    SELECT version FROM ended
+    """  # noqa: S608
 )
 _UNDECIDED: Final = text(
     """
@@ -89,8 +97,10 @@ class OrderStore:
             "skus": [line.sku for line in order.lines],
             "quantities": [line.quantity for line in order.lines],
             "amounts": [line.amount.minor for line in order.lines],
+            "click_id": order.click_id,
         }
-        if await execute(self._engine, _PLACE, parameters | answer.audited):
+        told = outbox.parameters(order_changed(order))
+        if await execute(self._engine, _PLACE, parameters | told | answer.audited):
             attached.committed()
             return answer
         return await self.refuse(intent, answer)
@@ -108,10 +118,10 @@ class OrderStore:
         rows = await execute(self._engine, _BEGIN_CANCEL, {"order_id": order_id})
         return rows[0].version if rows else None
 
-    async def end_cancel(self, order_id: str, version: int, state: State) -> bool:
-        """Leave the order in `state`. False when another call changed it since `begin_cancel`."""
-        parameters = {"order_id": order_id, "version": version, "state": state.value}
-        return bool(await execute(self._engine, _END_CANCEL, parameters))
+    async def end_cancel(self, order: Order, version: int) -> bool:
+        """Leave the order in its state. False when another call changed it since `begin_cancel`."""
+        parameters = {"order_id": order.order_id, "version": version, "state": order.state.value}
+        return bool(await execute(self._engine, _END_CANCEL, parameters | outbox.parameters(order_changed(order))))
 
     async def undecided(self, age_s: float, limit: int) -> list[tuple[str, int]]:
         """Orders that have been `cancelling` for longer than `age_s`, each with the version to end it with."""
@@ -133,4 +143,5 @@ def _order(rows: Sequence[Any]) -> Order:
         total=Money(first.total_minor, first.currency),
         source_time_us=to_us(first.source_time),
         placed_time_us=to_us(first.placed_time),
+        click_id=first.click_id.hex if first.click_id else "",
     )

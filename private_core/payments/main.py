@@ -12,6 +12,7 @@ from private_core.payments.service import LedgerService, PaymentsService
 from private_core.payments.settings import PaymentsSettings
 from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
+from private_core.rounds import Rounds
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
 from security.tokens.remote import TokenCheck
@@ -33,6 +34,6 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, PaymentsService(store, orders, provider, clock))
     server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store))
-    settlement = Settlement(store, orders, provider, settings.settlement_interval_s)
+    settlement = Rounds("settlement", Settlement(store, orders, provider).round, settings.settlement_interval_s)
     await process.serve(server.build(), sink, tokens, settlement)
     await engine.dispose()

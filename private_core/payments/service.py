@@ -14,19 +14,12 @@ from private_core.identifiers import new_id
 from private_core.money import MINOR_MAX, Money
 from private_core.payments import domain
 from private_core.payments.domain import Operation, Payment, Progress
+from private_core.payments.messages import payment_message
 from private_core.payments.store import PaymentStore, Say
 from private_core.refusals import Refusal
 from private_core.storage.idempotency import Answer, Intent, intent_of
 from private_core.times import source_time
 from private_core.translation import current_caller, error_of, money_message, money_of, translated
-
-_STATES = {
-    domain.State.PENDING: pb.PAYMENT_STATE_PENDING,
-    domain.State.AUTHORIZED: pb.PAYMENT_STATE_AUTHORIZED,
-    domain.State.CAPTURED: pb.PAYMENT_STATE_CAPTURED,
-    domain.State.REFUNDED: pb.PAYMENT_STATE_REFUNDED,
-    domain.State.DECLINED: pb.PAYMENT_STATE_DECLINED,
-}
 
 _Ask = Callable[[str, str, Money], Awaitable[domain.ProviderAnswer]]
 
@@ -56,7 +49,7 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
             intent,
             begun,
             self._provider.hold,
-            lambda _, payment: Answer.of(pb.AuthorizePaymentResponse(payment=_message(payment))),
+            lambda _, payment: Answer.of(pb.AuthorizePaymentResponse(payment=payment_message(payment))),
             member_id=order.member_id,
         )
         return pb.AuthorizePaymentResponse.FromString(first.give())
@@ -70,7 +63,7 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
                 answer,
                 self._provider.take,
                 _unless_declined(
-                    domain.Kind.CAPTURE, lambda payment: pb.CapturePaymentResponse(payment=_message(payment))
+                    domain.Kind.CAPTURE, lambda payment: pb.CapturePaymentResponse(payment=payment_message(payment))
                 ),
             )
         return pb.CapturePaymentResponse.FromString(answer.give())
@@ -87,7 +80,7 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
                 answer,
                 self._provider.give_back,
                 _unless_declined(
-                    domain.Kind.REFUND, lambda payment: pb.RefundPaymentResponse(payment=_message(payment))
+                    domain.Kind.REFUND, lambda payment: pb.RefundPaymentResponse(payment=payment_message(payment))
                 ),
             )
         return pb.RefundPaymentResponse.FromString(answer.give())
@@ -95,12 +88,12 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.GetPaymentResponse:
         payment = await self._store.read(request.payment_id)
         with translated():
-            return pb.GetPaymentResponse(payment=_message(domain.readable(payment, current_caller())))
+            return pb.GetPaymentResponse(payment=payment_message(domain.readable(payment, current_caller())))
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, context: Any) -> pb.ListPaymentsResponse:
         # Only orders may ask, and has seen to it that the caller may know of this order.
         payments = await self._store.of_order(request.order_id)
-        return pb.ListPaymentsResponse(payments=[_message(payment) for payment in payments])
+        return pb.ListPaymentsResponse(payments=[payment_message(payment) for payment in payments])
 
     def _new_payment(self, request: pb.AuthorizePaymentRequest) -> Payment:
         now_us = self._clock.now_us()
@@ -175,15 +168,3 @@ def _signed(minor: int, currency: str) -> money_pb2.Money:
     if abs(minor) > MINOR_MAX:
         raise Internal("BALANCE_OVERFLOW", "a balance does not fit into 64 bits")
     return money_pb2.Money(minor=minor, currency=currency)
-
-
-def _message(payment: Payment) -> pb.Payment:
-    return pb.Payment(
-        payment_id=payment.payment_id,
-        order_id=payment.order_id,
-        state=_STATES[payment.state],
-        authorized=money_message(payment.authorized),
-        captured=money_message(payment.captured),
-        refunded=money_message(payment.refunded),
-        source_time_us=payment.source_time_us,
-    )

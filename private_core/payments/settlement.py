@@ -4,12 +4,8 @@ The provider is asked under the operation's own key, which makes asking again ha
 replica at once, and beside the call itself.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
-
-from opentelemetry.metrics import Observation
 
 from mesh import telemetry
 from mesh.errors import MeshError, NotFound
@@ -30,47 +26,20 @@ _NOBODY: Final = Intent(b"", b"")
 
 
 class Settlement:
-    """A service of the payments process."""
-
     def __init__(
         self,
         store: PaymentStore,
         orders: domain.Orders,
         provider: domain.Provider,
-        interval_s: float,
         abandoned_s: float = ABANDONED_S,
     ) -> None:
         self._store = store
         self._orders = orders
         self._provider = provider
-        self._interval_s = interval_s
         self._abandoned_s = abandoned_s
-        self._open = 0
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._log = logger("settlement")
+        self._abandoned = telemetry.meter().create_gauge("payments.abandoned")
         self._settled = telemetry.meter().create_counter("payments.settled")
-
-    async def start(self) -> None:
-        telemetry.meter().create_observable_gauge("payments.abandoned", [lambda _: [Observation(self._open)]])
-        self._task = asyncio.create_task(self._run(), name="settlement")
-
-    async def stop(self, grace_s: float) -> None:
-        self._stopping.set()
-        if self._task is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._task
-
-    async def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                await self.round()
-            except MeshError as error:
-                self._log.warning("nothing can be settled now", reason=error.reason)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._stopping.wait()
 
     async def round(self) -> int:
         """Finish what was abandoned; how many were. What the provider or orders is silent about stays for the next."""
@@ -85,7 +54,7 @@ class Settlement:
             finished += 1
             self._settled.add(1, {"kind": operation.kind.value, "progress": progress.value})
             self._log.info("settled", operation=operation.operation_id, kind=operation.kind, progress=progress)
-        self._open = len(found) - finished
+        self._abandoned.set(len(found) - finished)
         return finished
 
     async def _settle(self, operation: Operation) -> Progress:

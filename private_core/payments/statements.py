@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import TextClause, text
 
 from private_core.payments.domain import Kind
+from private_core.storage.outbox import TOLD
 from security.audit.attached import RECORDED
 
 # What is made a Payment and an Operation; named, because what is not asked for need not be carried.
@@ -95,7 +96,7 @@ FINISH: Final = text(
     ), settled AS (
         UPDATE payments.idempotency SET answer = :answer, refusal = :refusal FROM finished
         WHERE intent = :intent AND answer IS NULL AND refusal IS NULL
-    ), recorded AS ({RECORDED.format(of="finished")})
+    ), told AS ({TOLD.format(of="finished")}), recorded AS ({RECORDED.format(of="finished")})
     SELECT operation_id FROM finished
     """  # noqa: S608
 )

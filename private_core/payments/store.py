@@ -11,7 +11,9 @@ from private_core.callers import Caller
 from private_core.money import Money
 from private_core.payments import domain, statements
 from private_core.payments.domain import Balance, Kind, Month, Operation, Payment, Progress, State
+from private_core.payments.messages import payment_changed
 from private_core.refusals import Busy, Refusal
+from private_core.storage import outbox
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from private_core.times import to_datetime, to_us
 from private_core.translation import error_of
@@ -113,7 +115,8 @@ class PaymentStore:
                 "accounts": [account.value for account, _ in legs],
                 "amounts": [sign * operation.amount.minor for _, sign in legs],
             }
-            if await execute(self._engine, statements.FINISH, parameters | answer.parameters | answer.audited):
+            told = outbox.parameters(payment_changed(payment))
+            if await execute(self._engine, statements.FINISH, parameters | told | answer.parameters | answer.audited):
                 attached.committed()
                 return answer
             ended = await self._look_again(intent, operation, say)

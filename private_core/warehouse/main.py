@@ -7,6 +7,8 @@ from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
+from private_core.rounds import Rounds
+from private_core.warehouse.intake import INTERVAL_S, Intake
 from private_core.warehouse.service import WarehouseService
 from private_core.warehouse.settings import WarehouseSettings
 from private_core.warehouse.store import WarehouseStore
@@ -28,5 +30,6 @@ async def main(settings: WarehouseSettings, process: Process) -> None:
 
     server = ServerBuilder(process, audit=audit)
     server.add(warehouse_pb2_grpc.add_WarehouseServicer_to_server, WarehouseService(WarehouseStore(engine)))
-    await process.serve(server.build(), sink)
+    intake = Rounds("intake", Intake(engine, process.contract).round, INTERVAL_S)
+    await process.serve(server.build(), sink, intake)
     await engine.dispose()

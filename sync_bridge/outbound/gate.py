@@ -36,6 +36,8 @@ class Gate:
         self._contract = contract
         self._validator = protovalidate.Validator()
         self._events: dict[str, tuple[EventPolicy, type[Message]]] = {}
+        # Of events that stay within the private core: their rows are the warehouse's to take.
+        self.within = frozenset(event.topic for event in contract.events.values() if not event.crosses)
         for event in contract.events.values():
             if event.direction is Direction.OUTWARD:
                 kind = descriptor_pool.Default().FindMessageTypeByName(event.message)

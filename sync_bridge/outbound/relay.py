@@ -39,7 +39,9 @@ class Relay:
         self._clock = clock
         self._log = logger("bridge-outbound")
         self._counted_at = 0.0
-        self._store = Store(libpq_url(settings.database_url), settings.node, settings.outbound_statement_s_max)
+        self._store = Store(
+            libpq_url(settings.database_url), settings.node, settings.outbound_statement_s_max, gate.within
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Stand by until the lock is free, then send until `stop`. Raises what ended it otherwise."""

@@ -1,6 +1,6 @@
 """The outward bridge's one connection to PostgreSQL: the lock of the active relay, and the outbox."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ ADVISORY_LOCK: Final = 4_717_318_401
 # late with a lower seq: so the relay remembers no position, it takes what is there and removes what it has sent.
 _READ: Final = """
     SELECT seq, topic, key, payload, traceparent, (extract(epoch FROM created_time) * 1000)::bigint
-    FROM outbox.event ORDER BY seq LIMIT %s
+    FROM outbox.event WHERE topic <> ALL(%s) ORDER BY seq LIMIT %s
 """
 
 
@@ -34,8 +34,9 @@ class Row:
 class Store:
     """Not for use by several threads at once."""
 
-    def __init__(self, url: str, relay: str, statement_s_max: float) -> None:
-        """Raises psycopg.OperationalError while PostgreSQL is away."""
+    def __init__(self, url: str, relay: str, statement_s_max: float, within: Iterable[str] = ()) -> None:
+        """within: topics of rows that are none of ours. Raises psycopg.OperationalError while PostgreSQL is away."""
+        self._within = sorted(within)
         limits = {
             "statement_timeout": int(statement_s_max * 1000),
             "idle_in_transaction_session_timeout": int(statement_s_max * 1000),
@@ -64,7 +65,7 @@ class Store:
 
     def read(self, limit: int) -> list[Row]:
         """The oldest rows, in their order."""
-        return [Row(*values) for values in self._connection.execute(_READ, (limit,), binary=True)]
+        return [Row(*values) for values in self._connection.execute(_READ, (self._within, limit), binary=True)]
 
     def remove(self, seqs: Sequence[int], letters: Sequence[DeadLetter]) -> None:
         """Take rows out of the outbox that were sent, or are buried in the same transaction."""
@@ -76,7 +77,8 @@ class Store:
         """Rows in the outbox, and the age of the oldest in seconds."""
         row = self._connection.execute(
             "SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(created_time)), 0)::float8"
-            " FROM outbox.event"
+            " FROM outbox.event WHERE topic <> ALL(%s)",
+            (self._within,),
         ).fetchone()
         assert row is not None
         return row[0], max(0.0, row[1])

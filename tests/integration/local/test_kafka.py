@@ -14,12 +14,12 @@ from cryptography import x509
 
 from deploy.local.health import tls_context
 from deploy.local.kafka import broker
-from mesh import contract
+from deploy.local.topics import crossing
 from mesh.contract.model import Direction
 from tests.integration.conftest import Kafka
 
 DEADLINE_S = 20.0
-EVENTS = contract.load().events.values()
+EVENTS = crossing()
 INWARD = next(event.topic for event in EVENTS if event.direction is Direction.INWARD)
 OUTWARD = next(event.topic for event in EVENTS if event.direction is Direction.OUTWARD)
 

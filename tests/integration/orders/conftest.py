@@ -66,13 +66,14 @@ class Room:
         currency: str = "USD",
         source_time_us: int = 852076800_000000,
         subject: str = CLIENT,
+        click_id: str = "",
     ) -> pb.Order:
         lines = [
             pb.OrderLine(sku=f"cd-{n}", quantity=n + 1, amount=money_pb2.Money(minor=minor, currency=currency))
             for n, minor in enumerate(amounts)
         ]
         request = pb.PlaceOrderRequest(
-            idempotency_key=key, member_id=member, lines=lines, source_time_us=source_time_us
+            idempotency_key=key, member_id=member, lines=lines, source_time_us=source_time_us, click_id=click_id
         )
         answer: pb.PlaceOrderResponse = await self.call("PlaceOrder", request, subject)
         return answer.order
@@ -97,13 +98,13 @@ class Room:
 
 @pytest.fixture(scope="module")
 def orders_url(postgres_url: str) -> str:
-    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("orders", "audit")])
+    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("orders", "outbox", "audit")])
     return postgres_url
 
 
 @pytest.fixture
 async def room(orders_url: str) -> AsyncIterator[Room]:
     engine = async_engine(orders_url, "test")
-    await execute(engine, text("TRUNCATE orders.line, orders.placed_order, orders.idempotency"))
+    await execute(engine, text("TRUNCATE orders.line, orders.placed_order, orders.idempotency, outbox.event"))
     yield Room(engine)
     await engine.dispose()

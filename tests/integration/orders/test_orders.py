@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from isthmus.orders.v1 import orders_pb2 as pb
+from isthmus.orders.v1.events_pb2 import OrderChanged
 
 from mesh.errors import (
     AlreadyExists,
@@ -27,6 +28,15 @@ async def test_a_placed_order_reads_back_as_it_was_answered(room: "Room") -> Non
     assert (order.total.minor, order.total.currency, order.state) == (2933, "USD", pb.ORDER_STATE_PLACED)
     assert order.source_time_us == 852076800_000000
     assert await room.get(order.order_id) == order
+
+
+async def test_an_order_keeps_the_ad_it_came_from_and_the_warehouse_is_told(room: "Room") -> None:
+    order = await room.place("key-place-1", 2933, click_id="0af7651916cd43dd8448eb211c80319c")
+    assert (await room.get(order.order_id)).click_id == "0af7651916cd43dd8448eb211c80319c"
+    await room.cancel(order.order_id)
+    told = [OrderChanged.FromString(row.payload) for row in await room.sql("SELECT * FROM outbox.event ORDER BY seq")]
+    assert [event.state for event in told] == [pb.ORDER_STATE_PLACED, pb.ORDER_STATE_CANCELLED]
+    assert {(event.order_id, event.click_id) for event in told} == {(order.order_id, order.click_id)}
 
 
 async def test_ids_sort_by_the_time_of_placing(room: "Room") -> None:
@@ -177,13 +187,13 @@ async def test_a_cancelling_that_nobody_ends_is_ended(room: "Room", live: bool) 
     with pytest.raises(Unavailable):
         await room.cancel(order.order_id)
     assert (await room.get(order.order_id)).state == pb.ORDER_STATE_CANCELLING
-    settlement = Settlement(OrderStore(room.engine), room.payments, 1.0, abandoned_s=0)
+    settlement = Settlement(OrderStore(room.engine), room.payments, abandoned_s=0)
     with pytest.raises(Unavailable):
         await settlement.round()
     room.payments.while_asked = None
     room.payments.live = {order.order_id} if live else set()
     # Not yet abandoned: whoever began it may still be there.
-    assert await Settlement(OrderStore(room.engine), room.payments, 1.0).round() == 0
+    assert await Settlement(OrderStore(room.engine), room.payments).round() == 0
     assert await settlement.round() == 1
     assert await settlement.round() == 0
     state = pb.ORDER_STATE_PLACED if live else pb.ORDER_STATE_CANCELLED

@@ -145,17 +145,18 @@ class Room:
 
 @pytest.fixture(scope="module")
 def payments_url(postgres_url: str) -> str:
-    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("payments", "audit")])
+    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("payments", "outbox", "audit")])
     return postgres_url
 
 
 @pytest.fixture
 async def room(payments_url: str) -> AsyncIterator[Room]:
     engine = async_engine(payments_url, "test")
-    truncated = ("posting", "transfer", "operation", "payment", "idempotency")
+    tables = ("posting", "transfer", "operation", "payment", "idempotency")
+    truncated = ", ".join((*(f"payments.{table}" for table in tables), "outbox.event"))
     async with engine.begin() as connection:
         # The books refuse to be emptied; a test may ask for it as their owner.
         await connection.execute(text("SET LOCAL session_replication_role = replica"))
-        await connection.execute(text(f"TRUNCATE {', '.join(f'payments.{table}' for table in truncated)}"))
+        await connection.execute(text(f"TRUNCATE {truncated}"))
     yield Room(engine, PaymentStore(engine), FakeOrders(), FakeProvider())
     await engine.dispose()

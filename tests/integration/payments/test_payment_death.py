@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from isthmus.payments.v1.events_pb2 import PaymentChanged
 
 from private_core.payments.domain import Kind
 from private_core.payments.settlement import Settlement
@@ -34,6 +35,7 @@ ANSWERED = (
     " WHERE order_id = :id AND progress = 'done' AND answer IS NOT NULL"
 )
 RECORDED = "SELECT method FROM audit.record WHERE data_subject = :id"
+TOLD = "SELECT payload FROM outbox.event WHERE topic = 'isthmus.payment.v1' ORDER BY seq"
 METHODS = {Kind.HOLD: "Authorize", Kind.CAPTURE: "Capture", Kind.REFUND: "Refund"}
 
 
@@ -52,14 +54,14 @@ async def test_a_process_killed_at_any_step_leaves_all_or_nothing(
     for order_id in ids:
         await all_or_nothing(room, order_id)
     provider = FolderProvider(tmp_path)
-    await Settlement(PaymentStore(room.engine), orders_of(*ids), provider, 1.0, abandoned_s=0).round()
+    await Settlement(PaymentStore(room.engine), orders_of(*ids), provider, abandoned_s=0).round()
     for order_id in ids:
         await finished_without_its_caller(room, provider, order_id)
     await room.balances()
 
 
 async def all_or_nothing(room: Room, order_id: str) -> None:
-    """What is done has its postings, its answer and its audit record; what is not has none of them."""
+    """What is done has its postings, answer, event and audit record; what is not has none of them."""
     done = {row.kind for row in await room.sql(OPERATIONS, id=order_id) if row.progress == "done"}
     transfers = await room.sql(TRANSFERS, id=order_id)
     assert {row.kind for row in transfers} == done
@@ -67,6 +69,8 @@ async def all_or_nothing(room: Room, order_id: str) -> None:
     assert (await room.sql(ANSWERED, id=order_id))[0].answers == len(done)
     recorded = sorted(row.method for row in await room.sql(RECORDED, id=order_id))
     assert recorded == sorted(METHODS[Kind(kind)] for kind in done)
+    told = [PaymentChanged.FromString(row.payload).payment for row in await room.sql(TOLD)]
+    assert sum(payment.order_id == order_id for payment in told) == len(done)
 
 
 async def finished_without_its_caller(room: Room, provider: FolderProvider, order_id: str) -> None:
@@ -92,7 +96,7 @@ async def test_the_repetition_of_a_settled_call_gets_its_answer(room: Room) -> N
     room.provider.silent_after = 1
     with pytest.raises(Exception, match="PROVIDER_SILENT"):
         await room.authorize("order-1", "key-hold-1")
-    settlement = Settlement(room.store, room.orders, room.provider, 1.0, abandoned_s=0)
+    settlement = Settlement(room.store, room.orders, room.provider, abandoned_s=0)
     assert await settlement.round() == 1
     assert await settlement.round() == 0
     held = await room.authorize("order-1", "key-hold-1")
@@ -104,7 +108,7 @@ async def test_what_nobody_can_tell_yet_stays_open(room: Room) -> None:
     room.provider.silent_after = 1
     with pytest.raises(Exception, match="PROVIDER_SILENT"):
         await room.authorize("order-1", "key-hold-1")
-    settlement = Settlement(room.store, room.orders, room.provider, 1.0, abandoned_s=0)
+    settlement = Settlement(room.store, room.orders, room.provider, abandoned_s=0)
     room.provider.silent_before = 1
     assert await settlement.round() == 0
     assert await settlement.round() == 1
@@ -116,5 +120,5 @@ async def test_a_hold_of_an_order_that_is_no_more_is_closed(room: Room) -> None:
     with pytest.raises(Exception, match="PROVIDER_SILENT"):
         await room.authorize("order-1", "key-hold-1")
     del room.orders.orders["order-1"]
-    assert await Settlement(room.store, room.orders, room.provider, 1.0, abandoned_s=0).round() == 1
+    assert await Settlement(room.store, room.orders, room.provider, abandoned_s=0).round() == 1
     assert [tuple(row) for row in await room.sql(OPERATIONS, id="order-1")] == [("hold", "declined")]

@@ -28,7 +28,7 @@ from isthmus.money.v1 import money_pb2 as isthmus_dot_money_dot_v1_dot_money__pb
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/orders/v1/orders.proto\x12\x11isthmus.orders.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x8e\x01\n\tOrderLine\x12*\n\x03sku\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{1,64}$\x12\x1c\n\x08quantity\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\x90N(\x01\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"\xe7\x01\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.isthmus.orders.v1.OrderState\x12+\n\x05lines\x18\x04 \x03(\x0b\x32\x1c.isthmus.orders.v1.OrderLine\x12&\n\x05total\x18\x05 \x01(\x0b\x32\x17.isthmus.money.v1.Money\x12\x16\n\x0esource_time_us\x18\x06 \x01(\x03\x12\x16\n\x0eplaced_time_us\x18\x07 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\"\xc7\x01\n\x11PlaceOrderRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\tmember_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12\x37\n\x05lines\x18\x03 \x03(\x0b\x32\x1c.isthmus.orders.v1.OrderLineB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\x1f\n\x0esource_time_us\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x06\x9a\xe7\x18\x02\x08\x02\"E\n\x12PlaceOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\"E\n\x0fGetOrderRequest\x12*\n\x08order_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"C\n\x10GetOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\"I\n\x13InspectOrderRequest\x12*\n\x08order_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"G\n\x14InspectOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\"H\n\x12\x43\x61ncelOrderRequest\x12*\n\x08order_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"F\n\x13\x43\x61ncelOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\" \n\x16SummarizeOrdersRequest:\x06\x9a\xe7\x18\x02\x08\x02\"P\n\x17SummarizeOrdersResponse\x12-\n\x06months\x18\x01 \x03(\x0b\x32\x1d.isthmus.orders.v1.OrderMonth:\x06\x9a\xe7\x18\x02\x08\x02\"\\\n\nOrderMonth\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0e\n\x06orders\x18\x02 \x01(\x04\x12\'\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.Money:\x06\x9a\xe7\x18\x02\x08\x02*x\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STATE_PLACED\x10\x01\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x02\x12\x1a\n\x16ORDER_STATE_CANCELLING\x10\x03\x32\xdd\x06\n\x06Orders\x12\xac\x01\n\nPlaceOrder\x12$.isthmus.orders.v1.PlaceOrderRequest\x1a%.isthmus.orders.v1.PlaceOrderResponse\"Q\x92\xe7\x18\x38\n\x0c\x63ore-gateway\x12\x0corders.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\tmember_id\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\xb6\x01\n\x08GetOrder\x12\".isthmus.orders.v1.GetOrderRequest\x1a#.isthmus.orders.v1.GetOrderResponse\"a\x92\xe7\x18@\n\x0c\x63ore-gateway\n\x08payments\x12\x0borders.read(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x02P\x02Z\x08order_id\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\x8a\x01\n\x0cInspectOrder\x12&.isthmus.orders.v1.InspectOrderRequest\x1a\'.isthmus.orders.v1.InspectOrderResponse\")\x92\xe7\x18%\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x03P\x02Z\x08order_id\x12\xc0\x01\n\x0b\x43\x61ncelOrder\x12%.isthmus.orders.v1.CancelOrderRequest\x1a&.isthmus.orders.v1.CancelOrderResponse\"b\x92\xe7\x18\x37\n\x0c\x63ore-gateway\x12\x0corders.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\x08order_id\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12\x8a\x01\n\x0fSummarizeOrders\x12).isthmus.orders.v1.SummarizeOrdersRequest\x1a*.isthmus.orders.v1.SummarizeOrdersResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x1a\x0e\x8a\xe7\x18\n\x08\x02\x12\x06ordersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/orders/v1/orders.proto\x12\x11isthmus.orders.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x8e\x01\n\tOrderLine\x12*\n\x03sku\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{1,64}$\x12\x1c\n\x08quantity\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\x90N(\x01\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"\xf9\x01\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.isthmus.orders.v1.OrderState\x12+\n\x05lines\x18\x04 \x03(\x0b\x32\x1c.isthmus.orders.v1.OrderLine\x12&\n\x05total\x18\x05 \x01(\x0b\x32\x17.isthmus.money.v1.Money\x12\x16\n\x0esource_time_us\x18\x06 \x01(\x03\x12\x16\n\x0eplaced_time_us\x18\x07 \x01(\x03\x12\x10\n\x08\x63lick_id\x18\x08 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\xf3\x01\n\x11PlaceOrderRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\tmember_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12\x37\n\x05lines\x18\x03 \x03(\x0b\x32\x1c.isthmus.orders.v1.OrderLineB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12\x1f\n\x0esource_time_us\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12*\n\x08\x63lick_id\x18\x05 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{32})?$:\x06\x9a\xe7\x18\x02\x08\x02\"E\n\x12PlaceOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\"E\n\x0fGetOrderRequest\x12*\n\x08order_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"C\n\x10GetOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\"I\n\x13InspectOrderRequest\x12*\n\x08order_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"G\n\x14InspectOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\"H\n\x12\x43\x61ncelOrderRequest\x12*\n\x08order_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"F\n\x13\x43\x61ncelOrderResponse\x12\'\n\x05order\x18\x01 \x01(\x0b\x32\x18.isthmus.orders.v1.Order:\x06\x9a\xe7\x18\x02\x08\x02\" \n\x16SummarizeOrdersRequest:\x06\x9a\xe7\x18\x02\x08\x02\"P\n\x17SummarizeOrdersResponse\x12-\n\x06months\x18\x01 \x03(\x0b\x32\x1d.isthmus.orders.v1.OrderMonth:\x06\x9a\xe7\x18\x02\x08\x02\"\\\n\nOrderMonth\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0e\n\x06orders\x18\x02 \x01(\x04\x12\'\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.Money:\x06\x9a\xe7\x18\x02\x08\x02*x\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_STATE_PLACED\x10\x01\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x02\x12\x1a\n\x16ORDER_STATE_CANCELLING\x10\x03\x32\xdd\x06\n\x06Orders\x12\xac\x01\n\nPlaceOrder\x12$.isthmus.orders.v1.PlaceOrderRequest\x1a%.isthmus.orders.v1.PlaceOrderResponse\"Q\x92\xe7\x18\x38\n\x0c\x63ore-gateway\x12\x0corders.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\tmember_id\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\xb6\x01\n\x08GetOrder\x12\".isthmus.orders.v1.GetOrderRequest\x1a#.isthmus.orders.v1.GetOrderResponse\"a\x92\xe7\x18@\n\x0c\x63ore-gateway\n\x08payments\x12\x0borders.read(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x02P\x02Z\x08order_id\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\x8a\x01\n\x0cInspectOrder\x12&.isthmus.orders.v1.InspectOrderRequest\x1a\'.isthmus.orders.v1.InspectOrderResponse\")\x92\xe7\x18%\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x03P\x02Z\x08order_id\x12\xc0\x01\n\x0b\x43\x61ncelOrder\x12%.isthmus.orders.v1.CancelOrderRequest\x1a&.isthmus.orders.v1.CancelOrderResponse\"b\x92\xe7\x18\x37\n\x0c\x63ore-gateway\x12\x0corders.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\x08order_id\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12\x8a\x01\n\x0fSummarizeOrders\x12).isthmus.orders.v1.SummarizeOrdersRequest\x1a*.isthmus.orders.v1.SummarizeOrdersResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x1a\x0e\x8a\xe7\x18\n\x08\x02\x12\x06ordersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEORDERREQUEST'].fields_by_name['lines']._serialized_options = b'\272H\007\222\001\004\010\001\020d'
   _globals['_PLACEORDERREQUEST'].fields_by_name['source_time_us']._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['source_time_us']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['click_id']._loaded_options = None
+  _globals['_PLACEORDERREQUEST'].fields_by_name['click_id']._serialized_options = b'\272H\025r\0232\021^([0-9a-f]{32})?$'
   _globals['_PLACEORDERREQUEST']._loaded_options = None
   _globals['_PLACEORDERREQUEST']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_PLACEORDERRESPONSE']._loaded_options = None
@@ -93,34 +95,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERS'].methods_by_name['CancelOrder']._serialized_options = b'\222\347\0307\n\014core-gateway\022\014orders.write(\0010\210\':\004\010\003\020\024@\003H\002P\002Z\010order_id\202\323\344\223\002!\"\034/v1/orders/{order_id}:cancel:\001*'
   _globals['_ORDERS'].methods_by_name['SummarizeOrders']._loaded_options = None
   _globals['_ORDERS'].methods_by_name['SummarizeOrders']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\002H\003P\002'
-  _globals['_ORDERSTATE']._serialized_start=1470
-  _globals['_ORDERSTATE']._serialized_end=1590
+  _globals['_ORDERSTATE']._serialized_start=1532
+  _globals['_ORDERSTATE']._serialized_end=1652
   _globals['_ORDERLINE']._serialized_start=175
   _globals['_ORDERLINE']._serialized_end=317
   _globals['_ORDER']._serialized_start=320
-  _globals['_ORDER']._serialized_end=551
-  _globals['_PLACEORDERREQUEST']._serialized_start=554
-  _globals['_PLACEORDERREQUEST']._serialized_end=753
-  _globals['_PLACEORDERRESPONSE']._serialized_start=755
-  _globals['_PLACEORDERRESPONSE']._serialized_end=824
-  _globals['_GETORDERREQUEST']._serialized_start=826
-  _globals['_GETORDERREQUEST']._serialized_end=895
-  _globals['_GETORDERRESPONSE']._serialized_start=897
-  _globals['_GETORDERRESPONSE']._serialized_end=964
-  _globals['_INSPECTORDERREQUEST']._serialized_start=966
-  _globals['_INSPECTORDERREQUEST']._serialized_end=1039
-  _globals['_INSPECTORDERRESPONSE']._serialized_start=1041
-  _globals['_INSPECTORDERRESPONSE']._serialized_end=1112
-  _globals['_CANCELORDERREQUEST']._serialized_start=1114
-  _globals['_CANCELORDERREQUEST']._serialized_end=1186
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1188
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1258
-  _globals['_SUMMARIZEORDERSREQUEST']._serialized_start=1260
-  _globals['_SUMMARIZEORDERSREQUEST']._serialized_end=1292
-  _globals['_SUMMARIZEORDERSRESPONSE']._serialized_start=1294
-  _globals['_SUMMARIZEORDERSRESPONSE']._serialized_end=1374
-  _globals['_ORDERMONTH']._serialized_start=1376
-  _globals['_ORDERMONTH']._serialized_end=1468
-  _globals['_ORDERS']._serialized_start=1593
-  _globals['_ORDERS']._serialized_end=2454
+  _globals['_ORDER']._serialized_end=569
+  _globals['_PLACEORDERREQUEST']._serialized_start=572
+  _globals['_PLACEORDERREQUEST']._serialized_end=815
+  _globals['_PLACEORDERRESPONSE']._serialized_start=817
+  _globals['_PLACEORDERRESPONSE']._serialized_end=886
+  _globals['_GETORDERREQUEST']._serialized_start=888
+  _globals['_GETORDERREQUEST']._serialized_end=957
+  _globals['_GETORDERRESPONSE']._serialized_start=959
+  _globals['_GETORDERRESPONSE']._serialized_end=1026
+  _globals['_INSPECTORDERREQUEST']._serialized_start=1028
+  _globals['_INSPECTORDERREQUEST']._serialized_end=1101
+  _globals['_INSPECTORDERRESPONSE']._serialized_start=1103
+  _globals['_INSPECTORDERRESPONSE']._serialized_end=1174
+  _globals['_CANCELORDERREQUEST']._serialized_start=1176
+  _globals['_CANCELORDERREQUEST']._serialized_end=1248
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1250
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1320
+  _globals['_SUMMARIZEORDERSREQUEST']._serialized_start=1322
+  _globals['_SUMMARIZEORDERSREQUEST']._serialized_end=1354
+  _globals['_SUMMARIZEORDERSRESPONSE']._serialized_start=1356
+  _globals['_SUMMARIZEORDERSRESPONSE']._serialized_end=1436
+  _globals['_ORDERMONTH']._serialized_start=1438
+  _globals['_ORDERMONTH']._serialized_end=1530
+  _globals['_ORDERS']._serialized_start=1655
+  _globals['_ORDERS']._serialized_end=2516
 # @@protoc_insertion_point(module_scope)

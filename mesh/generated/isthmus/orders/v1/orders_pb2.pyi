@@ -80,6 +80,7 @@ class Order(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     SOURCE_TIME_US_FIELD_NUMBER: _builtins.int
     PLACED_TIME_US_FIELD_NUMBER: _builtins.int
+    CLICK_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     member_id: _builtins.str
     state: Global___OrderState.ValueType
@@ -87,6 +88,8 @@ class Order(_message.Message):
     """When it happened at its source, microseconds since the epoch."""
     placed_time_us: _builtins.int
     """When it was placed here."""
+    click_id: _builtins.str
+    """The impression whose ad was followed to the shop, 32 hexadecimal digits; empty where there was none."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]: ...
     @_builtins.property
@@ -101,10 +104,11 @@ class Order(_message.Message):
         total: _money_pb2.Money | None = ...,
         source_time_us: _builtins.int = ...,
         placed_time_us: _builtins.int = ...,
+        click_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "member_id", b"member_id", "order_id", b"order_id", "placed_time_us", b"placed_time_us", "source_time_us", b"source_time_us", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_id", b"click_id", "lines", b"lines", "member_id", b"member_id", "order_id", b"order_id", "placed_time_us", b"placed_time_us", "source_time_us", b"source_time_us", "state", b"state", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,11 +122,14 @@ class PlaceOrderRequest(_message.Message):
     MEMBER_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     SOURCE_TIME_US_FIELD_NUMBER: _builtins.int
+    CLICK_ID_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Names this intent. The same key with the same body gives the first answer again; with another body it is refused."""
     member_id: _builtins.str
     source_time_us: _builtins.int
     """0: now."""
+    click_id: _builtins.str
+    """The impression whose ad was followed to the shop, as the ad's answer named it: `impression_id`. Empty: none."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]:
         """One currency for all lines; the total is their sum."""
@@ -134,10 +141,11 @@ class PlaceOrderRequest(_message.Message):
         member_id: _builtins.str = ...,
         lines: _abc.Iterable[Global___OrderLine] | None = ...,
         source_time_us: _builtins.int = ...,
+        click_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "lines", b"lines", "member_id", b"member_id", "source_time_us", b"source_time_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_id", b"click_id", "idempotency_key", b"idempotency_key", "lines", b"lines", "member_id", b"member_id", "source_time_us", b"source_time_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

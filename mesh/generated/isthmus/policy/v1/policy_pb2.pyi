@@ -198,6 +198,8 @@ class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Direction.V
     """From the public edge into the private core."""
     DIRECTION_OUTWARD: _Direction.ValueType  # 2
     """From the private core out to the edge; only fields of class PUBLIC or INTERNAL."""
+    DIRECTION_WITHIN: _Direction.ValueType  # 3
+    """Nowhere: from a room of the private core to its warehouse, and never to Kafka."""
 
 class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper):
     """Which way an event may cross between the zones."""
@@ -207,6 +209,8 @@ DIRECTION_INWARD: Direction.ValueType  # 1
 """From the public edge into the private core."""
 DIRECTION_OUTWARD: Direction.ValueType  # 2
 """From the private core out to the edge; only fields of class PUBLIC or INTERNAL."""
+DIRECTION_WITHIN: Direction.ValueType  # 3
+"""Nowhere: from a room of the private core to its warehouse, and never to Kafka."""
 Global___Direction: _TypeAlias = Direction  # noqa: Y015
 
 @_typing.final
@@ -439,6 +443,7 @@ class EventPolicy(_message.Message):
     key_field: _builtins.str
     """The field that is the record's key."""
     partitions: _builtins.int
+    """None for what stays within."""
     compacted: _builtins.bool
     """The topic keeps the last record of each key only."""
     def __init__(

@@ -1,0 +1,33 @@
+"""Payments as messages: what callers are answered, and what the warehouse is told."""
+
+from typing import Final
+
+from isthmus.payments.v1 import events_pb2
+from isthmus.payments.v1 import payments_pb2 as pb
+
+from private_core.payments.domain import Payment, State
+from private_core.translation import money_message
+
+_STATES: Final = {
+    State.PENDING: pb.PAYMENT_STATE_PENDING,
+    State.AUTHORIZED: pb.PAYMENT_STATE_AUTHORIZED,
+    State.CAPTURED: pb.PAYMENT_STATE_CAPTURED,
+    State.REFUNDED: pb.PAYMENT_STATE_REFUNDED,
+    State.DECLINED: pb.PAYMENT_STATE_DECLINED,
+}
+
+
+def payment_message(payment: Payment) -> pb.Payment:
+    return pb.Payment(
+        payment_id=payment.payment_id,
+        order_id=payment.order_id,
+        state=_STATES[payment.state],
+        authorized=money_message(payment.authorized),
+        captured=money_message(payment.captured),
+        refunded=money_message(payment.refunded),
+        source_time_us=payment.source_time_us,
+    )
+
+
+def payment_changed(payment: Payment) -> events_pb2.PaymentChanged:
+    return events_pb2.PaymentChanged(payment_id=payment.payment_id, payment=payment_message(payment))
