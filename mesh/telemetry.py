@@ -17,6 +17,8 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 
+from mesh.contract import load
+from mesh.redaction import Redaction
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity, peer_of_socket
 
@@ -46,8 +48,11 @@ def configure(settings: ProcessSettings) -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+        from mesh.spans import RedactedExporter
+
         tracers = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)))
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint)))
+        exporter = RedactedExporter(OTLPSpanExporter(endpoint=settings.otlp_endpoint), Redaction(load()))
+        tracers.add_span_processor(BatchSpanProcessor(exporter))
         trace.set_tracer_provider(tracers)
     metrics.set_meter_provider(MeterProvider(resource=resource, metric_readers=[PrometheusMetricReader()]))
 
