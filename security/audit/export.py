@@ -87,5 +87,5 @@ class _Export:
         ):
             message = f"line {number} says otherwise than the record in it, which is leaf {index}"
             self.findings.append((Tampering.ALTERED, message, index))
-        self.rows.append(Row(sequence, record))
+        self.rows.append(Row(sequence, record.canonical()))
         self.leaves.append(Leaf(index, sequence, bytes.fromhex(unmapped["leaf_hash"])))

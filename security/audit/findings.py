@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from security.audit.checkpoint import Checkpoint
-from security.audit.record import AuditRecord
 
 FINDINGS_MAX: Final = 1000
 
@@ -35,17 +36,16 @@ class Finding:
     record_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+# Structs, because a log has millions of them and these are made four times as fast as dataclasses.
+class Row(msgspec.Struct, frozen=True, gc=False):
     sequence: int
-    # None: the row holds what no record can hold.
-    record: AuditRecord | None
+    # The canonical form of what it holds; of what no record can hold, something else.
+    canonical: bytes
     # What the row's own column says; b"" where there is none.
     leaf_hash: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True, gc=False):
     index: int
     sequence: int
     leaf_hash: bytes

@@ -1,7 +1,9 @@
 """Verify the log as it lies in PostgreSQL, reading the tables and not asking the audit process."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import starmap
 from typing import Any, Final
 
 import psycopg
@@ -19,16 +21,22 @@ HANDED_OUT_S_MAX: Final = 10
 WITNESSED_S_MAX: Final = 600
 _PAGE: Final = 5000
 _STATEMENT_MS_MAX: Final = 60_000
-_DECISIONS: Final = {int(decision): decision for decision in Decision}
-_FIELDS: Final = ", ".join(
-    "replace(record_id::text, '-', '')" if name == "record_id" else name for name in AuditRecord.__slots__
-)
-_ROWS: Final = f"SELECT sequence, leaf_hash, {_FIELDS} FROM audit.record ORDER BY sequence"  # noqa: S608
+# Rows come in their canonical form (record.py): PostgreSQL writes text and whole numbers in JSON as RFC 8785 asks, and
+# does so while the page before is hashed here. A row that no record can be has a null, and hashes to something else.
+_DECISIONS: Final = " ".join(f"WHEN {decision.value} THEN '{decision.name}'" for decision in Decision)
+_CANONICAL: Final = {
+    "record_id": "pg_catalog.replace(record_id::text, '-', '')",
+    "decision": f"CASE decision {_DECISIONS} END",
+}
+_FIELDS: Final = ", ".join(f"{_CANONICAL.get(name, name)} AS {name}" for name in sorted(AuditRecord.__slots__))
+ROWS: Final = f"""
+    SELECT sequence, pg_catalog.convert_to(pg_catalog.row_to_json(canonical)::text, 'UTF8'), leaf_hash
+    FROM audit.record CROSS JOIN LATERAL (SELECT {_FIELDS}) AS canonical ORDER BY sequence
+    """  # noqa: S608
 _LEAVES: Final = "SELECT leaf_index, record_sequence, leaf_hash FROM audit.leaf ORDER BY leaf_index"
 _CHECKPOINTS: Final = "SELECT note, subtrees FROM audit.checkpoint ORDER BY tree_size"
 # By now they are in the file too.
 _OVERDUE: Final = "SELECT coalesce(max(tree_size), 0) FROM audit.checkpoint WHERE time_us < %s"
-_DECISION_AT: Final = AuditRecord.__slots__.index("decision")
 
 
 def inspect(
@@ -51,10 +59,10 @@ def inspect(
     options = f"-c statement_timeout={_STATEMENT_MS_MAX} -c default_transaction_isolation=repeatable\\ read"
     with psycopg.connect(plain, connect_timeout=3, options=options, application_name="audit-verify") as connection:
         connection.read_only = True
-        with _pages(connection, "rows", _ROWS) as rows, _pages(connection, "leaves", _LEAVES) as leaves:
+        with _pages(connection, "rows", ROWS) as rows, _pages(connection, "leaves", _LEAVES) as leaves:
             notes = [KeptNote(note, "the database", bytes(sub)) for note, sub in connection.execute(_CHECKPOINTS)]
             given = [*notes, *kept, *elsewhere]
-            report = verify(map(_row, rows), (Leaf(*leaf) for leaf in leaves), given, verifier)
+            report = verify(starmap(Row, rows), starmap(Leaf, leaves), given, verifier)
             overdue, unseen = (
                 (connection.execute(_OVERDUE, (now_us - limit_s * 1_000_000,)).fetchone() or (0,))[0]
                 for limit_s in (HANDED_OUT_S_MAX, WITNESSED_S_MAX)
@@ -74,14 +82,15 @@ def inspect(
 
 @contextmanager
 def _pages(connection: psycopg.Connection[Any], name: str, query: str) -> Iterator[Iterator[tuple[Any, ...]]]:
+    """The rows of a query, in pages of which the next one is fetched while this one is looked at."""
     # Binary: hashes come as they are. A cursor of the server: the log may be larger than memory.
-    with connection.cursor(name, binary=True) as cursor:
-        cursor.itersize = _PAGE
+    with ThreadPoolExecutor(1) as ahead, connection.cursor(name, binary=True) as cursor:
         cursor.execute(query)
-        yield iter(cursor)
+        yield _read(cursor, ahead)
 
 
-def _row(columns: tuple[Any, ...]) -> Row:
-    sequence, leaf_hash, *fields = columns
-    fields[_DECISION_AT] = _DECISIONS.get(fields[_DECISION_AT])
-    return Row(sequence, AuditRecord(*fields) if None not in fields else None, leaf_hash)
+def _read(cursor: psycopg.ServerCursor[Any], ahead: Executor) -> Iterator[tuple[Any, ...]]:
+    coming = ahead.submit(cursor.fetchmany, _PAGE)
+    while page := coming.result():
+        coming = ahead.submit(cursor.fetchmany, _PAGE)
+        yield from page

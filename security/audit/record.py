@@ -71,7 +71,11 @@ class AuditRecord:
 
     def leaf_hash(self) -> bytes:
         """SHA-256 of 0x00 and the canonical form (RFC 6962, section 2.1)."""
-        return hashlib.sha256(_LEAF + self.canonical()).digest()
+        return leaf_hash(self.canonical())
+
+
+def leaf_hash(canonical: bytes) -> bytes:
+    return hashlib.sha256(_LEAF + canonical).digest()
 
 
 def clean(text: str) -> str:

@@ -5,6 +5,7 @@ that were signed over them. Rows are hashed anew; no stored hash is believed. Wh
 roots tell which of the two was changed.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +14,7 @@ from security.audit.checkpoint import Checkpoint
 from security.audit.findings import FINDINGS_MAX, KeptNote, Leaf, Report, Row, Tampering
 from security.audit.merkle import HASH_BYTES, CompactRange
 from security.audit.note import NoteRejected, Verifier, WrongKey
+from security.audit.record import leaf_hash
 
 # A root that fits vouches for all before it, so of a long history the newest signatures are enough.
 SIGNATURES_CHECKED_MAX: Final = 1000
@@ -120,14 +122,15 @@ class _Walk:
         row = next(rows, None)
         for leaf in leaves:
             report.leaves += 1
-            skipped = []
+            skipped: list[Row] = []
             while row is not None and row.sequence < leaf.sequence:
                 report.rows += 1
                 skipped.append(row)
                 row = next(rows, None)
             if leaf.index != self.next_index:
                 skipped = self._gap(leaf, skipped)
-            self._unleafed.update((each.sequence, each) for each in skipped[:FINDINGS_MAX])
+            if skipped:
+                self._unleafed.update((each.sequence, each) for each in skipped[:FINDINGS_MAX])
             if row is not None and row.sequence == leaf.sequence:
                 report.rows += 1
                 self._pair(leaf, row)
@@ -168,7 +171,7 @@ class _Walk:
                 message = f"leaf {self.next_index} is gone; its row {row.sequence} is there"
                 about = {"leaf_index": self.next_index, "sequence": row.sequence, "record_id": _id(row)}
                 self.report.add(Tampering.REMOVED, message, **about)
-                own = _hash(row)
+                own = leaf_hash(row.canonical)
                 self._grow(own, own)
             return []
         else:
@@ -202,7 +205,7 @@ class _Walk:
 
     def _own_hash(self, row: Row, leaf: Leaf | None) -> bytes:
         """The hash of what the row holds. A column that says otherwise, where the leaf does not, was changed."""
-        own = _hash(row)
+        own = leaf_hash(row.canonical)
         if row.leaf_hash and row.leaf_hash != own and (leaf is None or leaf.leaf_hash == own):
             message = f"row {row.sequence}: its column leaf_hash is not the hash of what it holds"
             index = leaf.index if leaf else None
@@ -324,12 +327,10 @@ def _name_unfit(walk: _Walk, good: list[_Mark], rows_are_true: bool, report: Rep
         report.add(Tampering.ALTERED, message, leaf_index=low, leaf_end=high)
 
 
-def _hash(row: Row) -> bytes:
-    return row.record.leaf_hash() if row.record else b""
-
-
 def _id(row: Row) -> str | None:
-    return row.record.record_id if row.record else None
+    """As the row has it: which may not be what was recorded."""
+    found = json.loads(row.canonical).get("record_id")
+    return found if isinstance(found, str) else None
 
 
 def _about(leaf: Leaf, row: Row) -> dict[str, int | str | None]:

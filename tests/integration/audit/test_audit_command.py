@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from isthmus.members.v1.members_pb2_grpc import MembersStub
 
 from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
+from deploy.local.settings import REPOSITORY, LauncherSettings
 from deploy.local.topology import read
 from mesh.channel import Channels
 from mesh.contract import load
@@ -27,12 +30,54 @@ from tests.integration.conftest import free_port_base
 from tests.integration.room import plain
 
 DEADLINE_S = 10.0
+COMMAND_S = 30.0
 
 
-def isthmus(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).parent / "isthmus"), *arguments]
-    environment = os.environ | {"ISTHMUS_HOME": str(home)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Terminal:
+    """Where the commands are typed."""
+
+    def __init__(self, home: Path) -> None:
+        environment = os.environ | {"ISTHMUS_HOME": str(home), "COLUMNS": "200"}
+        command = (sys.executable, "-m", "tests.integration.audit.terminal")
+        self._process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
+        )
+
+    async def isthmus(self, *words: str) -> Done:
+        return await asyncio.wait_for(asyncio.to_thread(self._typed, words), COMMAND_S)
+
+    def _typed(self, words: tuple[str, ...]) -> Done:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(words) + "\n")
+        self._process.stdin.flush()
+        return Done(*json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Terminal]:
+    """Where nothing of the mesh is but what is carried there."""
+    terminal = Terminal(tmp_path / "elsewhere")
+    yield terminal
+    terminal.close()
 
 
 async def until_signed(home: Path) -> None:
@@ -42,30 +87,32 @@ async def until_signed(home: Path) -> None:
             await asyncio.sleep(0.1)
 
 
-async def erase(home: Path, mesh: LocalMesh) -> None:
+async def erase(terminal: Terminal, elsewhere: Terminal, home: Path) -> None:
     """Rotate the keys, erase a member; the proof stands by itself."""
-    rotated = await asyncio.to_thread(isthmus, home, "keys", "rotate", "--json")
+    rotated = await terminal.isthmus("keys", "rotate", "--json")
     assert rotated.returncode == 0, rotated.stderr
     assert json.loads(rotated.stdout)["finished"]
-    with psycopg.connect(plain(postgres.url(mesh.home))) as connection:
+    with psycopg.connect(plain(postgres.url(LauncherSettings(home=home).layout))) as connection:
         connection.execute(
             "INSERT INTO members.member SELECT 'gone', sha256('x'), 'x', 'x', 'x', now()",
         )
     proof = home / "erased.jsonl"
     shred = ("keys", "shred", "gone", "--yes", "--proof", str(proof), "--json")
-    done = await asyncio.to_thread(isthmus, home, *shred)
+    done = await terminal.isthmus(*shred)
     assert done.returncode == 0, done.stderr
     lines = proof.read_text().splitlines()
     assert '"EraseMember"' in lines[0]
     assert '"gone"' in lines[0]
     offline = ("audit", "verify", "--export", str(proof), "--key", str(home / VERIFIER_KEY))
-    assert (await asyncio.to_thread(isthmus, home / "elsewhere", *offline)).returncode == 0
+    assert (await elsewhere.isthmus(*offline)).returncode == 0
     proof.write_text(proof.read_text().replace('"gone"', '"else"'))
-    assert (await asyncio.to_thread(isthmus, home / "elsewhere", *offline)).returncode == 1
+    assert (await elsewhere.isthmus(*offline)).returncode == 1
 
 
-async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None:
-    async with LocalMesh(tmp_path, free_port_base(), only=("members", "catalog", "witness", "audit")) as mesh:
+async def test_a_refused_call_to_a_running_room_is_shown(
+    tmp_path: Path, terminal: Terminal, elsewhere: Terminal
+) -> None:
+    async with LocalMesh(tmp_path, free_port_base(), only=("members-1", "witness", "audit")) as mesh:
         listen = read(mesh.home.topology).process("members-1").listen("grpc")
         channels = Channels(Identity(mesh.operator_identity), load())
         members = MembersStub(channels.direct(str(listen), SpiffeId("private", "members")))
@@ -77,49 +124,51 @@ async def test_a_refused_call_to_a_running_room_is_shown(tmp_path: Path) -> None
         shown: list[dict[str, Any]] = []
         async with asyncio.timeout(DEADLINE_S):
             while len(shown) < 2:
-                done = await asyncio.to_thread(isthmus, tmp_path, "audit", "list", "--json", "--limit", "2")
+                done = await terminal.isthmus("audit", "list", "--json", "--limit", "2")
                 assert done.returncode == 0, done.stderr
                 shown = json.loads(done.stdout)
         assert {(one["method"].rsplit("/", 1)[1], one["decision"], one["result"]) for one in shown} == {
             ("CountMembers", "allowed", "OK"),
             ("GetMember", "denied", "PERMISSION_DENIED"),
         }
-        table = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail", "--denied")
+        table = await terminal.isthmus("audit", "tail", "--denied")
         assert "CALLER_NOT_ALLOWED" in table.stdout
         assert "member-1" in table.stdout
 
-        found = await asyncio.to_thread(isthmus, tmp_path, "audit", "search", "--about", "member-1", "--json")
+        found = await terminal.isthmus("audit", "search", "--about", "member-1", "--json")
         assert [one["decision"] for one in json.loads(found.stdout)] == ["denied"]
-        none = await asyncio.to_thread(isthmus, tmp_path, "audit", "search", "--peer", "orders", "--json")
+        none = await terminal.isthmus("audit", "search", "--peer", "orders", "--json")
         assert json.loads(none.stdout) == []
 
         await until_signed(tmp_path)
         export = tmp_path / "export.jsonl"
-        done = await asyncio.to_thread(isthmus, tmp_path, "audit", "export", "--output", str(export))
+        done = await terminal.isthmus("audit", "export", "--output", str(export))
         assert done.returncode == 0, done.stderr
-        await erase(tmp_path, mesh)
-        said = await asyncio.to_thread(isthmus, tmp_path, "audit", "report", "--json")
+        await erase(terminal, elsewhere, tmp_path)
+        said = await terminal.isthmus("audit", "report", "--json")
         rights = {(one["workload"], one["method"]): one for one in json.loads(said.stdout)["rights"]}
         assert rights["operator", "/isthmus.members.v1.Members/GetMember"]["denied"] == 1
         messages = tmp_path / "messages.txt"
-        done = await asyncio.to_thread(
-            isthmus, tmp_path, "audit", "export", "--format", "syslog", "--output", str(messages)
-        )
+        done = await terminal.isthmus("audit", "export", "--format", "syslog", "--output", str(messages))
         assert done.returncode == 0, done.stderr
         assert all(line.startswith("<1") and "[isthmus@32473 " in line for line in messages.read_text().splitlines())
-        verified = await asyncio.to_thread(isthmus, tmp_path, "audit", "verify", "--json")
+        verified = await terminal.isthmus("audit", "verify", "--json")
         assert verified.returncode == 0, verified.stdout
         assert json.loads(verified.stdout)["ok"]
         assert json.loads(verified.stdout)["witnessed"]["size"] > 0
-    stopped = await asyncio.to_thread(isthmus, tmp_path, "audit", "tail")
+        noted = await terminal.isthmus(
+            "audit", "tail", "--method", "/isthmus.audit.v1.AuditLog/RecordActivity", "--json"
+        )
+        assert [one["reason"].split()[0] for one in json.loads(noted.stdout)] == ["LOG_VERIFIED"]
+    stopped = await terminal.isthmus("audit", "tail")
     assert stopped.returncode == 1
     assert "Traceback" not in stopped.stderr
 
     # Elsewhere, later: nothing is left but the file and the public key.
     key = tmp_path / VERIFIER_KEY
     offline = ("audit", "verify", "--export", str(export), "--key", str(key))
-    assert (await asyncio.to_thread(isthmus, tmp_path / "elsewhere", *offline)).returncode == 0
+    assert (await elsewhere.isthmus(*offline)).returncode == 0
     export.write_text(export.read_text().replace('"member-1"', '"member-2"'))
-    altered = await asyncio.to_thread(isthmus, tmp_path / "elsewhere", *offline, "--json")
+    altered = await elsewhere.isthmus(*offline, "--json")
     assert altered.returncode == 1
     assert {finding["kind"] for finding in json.loads(altered.stdout)["findings"]} == {"altered"}

@@ -13,15 +13,18 @@ from isthmus.audit.v1 import audit_pb2_grpc
 from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
 from sqlalchemy import make_url, text
 
+from deploy.local.mesh import LocalMesh
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
 from mesh.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from security.audit import postgres as audit_postgres
+from security.audit.inspection import ROWS
 from security.audit.port import AuditUnavailable
-from security.audit.postgres import PostgresAuditSink
+from security.audit.postgres import COPIED_MIN, PostgresAuditSink
 from security.audit.record import AuditRecord, Decision
 from security.audit.service import AuditLogService
 from security.audit.store import AuditStore, Selection
+from tests.integration.conftest import Background
 from tests.integration.room import PrivateRoom, plain
 
 RECORD = AuditRecord(
@@ -163,6 +166,63 @@ async def test_a_failing_log_refuses_at_once_and_loses_nothing(url: str, store: 
     sink.require_open()
     await sink.stop(2.0)
     await blocker.dispose()
+
+
+async def crash(server: LocalMesh) -> None:
+    server.kill("postgres")
+    await server.suspend("postgres")
+    await server.resume("postgres")
+    await server.wait_ready("postgres")
+
+
+@pytest.mark.parametrize("records", [1, COPIED_MIN])
+async def test_the_first_write_after_a_crash_of_the_database_finds_a_new_connection(
+    url: str, store: AuditStore, postgres_server: LocalMesh, background: Background, records: int
+) -> None:
+    sink = PostgresAuditSink(async_engine(url))
+    await sink.start()
+    await sink.append(record())
+    before = await newest(store)
+    await asyncio.to_thread(background.run, crash(postgres_server))
+    for _ in range(records - 1):
+        sink.enqueue(record())
+    await sink.append(record())
+    sink.require_open()
+    assert len(await store.list(Selection(before), 2 * COPIED_MIN)) == records
+    await sink.stop(1.0)
+
+
+async def test_any_text_is_stored_and_hashed_as_it_is(url: str, sink: PostgresAuditSink, store: AuditStore) -> None:
+    """The same for COPY of many and INSERT of one; and what a verification reads is what was hashed."""
+    before = await newest(store)
+    texts = (
+        "",
+        "\\N",
+        "\\.",
+        "\\x00",
+        "tab\there",
+        "line\nend\r\n",
+        '"quoted"\b\f',
+        "/\u2028\u007f\ufeff",
+        "\u5f20\u4f1f \U0010ffff",
+        "\x1f",
+    )
+    names = [field.name for field in dataclasses.fields(AuditRecord) if field.type == "str" or field.type is str]
+    written = [
+        record(**{name: texts[(number + at) % len(texts)] for at, name in enumerate(names) if name != "record_id"})
+        for number in range(COPIED_MIN)
+    ]
+    for each in written[1:]:
+        sink.enqueue(each)
+    await sink.append(written[0])
+    alone = dataclasses.replace(written[0], record_id=secrets.token_hex(16))
+    await sink.append(alone)
+    stored = await store.list(Selection(before), 2 * COPIED_MIN)
+    assert [each.record for each in stored] == [*written[1:], written[0], alone]
+    assert [each.leaf_hash for each in stored] == [each.record.leaf_hash() for each in stored]
+    with psycopg.connect(plain(url)) as connection:
+        read = {sequence: bytes(canonical) for sequence, canonical, _ in connection.execute(ROWS)}
+    assert [read[each.sequence] for each in stored] == [each.record.canonical() for each in stored]
 
 
 async def test_too_many_waiting_records_are_refused(url: str) -> None:
