@@ -69,17 +69,18 @@ class Faults:
 
     async def _take_kafka_away(self) -> None:
         await self._pace.reached(KAFKA_AWAY_AT)
-        if "kafka" not in self._mesh.processes:
+        brokers = list(self._mesh.brokers)
+        if not brokers:
             self._say("Kafka is not ours to stop: no outage")
             return
         self._say("Kafka goes away")
-        await self._mesh.suspend("kafka")
+        await asyncio.gather(*map(self._mesh.suspend, brokers))
         gone = time.monotonic()
         try:
             await asyncio.sleep(KAFKA_AWAY_S)
         finally:
-            await self._mesh.resume("kafka")
-        await self._mesh.wait_ready("kafka", BACK_WITHIN_S)
+            await asyncio.gather(*map(self._mesh.resume, brokers))
+        await asyncio.gather(*(self._mesh.wait_ready(name, BACK_WITHIN_S) for name in brokers))
         self.broken.kafka_outages = 1
         self.broken.kafka_outage_seconds = time.monotonic() - gone
         self._say(f"Kafka is back after {self.broken.kafka_outage_seconds:.1f} s")

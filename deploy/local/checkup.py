@@ -18,6 +18,7 @@ from cryptography import x509
 from deploy.local import configuration, events, postgres, preflight, processes, table, topology
 from deploy.local.errors import LauncherError
 from deploy.local.health import NotReady, check_identity, probe, tls_context
+from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
 from mesh.database import migrate
@@ -225,11 +226,17 @@ async def _migrations(mesh: _Mesh) -> str:
 
 
 def _bootstrap(mesh: _Mesh) -> str:
-    return mesh.settings.kafka_bootstrap or str(mesh.running.process("kafka").listen("kafka"))
+    return mesh.settings.kafka_bootstrap or ",".join(
+        str(one.listen("kafka")) for one in mesh.running.of(broker.WORKLOAD)
+    )
+
+
+def _broker_identity(mesh: _Mesh) -> Path:
+    return mesh.home.identity(mesh.running.of(broker.WORKLOAD)[0].name)
 
 
 async def _topics(mesh: _Mesh) -> str:
-    wrong = await asyncio.to_thread(events.topic_faults, mesh.home.identity("kafka"), _bootstrap(mesh))
+    wrong = await asyncio.to_thread(events.topic_faults, _broker_identity(mesh), _bootstrap(mesh))
     if wrong:
         raise NotReady("; ".join(wrong))
     return "all of the contract are there, as the contract has them"
@@ -304,7 +311,7 @@ async def _ready(mesh: _Mesh, names: Iterable[str]) -> str:
 
 
 async def _lag(mesh: _Mesh) -> str:
-    behind = await events.lag(mesh.home.identity("kafka"), _bootstrap(mesh), _database_url(mesh.settings))
+    behind = await events.lag(_broker_identity(mesh), _bootstrap(mesh), _database_url(mesh.settings))
     if behind > events.LAG_MAX:
         raise Doubt(f"{behind} events wait for the warehouse")
     return f"{behind} events wait for the warehouse"

@@ -49,8 +49,8 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     identity = home.identity(process.name)
     if process.workload == "postgres":
         return lambda: postgres.ping(home)
-    if process.workload == "kafka":
-        return lambda: asyncio.to_thread(broker.ping, home, str(process.listen("kafka")), PROBE_DEADLINE_S)
+    if process.workload == broker.WORKLOAD:
+        return lambda: asyncio.to_thread(broker.ping, home, process, PROBE_DEADLINE_S)
     if process.workload.endswith("-gateway"):
         return lambda: _envoy_ready(envoy.admin_socket(home, process.name))
     if process.workload == links.NAME:

@@ -1,7 +1,8 @@
 """The network between the zones as a process: a TCP proxy for each crossing, which a drill can slow, cut or tear.
 
 Bytes pass untouched: TLS ends where it always does. Environment: ISTHMUS_LINKS, a JSON object
-{<link>: {"listen": "host:port", "to": "host:port"}}. Faults come in by the door, and end by themselves.
+{<link>: [{"listen": "host:port", "to": "host:port"}, ...]}; what disturbs a link disturbs all its ways. Faults come in
+by the door, and end by themselves.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import signal
 import socket
 import struct
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import pydantic
@@ -56,7 +58,7 @@ class Way(BaseModel):
 class LinkSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ISTHMUS_", extra="ignore")
 
-    links: dict[str, Way]
+    links: dict[str, list[Way]]
 
 
 @dataclass(eq=False)
@@ -64,14 +66,17 @@ class Link:
     """One crossing. At most one fault at a time."""
 
     name: str
-    way: Way
+    ways: list[Way]
     fault: Fault | None = None
     healed: asyncio.Event = field(default_factory=asyncio.Event)
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
-    async def open(self) -> asyncio.Server:
-        host, _, port = self.way.listen.rpartition(":")
-        return await asyncio.start_server(self._connected, host, int(port), limit=CHUNK_BYTES_MAX)
+    async def open(self) -> list[asyncio.Server]:
+        return [await self._open(way) for way in self.ways]
+
+    async def _open(self, way: Way) -> asyncio.Server:
+        host, _, port = way.listen.rpartition(":")
+        return await asyncio.start_server(partial(self._connected, way), host, int(port), limit=CHUNK_BYTES_MAX)
 
     def disturb(self, fault: Fault) -> None:
         self.fault = fault
@@ -84,11 +89,11 @@ class Link:
         self.fault = None
         self.healed.set()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.fault is not None and self.fault.mode == "reset":
             _reset(writer)
             return
-        host, _, port = self.way.to.rpartition(":")
+        host, _, port = way.to.rpartition(":")
         try:
             there = await asyncio.wait_for(asyncio.open_connection(host, int(port)), CONNECT_DEADLINE_S)
         except (OSError, TimeoutError):
@@ -155,8 +160,8 @@ class Link:
 class Links:
     """What the door of the links does."""
 
-    def __init__(self, ways: dict[str, Way]) -> None:
-        self.links = {name: Link(name, way) for name, way in ways.items()}
+    def __init__(self, ways: dict[str, list[Way]]) -> None:
+        self.links = {name: Link(name, found) for name, found in ways.items()}
         self._leases = Leases()
 
     async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -204,7 +209,7 @@ async def _main() -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    servers = [await link.open() for link in links.links.values()]
+    servers = [server for link in links.links.values() for server in await link.open()]
     entrance = Door(door.path(LauncherSettings().layout, NAME), links.handle)
     await entrance.open()
     await stopping.wait()

@@ -29,10 +29,12 @@ class LocalMesh:
         home: Path | None = None,
         port_base: int | None = None,
         edge_nodes: int | None = None,
+        kafka_brokers: int | None = None,
+        *,
         only: Iterable[str] = (),
         on_change: Callable[[Child], None] = lambda child: None,
     ) -> None:
-        given = {"home": home, "port_base": port_base, "edge_nodes": edge_nodes}
+        given = {"home": home, "port_base": port_base, "edge_nodes": edge_nodes, "kafka_brokers": kafka_brokers}
         self.settings = LauncherSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
         self.home = self.settings.layout
         self.rows = _select(table.build(self.settings), frozenset(only))
@@ -42,7 +44,7 @@ class LocalMesh:
         self._faults = Faults(self._supervisor, self.home)
         self._door = Door(door.path(self.home), self._faults.handle)
         self._lock: IO[str] | None = None
-        self._identity_task: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -62,6 +64,8 @@ class LocalMesh:
         self._lock = preflight.open_home(self.home)
         try:
             preflight.check_disk(self.settings)
+            if not self.settings.kafka_bootstrap:
+                broker.check_size(self.home, self.settings.kafka_brokers)
             await asyncio.to_thread(preflight.check_tools, self.rows)
             self.swept = await asyncio.to_thread(preflight.sweep, self.home, self.rows)
             preflight.check_ports(self.rows)
@@ -72,16 +76,16 @@ class LocalMesh:
             await self._door.close()
             self._release()
             raise
-        if "kafka" in self._supervisor.children:
-            following = broker.follow_identity(self.home, self.kafka_bootstrap, private=self.settings.fault_links)
-            self._identity_task = asyncio.create_task(following)
+        for row in self.rows:
+            if row.process.listen("raft"):
+                self._following.append(asyncio.create_task(broker.follow_identity(self.home, row.process)))
 
     async def stop(self) -> None:
         """Drain and stop everything. Safe to call twice."""
         if self._lock is None:
             return
-        if self._identity_task:
-            self._identity_task.cancel()
+        for task in self._following:
+            task.cancel()
         await self._door.close()
         await self._faults.close()
         await self._supervisor.stop()
@@ -123,7 +127,13 @@ class LocalMesh:
     def kafka_bootstrap(self) -> str:
         if self.settings.kafka_bootstrap:
             return self.settings.kafka_bootstrap
-        return str(self._supervisor.children["kafka"].row.process.listen("kafka"))
+        return ",".join(self.brokers.values())
+
+    @property
+    def brokers(self) -> dict[str, str]:
+        """The brokers of our own, by process name: where each serves the public zone."""
+        own = (row.process for row in self.rows if row.process.listen("raft"))
+        return {one.name: str(one.listen("kafka")) for one in own}
 
     @property
     def operator_identity(self) -> Path:

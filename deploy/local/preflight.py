@@ -59,7 +59,7 @@ def check_tools(rows: Iterable[Row]) -> None:
     names = {row.name for row in rows}
     if shutil.which("setpriv") is None:
         raise ToolMissing("setpriv is not installed", "Install the package util-linux")
-    if "kafka" in names:
+    if any(row.process.listen("raft") for row in rows):
         java_version()
     if "postgres" in names:
         postgres.binaries()

@@ -4,8 +4,9 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,6 +58,12 @@ class Home:
         return Path(f"/tmp/isthmus-{os.getuid()}-{digest}-{process}")  # noqa: S108 (created 0700, owner checked)
 
 
+def _odd(brokers: int) -> int:
+    if brokers % 2 == 0:
+        raise ValueError("A quorum of an even number bears no more losses than one with a broker less: take 1, 3 or 5")
+    return brokers
+
+
 class LauncherSettings(BaseSettings):
     """Environment ISTHMUS_*: where the mesh lives, where it listens and what a user brings along."""
 
@@ -71,6 +78,8 @@ class LauncherSettings(BaseSettings):
     # A PostgreSQL or a Kafka that is already there; the launcher then starts none.
     database_url: str | None = None
     kafka_bootstrap: str | None = None
+    # Brokers of our own. Two would bear the loss of neither, as one bears none; three bear the loss of one.
+    kafka_brokers: Annotated[int, AfterValidator(_odd)] = Field(default=1, ge=1, le=5)
     # Lead what crosses between the zones through TCP proxies that drills can disturb (deploy/local/links.py).
     fault_links: bool = False
     # The least free space on the disk of the home, in MiB, to start at all.

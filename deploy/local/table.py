@@ -122,12 +122,13 @@ class _Builder:
         self.core_port = settings.port_base + 1
         self.next_port = settings.port_base + 2
         self.kafka_bootstrap = settings.kafka_bootstrap or ""
+        self.brokers = broker.names(1 if settings.kafka_bootstrap else settings.kafka_brokers)
         self.database_url = settings.database_url or postgres.url(self.home)
         self.control: dict[str, str] = {}
         self.witness = ""
         # What bridges dial: the broker, or the link that lies before it.
         self.kafka_from_private = self.kafka_bootstrap
-        self.ways: dict[str, dict[str, str]] = {}
+        self.ways: dict[str, list[dict[str, str]]] = {}
         self.link_listens: tuple[Listen, ...] = ()
 
     def rows(self) -> tuple[Row, ...]:
@@ -139,10 +140,10 @@ class _Builder:
             rows.append(self.postgres())
         rows.append(self.migrate())
         if not self.settings.kafka_bootstrap:
-            rows.append(self.kafka())
+            rows.extend(self.kafka())
         else:
             # The step that makes the topics still needs an identity that the broker knows.
-            rows.append(Row(Process("kafka", "public", "kafka", "kafka")))
+            rows.append(Row(Process(self.brokers[0], "public", broker.WORKLOAD, self.brokers[0])))
         if self.settings.fault_links:
             rows.append(self.links())
         rows.append(self.topics())
@@ -235,14 +236,14 @@ class _Builder:
 
     def topics(self) -> Row:
         """One-shot: topics and who may use them. It speaks as the broker itself, the only super user."""
-        process = Process("topics", "public", "kafka", "topics")
+        process = Process("topics", "public", broker.WORKLOAD, "topics")
         environment = self.environment(process) | {
             "ISTHMUS_KAFKA_BOOTSTRAP": self.kafka_bootstrap,
-            "ISTHMUS_IDENTITY_DIR": str(self.home.identity("kafka")),
+            "ISTHMUS_IDENTITY_DIR": str(self.home.identity(self.brokers[0])),
         }
-        after = AUTHORITIES if self.settings.kafka_bootstrap else ("kafka",)
+        after = AUTHORITIES if self.settings.kafka_bootstrap else self.brokers
         command = (sys.executable, "-m", "deploy.local.topics")
-        return Row(process, command, environment, after, self.home.identity("kafka"), one_shot=True)
+        return Row(process, command, environment, after, self.home.identity(self.brokers[0]), one_shot=True)
 
     def postgres(self) -> Row:
         process = Process("postgres", "private", "postgres", "postgres")
@@ -259,33 +260,40 @@ class _Builder:
             stop_signal=SIGINT,
         )
 
-    def kafka(self) -> Row:
+    def kafka(self) -> list[Row]:
         names = ("kafka", "raft", "private") if self.settings.fault_links else ("kafka", "raft")
-        process = Process("kafka", "public", "kafka", "kafka", None, self.listens(names))
-        self.kafka_bootstrap = self.kafka_from_private = str(process.listen("kafka"))
-        if private := process.listen("private"):
-            self.kafka_from_private = self.link("kafka", "kafka", str(private))
-        advertised = self.kafka_from_private
+        cluster = [Process(name, "public", broker.WORKLOAD, name, None, self.listens(names)) for name in self.brokers]
+        seen = [
+            self.link("kafka", "kafka", str(private))
+            if (private := one.listen("private"))
+            else str(one.listen("kafka"))
+            for one in cluster
+        ]
+        self.kafka_bootstrap = ",".join(str(one.listen("kafka")) for one in cluster)
+        self.kafka_from_private = ",".join(seen)
+        return [self.broker(one, cluster, advertised) for one, advertised in zip(cluster, seen, strict=True)]
 
+    def broker(self, process: Process, cluster: list[Process], private_advertised: str) -> Row:
         async def prepare() -> None:
-            await broker.prepare(self.home, self.settings.cache, process, advertised)
+            await broker.prepare(self.home, self.settings.cache, process, cluster, private_advertised)
 
         return Row(
             process,
-            broker.command(self.home, self.settings.cache),
+            broker.command(self.home, self.settings.cache, process.name),
             {},
             AUTHORITIES,
-            self.home.identity("kafka"),
+            self.home.identity(process.name),
             prepare,
             probe(self.home, process),
         )
 
     def link(self, name: str, protocol: str, to: str) -> str:
-        """A way between the zones that can be disturbed; returns where it listens."""
-        listen = Listen(name, "127.0.0.1", self.next_port, protocol)
+        """One more way over a link between the zones; returns where it listens."""
+        ways = self.ways.setdefault(name, [])
+        listen = Listen(f"{name}-{len(ways) + 1}" if ways else name, "127.0.0.1", self.next_port, protocol)
         self.next_port += 1
         self.link_listens += (listen,)
-        self.ways[name] = {"listen": str(listen), "to": to}
+        ways.append({"listen": str(listen), "to": to})
         return str(listen)
 
     def links(self) -> Row:

@@ -3,7 +3,8 @@
 Environment: ISTHMUS_KAFKA_BOOTSTRAP, and ISTHMUS_IDENTITY_DIR of an identity that may alter the cluster.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mesh import contract
 from mesh.contract import EventPolicy
 
 DEADLINE_S = 30
+POLL_S = 0.1
 # What the bridge has not fetched after a week is in no one's interest to keep in the public zone.
 RETENTION_MS = 7 * 24 * 3600 * 1000
 
@@ -39,16 +41,20 @@ def new_topic(event: EventPolicy) -> NewTopic:
         config = {"cleanup.policy": "compact", "delete.retention.ms": str(24 * 3600 * 1000)}
     else:
         config = {"cleanup.policy": "delete", "retention.ms": str(RETENTION_MS)}
-    return NewTopic(event.topic, num_partitions=event.partitions, replication_factor=1, config=config)
+    # -1: as many replicas as the cluster's own default says.
+    return NewTopic(event.topic, num_partitions=event.partitions, replication_factor=-1, config=config)
 
 
 def ensure(client: AdminClient, events: Iterable[EventPolicy]) -> None:
-    """Create what is missing, add partitions where the contract has more, and allow what the contract allows.
+    """Allow what the contract allows, create what is missing, and add partitions where the contract has more.
 
     Raises:
         KafkaException: the broker refused, or did not answer in time.
     """
     wanted = {event.topic: event for event in events}
+    # The rules first: a broker that knows a new topic knows then who may use it, for it learns both in this order.
+    rules = access.bindings((event.topic, event.direction.name.lower()) for event in wanted.values())
+    _finish(client.create_acls(rules, request_timeout=DEADLINE_S).values())
     _finish(client.create_topics(list(map(new_topic, wanted.values())), request_timeout=DEADLINE_S).values())
     there = client.list_topics(timeout=DEADLINE_S).topics
     grown = [
@@ -58,8 +64,29 @@ def ensure(client: AdminClient, events: Iterable[EventPolicy]) -> None:
     ]
     if grown:
         _finish(client.create_partitions(grown, request_timeout=DEADLINE_S).values())
-    rules = access.bindings((event.topic, event.direction.name.lower()) for event in wanted.values())
-    _finish(client.create_acls(rules, request_timeout=DEADLINE_S).values())
+
+
+def await_everywhere(identity: Path, bootstrap: str, topics: Collection[str]) -> None:
+    """Return when every broker that serves knows these topics, each partition with a leader.
+
+    The one that was asked to make them is the first to know; whoever asks another too soon is refused.
+
+    Raises:
+        TimeoutError: one does not in time.
+    """
+    deadline = time.monotonic() + DEADLINE_S
+    brokers = broker.admin(identity, bootstrap).list_topics(timeout=DEADLINE_S).brokers.values()
+    for address in (f"{one.host}:{one.port}" for one in brokers):
+        # A client that knows one broker asks that one.
+        while not _knows(broker.admin(identity, address), topics):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{address} does not know every topic after {DEADLINE_S} s")
+            time.sleep(POLL_S)
+
+
+def _knows(client: AdminClient, topics: Collection[str]) -> bool:
+    there = client.list_topics(timeout=DEADLINE_S).topics
+    return all(name in there and all(one.leader >= 0 for one in there[name].partitions.values()) for name in topics)
 
 
 def _finish(answers: Iterable[Future[Any]]) -> None:
@@ -73,7 +100,9 @@ def _finish(answers: Iterable[Future[Any]]) -> None:
 
 def main() -> None:
     settings = TopicSettings()
-    ensure(broker.admin(settings.identity_dir, settings.kafka_bootstrap), crossing())
+    events = crossing()
+    ensure(broker.admin(settings.identity_dir, settings.kafka_bootstrap), events)
+    await_everywhere(settings.identity_dir, settings.kafka_bootstrap, {event.topic for event in events})
 
 
 if __name__ == "__main__":

@@ -44,6 +44,9 @@ class Topology:
     trust_domain: str
     processes: tuple[Process, ...]
 
+    def of(self, workload: str) -> tuple[Process, ...]:
+        return tuple(process for process in self.processes if process.workload == workload)
+
     def process(self, name: str) -> Process:
         return next(process for process in self.processes if process.name == name)
 

@@ -1,1 +1,1 @@
-"""Apache Kafka on one machine: a single KRaft node, mTLS and TLS 1.3 on both its listeners."""
+"""Apache Kafka on one machine: one KRaft node or a quorum of them, mTLS and TLS 1.3 on every listener."""

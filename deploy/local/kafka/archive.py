@@ -37,7 +37,7 @@ async def make() -> Path:
         for base in random.sample(_PORT_BASES, ATTEMPTS_MAX):
             with tempfile.TemporaryDirectory(prefix="isthmus-archive-") as home:
                 try:
-                    async with LocalMesh(Path(home), base, only=("topics",)):
+                    async with LocalMesh(Path(home), base, kafka_brokers=1, only=("topics",)):
                         pass
                 except PortTaken:
                     continue

@@ -27,10 +27,10 @@ async def links() -> AsyncIterator[Links]:
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    links = Links({"core": Way(listen="127.0.0.1:0", to=f"127.0.0.1:{port}")})
-    proxy = await links.links["core"].open()
+    links = Links({"core": [Way(listen="127.0.0.1:0", to=f"127.0.0.1:{port}")]})
+    (proxy,) = await links.links["core"].open()
     listens = proxy.sockets[0].getsockname()[1]
-    links.links["core"].way = Way(listen=f"127.0.0.1:{listens}", to=f"127.0.0.1:{port}")
+    links.links["core"].ways[0] = Way(listen=f"127.0.0.1:{listens}", to=f"127.0.0.1:{port}")
     yield links
     await links.handle({"do": "heal"})
     proxy.close()
@@ -38,7 +38,7 @@ async def links() -> AsyncIterator[Links]:
 
 
 async def connected(links: Links) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, _, port = links.links["core"].way.listen.rpartition(":")
+    host, _, port = links.links["core"].ways[0].listen.rpartition(":")
     return await asyncio.open_connection(host, int(port))
 
 

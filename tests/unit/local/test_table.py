@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.local import table, topology
-from deploy.local.errors import NotRunning
+from deploy.local.errors import LauncherError, NotRunning
+from deploy.local.kafka import broker
 from deploy.local.settings import SOCKET_PATH_BYTES_MAX, Home, LauncherSettings
 from mesh import contract
 from mesh.environment import GRPC
@@ -49,6 +50,38 @@ def test_a_database_and_a_kafka_of_the_users_own_are_not_started(tmp_path: Path)
     assert own["kafka"].command == ()
     assert own["orders-1"].environment["ISTHMUS_DATABASE_URL"] == "postgresql+psycopg://db.example/isthmus"
     assert own["edge-1"].environment["ISTHMUS_KAFKA_BOOTSTRAP"] == "kafka.example:9093"
+
+
+@pytest.mark.parametrize(("brokers", "replicas", "in_sync"), [(1, "1", "1"), (3, "3", "2"), (5, "3", "2")])
+def test_brokers_by_a_setting_and_all_processes_know_all_of_them(
+    tmp_path: Path, brokers: int, replicas: str, in_sync: str
+) -> None:
+    found = rows(tmp_path, kafka_brokers=brokers)
+    cluster = [found[name].process for name in broker.names(brokers)]
+    bootstrap = ",".join(str(one.listen("kafka")) for one in cluster)
+    assert {found[name].environment["ISTHMUS_KAFKA_BOOTSTRAP"] for name in ("edge-1", "bridge-inbound")} == {bootstrap}
+    assert set(found["topics"].after) == {one.name for one in cluster}
+    settings = [broker.properties(Home(tmp_path), one, cluster) for one in cluster]
+    assert [each["node.id"] for each in settings] == [str(number) for number in range(1, brokers + 1)]
+    assert len({each["controller.quorum.voters"] for each in settings}) == 1
+    assert {(each["default.replication.factor"], each["min.insync.replicas"]) for each in settings} == {
+        (replicas, in_sync)
+    }
+
+
+def test_an_even_number_of_brokers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quorum"):
+        LauncherSettings(home=tmp_path, kafka_brokers=2)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("kafka", 3), ("kafka-3", 1)])
+def test_a_home_keeps_the_number_of_brokers_that_it_began_with(tmp_path: Path, name: str, wanted: int) -> None:
+    home = Home(tmp_path)
+    home.data(name).mkdir(parents=True)
+    (home.data(name) / "meta.properties").touch()
+    with pytest.raises(LauncherError, match="would start without them"):
+        broker.check_size(home, wanted)
+    broker.check_size(home, broker.node_id(name))
 
 
 def test_nothing_in_the_public_zone_is_told_where_the_database_is(tmp_path: Path) -> None:
@@ -97,3 +130,14 @@ def test_links_lie_between_the_zones_and_nowhere_else(tmp_path: Path) -> None:
     assert [seen[name] for name in seen if name != "core-gateway"] == [
         one for one in whole.processes if one.name != "core-gateway"
     ]
+
+
+def test_a_link_leads_to_every_broker(tmp_path: Path) -> None:
+    rows = {
+        row.name: row
+        for row in table.build(LauncherSettings(home=tmp_path, edge_nodes=2, fault_links=True, kafka_brokers=3))
+    }
+    link = rows["links"].process
+    ways = [str(listen) for listen in link.listens if listen.protocol == "kafka"]
+    assert rows["bridge-inbound"].environment["ISTHMUS_KAFKA_BOOTSTRAP"] == ",".join(ways)
+    assert len(set(ways)) == 3
