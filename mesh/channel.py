@@ -65,7 +65,7 @@ class Channels:
             self._open[target] = grpc.aio.secure_channel(
                 target, grpc.xds_channel_credentials(fallback), options=_OPTIONS
             )
-        return self._policed(target)
+        return self._policed(target, hedged=True)
 
     def direct(self, address: str, peer: SpiffeId) -> grpc.aio.Channel:
         """A channel to one address, whose certificate must be `peer`'s. For operators, probes and tests."""
@@ -73,7 +73,7 @@ class Channels:
         if target not in self._open:
             options = (*_OPTIONS, ("grpc.ssl_target_name_override", peer.dns_name))
             self._open[target] = grpc.aio.secure_channel(address, self._identity.channel_credentials(), options=options)
-        return self._policed(target)
+        return self._policed(target, hedged=False)
 
     async def close(self, grace_s: float = 1.0) -> None:
         await asyncio.gather(*(channel.close(grace_s) for channel in self._open.values()))
@@ -82,10 +82,10 @@ class Channels:
     async def _authorization(self, call: Call, method: MethodPolicy) -> str:
         return "" if self._delegate is None else await self._delegate(call, method)
 
-    def _policed(self, target: str) -> grpc.aio.Channel:
+    def _policed(self, target: str, *, hedged: bool) -> grpc.aio.Channel:
         # A stub asks a channel for nothing but its multi-callables, so that is all that is stood in for.
         circuit = self._circuits.setdefault(target, Circuit())
-        policed = _PolicedChannel(self._open[target], self._contract, circuit, self._authorization)
+        policed = _PolicedChannel(self._open[target], self._contract, circuit, self._authorization, hedged)
         return cast(grpc.aio.Channel, policed)
 
 
@@ -94,11 +94,15 @@ class _Multicallable(Protocol):
 
 
 class _PolicedChannel:
-    def __init__(self, channel: grpc.aio.Channel, contract: Contract, circuit: Circuit, delegate: Delegate) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, contract: Contract, circuit: Circuit, delegate: Delegate, hedged: bool
+    ) -> None:
         self._channel = channel
         self._contract = contract
         self._circuit = circuit
         self._delegate = delegate
+        # One address alone has nobody else who could answer.
+        self._hedged = hedged
 
     def unary_unary(
         self,
@@ -112,45 +116,72 @@ class _PolicedChannel:
             self._channel.unary_unary(path, request_serializer, response_deserializer),
         )
         method = self._contract.methods.get(path)
-        return multicallable if method is None else _policed(multicallable, method, self._circuit, self._delegate)
+        if method is None:
+            return multicallable
+        return _policed(multicallable, method, self._circuit, self._delegate, self._hedged)
 
     def __getattr__(self, name: str) -> Any:
         # Streams belong to infrastructure services, which bring their own rules.
         return getattr(self._channel, name)
 
 
-def _policed(multicallable: _Multicallable, method: MethodPolicy, circuit: Circuit, delegate: Delegate) -> Any:
+def _policed(
+    multicallable: _Multicallable, method: MethodPolicy, circuit: Circuit, delegate: Delegate, hedged: bool
+) -> Any:
     budget = RetryBudget(method.retry_budget_percent)
     attempts = method.retry_attempts if method.idempotent else 1
 
     async def attempt(request: Any, ends: float, metadata: Metadata, wait_for_ready: bool | None) -> Any:
-        """One try, or as many as policy and budget grant: gRPC could repeat by itself, but it keeps to no budget."""
+        """One try, or as many as policy and budget grant: gRPC could repeat by itself, but it keeps to no budget.
+
+        A try that fails is repeated; beside one that stays without an answer another begins (a hedge, gRFC A6), since
+        a process that froze takes calls as a healthy one does. Whichever answers first wins.
+        """
         budget.earn()
-        for number in range(1, attempts + 1):
-            if not circuit.admits():
-                raise Unavailable(
-                    "CIRCUIT_OPEN",
-                    f"nobody of {method.workload} has answered for a while",
-                    remedy="try again later",
-                )
-            try:
-                limit = ends - time.monotonic()
-                answer = await multicallable(request, timeout=limit, metadata=metadata, wait_for_ready=wait_for_ready)
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc_error(error)
-                if _unreached(failure):
-                    circuit.missed()
-                else:
-                    circuit.reached()
-                if not isinstance(failure, Unavailable):
-                    raise failure from error
-                pause = random.uniform(0, min(_BACKOFF_S_MAX, _BACKOFF_S * 2 ** (number - 1)))  # noqa: S311
-                if number == attempts or ends - time.monotonic() - pause < _LEAST_S or not budget.spend():
-                    raise failure from error
-                await asyncio.sleep(pause)
-            else:
-                circuit.reached()
-                return answer
+        patience_s = (ends - time.monotonic()) / attempts
+        flying: list[Any] = []
+        try:
+            for left in range(attempts - 1, -1, -1):
+                if circuit.admits():
+                    limit = ends - time.monotonic()
+                    flying.append(
+                        multicallable(request, timeout=limit, metadata=metadata, wait_for_ready=wait_for_ready)
+                    )
+                elif not flying:
+                    raise Unavailable(
+                        "CIRCUIT_OPEN",
+                        f"nobody of {method.workload} has answered for a while",
+                        remedy="try again later",
+                    )
+                while True:
+                    ended = await _first_ended(flying, patience_s if hedged and left else None)
+                    if ended is None:
+                        if budget.spend():
+                            break
+                        ended = await _first_ended(flying, None)
+                    flying.remove(ended)
+                    try:
+                        answer = await ended
+                    except grpc.aio.AioRpcError as error:
+                        failure = from_rpc_error(error)
+                        if _unreached(failure):
+                            circuit.missed()
+                        else:
+                            circuit.reached()
+                        if not isinstance(failure, Unavailable):
+                            raise failure from error
+                        pause = random.uniform(0, min(_BACKOFF_S_MAX, _BACKOFF_S * 2 ** (attempts - 1 - left)))  # noqa: S311
+                        if left and ends - time.monotonic() - pause >= _LEAST_S and budget.spend():
+                            await asyncio.sleep(pause)
+                            break
+                        if not flying:
+                            raise failure from error
+                    else:
+                        circuit.reached()
+                        return answer
+        finally:
+            for call in flying:
+                call.cancel()
         raise AssertionError("the last attempt neither returned nor raised")
 
     async def invoke(
@@ -180,6 +211,27 @@ def _policed(multicallable: _Multicallable, method: MethodPolicy, circuit: Circu
             return await attempt(request, time.monotonic() + limit, headers, wait_for_ready)
 
     return invoke
+
+
+async def _first_ended(calls: Sequence[Any], within_s: float | None) -> Any:
+    """A call of these that has ended, or None when none has within that time."""
+    for call in calls:
+        if call.done():
+            return call
+    ended = asyncio.get_running_loop().create_future()
+
+    def wake(call: Any = None) -> None:
+        if not ended.done():
+            ended.set_result(call)
+
+    for call in calls:
+        call.add_done_callback(wake)
+    timer = None if within_s is None else asyncio.get_running_loop().call_later(within_s, wake)
+    try:
+        return await ended
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def _unreached(error: MeshError) -> bool:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chaos.checkers.recovery import failed, failover_s, longest_s, public_recovered_s, sensitive_recovered_s
+from chaos.checkers.recovery import failed, failover_s, longest_s, public_recovered_s, refused_s, sensitive_recovered_s
 from chaos.checkers.verdict import Check
 from chaos.drill.custody import directory
 from chaos.drill.session import Outcome, Session, Window
@@ -39,6 +39,7 @@ class Figures:
     sensitive_failover_s: float | None
     sensitive_recovered_s: float | None
     sensitive_longest_s: float
+    sensitive_refused_s: float | None
     unavailable: int
     unavailable_with_retry_after: int
     landed_after_s: float | None
@@ -187,6 +188,7 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
         None if began is None else failover_s(timeline, began),
         None if healed is None else sensitive_recovered_s(timeline, healed),
         longest_s(timeline, SENSITIVE),
+        refused_s(timeline, SENSITIVE),
         timeline.unavailable,
         timeline.unavailable_with_retry_after,
         outcome.landed_after_s if outcome else None,
@@ -229,6 +231,7 @@ def _expectations(session: Session, figures: Figures) -> Iterable[Check]:
         "sensitive calls around the fault within, s", figures.sensitive_failover_s, expect.sensitive_failover_within_s
     )
     yield from _at_most("longest sensitive answer, s", figures.sensitive_longest_s, expect.sensitive_answered_within_s)
+    yield from _at_most("refused within, s", figures.sensitive_refused_s, expect.sensitive_refused_within_s)
     yield from _at_most("events landed within, s", figures.landed_after_s, expect.landed_within_s)
     if expect.retry_after:
         yield Check("refusals with 503", 1, figures.unavailable, at_least=True)

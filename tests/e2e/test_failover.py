@@ -4,14 +4,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 
 from chaos.checkers.books import Books, Traffic, read_settled, read_until
 from chaos.demo.replay import operator
+from chaos.load.client import Answer
 from chaos.load.outcomes import CallFailed, Outcomes
 from deploy.local.mesh import LocalMesh
 from security.identity import wallet
@@ -155,6 +156,35 @@ async def test_a_killed_replica_of_orders_costs_no_call(mesh: LocalMesh) -> None
         await many(ask, 60)
         await back(mesh, "orders-1", pid)
         await many(ask, 20)
+
+
+async def test_a_core_gateway_that_freezes_is_noticed_and_calls_are_refused_at_once(mesh: LocalMesh, slot: str) -> None:
+    asking = json.dumps({"slot": slot}).encode()
+    async with public_client(mesh) as client:
+        headers = await bearer(mesh, client, "orders.read")
+
+        async def answered() -> Answer:
+            """Well within the connection's own time: whoever is refused has waited for nobody."""
+            return await asyncio.wait_for(client.send("GET", "/v1/orders/no-such-order", headers=headers), 0.3)
+
+        async def until(status: int) -> Answer:
+            ends = time.monotonic() + BACK_WITHIN_S
+            while time.monotonic() < ends:
+                with suppress(TimeoutError, CallFailed):
+                    if (answer := await answered()).status == status:
+                        return answer
+            raise AssertionError(f"no {status} at once")
+
+        await until(404)
+        mesh.kill("core-gateway", SIGSTOP)
+        try:
+            refusal = await until(503)
+            assert refusal.headers["retry-after"] == "1"
+            problem(refusal, 503)
+            assert (await client.send("POST", "/v1/ads:decide", asking, JSON)).status == 200
+        finally:
+            mesh.kill("core-gateway", SIGCONT)
+        await until(404)
 
 
 async def many(call: Callable[[], Awaitable[None]], times: int) -> None:

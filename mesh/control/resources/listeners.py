@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from mesh.control.registry import Endpoint
 from mesh.control.resources import access, decision, faults, problems, rates, tls, transcoding
+from mesh.control.resources.clusters import HEALTH_PATH
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, View
 
@@ -38,6 +39,7 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     peers = [view.spiffe_id("public", EDGE_GATEWAY)]
     peers += [view.spiffe_id("private", caller) for caller in access.callers(view)]
     filters = [
+        _health(),
         access.filter_(view),
         rates.filter_(),
         faults.filter_(),
@@ -121,6 +123,12 @@ def _manager(name: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
             "initial_connection_window_size": 1 << 20,
         },
     }
+
+
+def _health() -> dict[str, Any]:
+    """Says to whom the listener lets in whether this gateway is there, and that it is not while it drains."""
+    path = {"name": ":path", "string_match": {"exact": HEALTH_PATH}}
+    return _filter("health_check", "health_check.v3.HealthCheck", pass_through_mode=False, headers=[path])
 
 
 def _reserved_headers() -> dict[str, Any]:

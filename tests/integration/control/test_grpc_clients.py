@@ -117,10 +117,14 @@ async def test_an_endpoint_that_leaves_the_topology_gets_no_more_calls(
     await both_answer(world, orders)
 
 
-async def test_traffic_leaves_a_frozen_node(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+async def test_a_frozen_node_fails_no_idempotent_call_and_traffic_leaves_it(
+    world: World, orders: orders_pb2_grpc.OrdersStub
+) -> None:
     await both_answer(world, orders)
     world.signal("orders-2", signal.SIGSTOP)
     try:
+        # Half of them go to the frozen node, which takes them as a healthy one would.
+        assert set(await asyncio.gather(*(node_of(orders) for _ in range(8)))) == {"orders-1"}
 
         async def moved() -> bool:
             started = time.monotonic()
