@@ -11,16 +11,21 @@ from chaoslib.exceptions import ActivityFailed
 
 from chaos.drill import current
 from chaos.drill.session import Session
+from deploy.local import replication
 from deploy.local.errors import LauncherError
 
 __all__ = [
+    "disturb_calls",
     "disturb_link",
     "exhaust_files",
     "freeze",
+    "freeze_primary",
     "heal",
     "hold",
+    "hold_primary",
     "hold_workload",
     "kill",
+    "kill_primary",
     "kill_share",
     "lose_identities",
     "lose_patience",
@@ -62,6 +67,21 @@ def hold(process: str, for_s: float, abruptly: bool = False) -> list[str]:
     return _broken("hold", [process], for_s, abruptly=abruptly)
 
 
+def kill_primary(workload: str) -> list[str]:
+    """SIGKILL the node of a workload that leads the others: the PostgreSQL that takes writes. Returns its name."""
+    return _broken("kill", [_primary(workload)], None)
+
+
+def hold_primary(workload: str, for_s: float, abruptly: bool = False) -> list[str]:
+    """Stop the node of a workload that leads the others and keep it down. Returns its name."""
+    return _broken("hold", [_primary(workload)], for_s, abruptly=abruptly)
+
+
+def freeze_primary(workload: str, for_s: float) -> list[str]:
+    """SIGSTOP the node of a workload that leads the others. Returns its name."""
+    return _broken("freeze", [_primary(workload)], for_s)
+
+
 def hold_workload(workload: str, for_s: float, abruptly: bool = False) -> list[str]:
     """Stop every node of a workload and keep them down. Returns their names."""
     return _broken("hold", sorted(_session().target.of(workload)), for_s, abruptly=abruptly)
@@ -97,6 +117,18 @@ def disturb_link(
     return f"{link}: {mode}"
 
 
+def disturb_calls(method: str, for_s: float, percent: int = 100, delay_ms: int = 0, abort: str = "") -> str:
+    """Let so many percent of the calls of a method wait, or fail with a gRPC status: `orders/InspectOrder`.
+
+    Made by the gateways and clients next to the called service, as their control plane tells them.
+    """
+    try:
+        _session().break_method(method, for_s, percent, delay_ms, abort)
+    except LauncherError as error:
+        raise ActivityFailed(str(error)) from error
+    return method
+
+
 def surge(times: float, for_s: float) -> float:
     """Send this many times the experiment's public traffic for so long. It ends by itself; returns at once."""
     session = _session()
@@ -127,6 +159,15 @@ def wait_ready(workload: str, within_s: float = 120.0) -> float:
     session = _session()
     try:
         return round(session.recovered(session.target.of(workload), within_s), 1)
+    except LauncherError as error:
+        raise ActivityFailed(str(error)) from error
+
+
+def _primary(workload: str) -> str:
+    if workload != "postgres":
+        raise ActivityFailed(f"{workload} has no node that leads the others")
+    try:
+        return replication.read(_session().target.home).primary
     except LauncherError as error:
         raise ActivityFailed(str(error)) from error
 

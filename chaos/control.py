@@ -4,25 +4,33 @@ Before the experiment: one drill at a time, leftovers healed, the mesh well, the
 became of it (success, deviation, interrupt): faults undone, a second look at the steady state, the oracle, the report.
 """
 
+import asyncio
 import contextlib
+import getpass
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import stamina.instrumentation
 from chaoslib.exceptions import InterruptExecution
 from chaoslib.hypothesis import run_steady_state_hypothesis
 from chaoslib.run import EventHandlerRegistry
+from isthmus.audit.v1 import audit_pb2 as pb
 
+from chaos.checkers import audit
+from chaos.checkers.operator import operator
 from chaos.drill import current, library, spec
 from chaos.drill.custody import locked
 from chaos.drill.session import Outcome, Session
 from chaos.report.run import Report, write
+from deploy.local import topology
 from deploy.local.errors import LauncherError
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
 
 __all__ = ["after_experiment_control", "after_method_control", "before_experiment_control", "validate_control"]
+REFUSAL_S = 5.0
 logger = logging.getLogger("chaostoolkit")
 _stacks: list[ExitStack] = []
 
@@ -49,11 +57,26 @@ def before_experiment_control(context: dict[str, Any], **arguments: Any) -> None
             session = Session.open(library.name_of(context), drill, library.targets(context))
         except LauncherError as error:
             current.refuse(error)
+            _record_refusal(library.name_of(context))
             raise InterruptExecution(str(error)) from error
         stack.callback(session.close)
         current.enter(session)
         stack.callback(current.leave)
         _stacks.append(stack.pop_all())
+
+
+def _record_refusal(name: str) -> None:
+    """That somebody wanted it is worth a record, too; a mesh that is not there or not well may not take one."""
+
+    async def record() -> None:
+        home = LauncherSettings().layout
+        async with operator(home, topology.read(home.topology)) as channel, asyncio.timeout(REFUSAL_S):
+            await audit.put_on_record(channel, pb.ACTIVITY_DRILL_REFUSED, f"{name} by {getpass.getuser()}")
+
+    try:
+        asyncio.run(record())
+    except (MeshError, OSError, TimeoutError, ValueError, StopIteration) as error:
+        logger.info(f"The refusal is not in the audit log: {error}")
 
 
 def after_method_control(context: dict[str, Any], **arguments: Any) -> None:
@@ -115,6 +138,10 @@ def _conclude(
     problem: str,
 ) -> None:
     report = Report.of(context, state, session, second, outcome, problem)
+    try:
+        session.put_on_record(pb.ACTIVITY_DRILL_HELD if report.ok else pb.ACTIVITY_DRILL_FAILED)
+    except (MeshError, TimeoutError) as error:
+        report = replace(report, problem=report.problem or f"How it ended is not in the audit log: {error}")
     state["steady_states"]["second"] = second
     state["isthmus"] = report.document()
     if not report.ok:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from isthmus.audit.v1.audit_pb2 import ListRecordsRequest
+from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
 
 from chaos.checkers.books import DEADLINE_S, Channel
@@ -16,6 +17,9 @@ from chaos.checkers.books import DEADLINE_S, Channel
 PAGE = 1000
 PAGES_MAX = 500
 VERIFY_DEADLINE_S = 120.0
+# What the contract takes as the subject of an activity.
+ABOUT_CHARACTERS_MAX = 128
+ABOUT_OTHER = re.compile(r"[^A-Za-z0-9 ._:,/-]")
 
 
 async def leaves(channel: Channel, methods: Iterable[str], from_time_us: int) -> dict[str, set[str]]:
@@ -28,13 +32,25 @@ async def leaves(channel: Channel, methods: Iterable[str], from_time_us: int) ->
     for method in methods:
         after = 0
         for _ in range(PAGES_MAX):
-            request = ListRecordsRequest(method=method, from_time_us=from_time_us, after_sequence=after, page_size=PAGE)
+            request = pb.ListRecordsRequest(
+                method=method, from_time_us=from_time_us, after_sequence=after, page_size=PAGE
+            )
             records = (await stub.ListRecords(request, timeout=DEADLINE_S, wait_for_ready=True)).records
             found[method] |= {record.trace_id for record in records if record.HasField("leaf_index")}
             if len(records) < PAGE:
                 break
             after = records[-1].sequence
     return dict(found)
+
+
+async def put_on_record(channel: Channel, activity: pb.Activity.ValueType, about: str) -> None:
+    """
+    Raises:
+        MeshError: the audit log cannot be written to.
+    """
+    about = ABOUT_OTHER.sub(" ", about)[:ABOUT_CHARACTERS_MAX]
+    request = pb.RecordActivityRequest(activity=activity, about=about)
+    await AuditLogStub(channel("audit")).RecordActivity(request, timeout=DEADLINE_S, wait_for_ready=True)
 
 
 async def verifies(home: Path) -> bool:

@@ -20,6 +20,7 @@ class BlastRadius:
     processes_max: int
     whole: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
+    methods: frozenset[str] = frozenset()
 
 
 def check(radius: BlastRadius, nodes: Mapping[str, str], hit: Iterable[str], more: Iterable[str]) -> None:
@@ -49,3 +50,12 @@ def check_link(radius: BlastRadius, link: str) -> None:
     """
     if link not in radius.links:
         raise TooWide(f"the link {link}: not in the declared blast radius", REMEDY)
+
+
+def check_method(radius: BlastRadius, method: str) -> None:
+    """
+    Raises:
+        TooWide: the method is not declared.
+    """
+    if method not in radius.methods:
+        raise TooWide(f"{method}: not in the declared blast radius", REMEDY)

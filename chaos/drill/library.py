@@ -38,18 +38,18 @@ class Targets:
     processes: frozenset[str]
     workloads: frozenset[str]
     links: frozenset[str]
+    methods: frozenset[str] = frozenset()
 
 
 def targets(experiment: dict[str, Any]) -> Targets:
     """Of the method and the rollbacks."""
-    named: dict[str, set[str]] = {"process": set(), "workload": set(), "workloads": set(), "link": set()}
+    named: dict[str, set[str]] = {name: set() for name in ("process", "workload", "workloads", "link", "method")}
     for activity in (*experiment["method"], *(experiment.get("rollbacks") or ())):
         for name, value in (activity["provider"].get("arguments") or {}).items():
             if name in named:
                 named[name].update(value if isinstance(value, list) else [value])
-    return Targets(
-        frozenset(named["process"]), frozenset(named["workload"] | named["workloads"]), frozenset(named["link"])
-    )
+    workloads = named["workload"] | named["workloads"]
+    return Targets(*map(frozenset, (named["process"], workloads, named["link"], named["method"])))
 
 
 def listed() -> list[Listed]:
@@ -122,7 +122,8 @@ def check(experiment: dict[str, Any]) -> Drill:
     for probe in probes:
         _check_tolerance(probe)
     named = targets(experiment)
-    wide = (named.workloads - drill.radius.workloads) | (named.links - drill.radius.links)
+    radius = drill.radius
+    wide = (named.workloads - radius.workloads) | (named.links - radius.links) | (named.methods - radius.methods)
     if wide:
         raise BadExperiment(f"Not in the declared blast radius: {', '.join(sorted(wide))}", FORMAT_REMEDY)
     return drill

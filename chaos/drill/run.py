@@ -98,14 +98,19 @@ def game_day(minutes: float, seed: int) -> Iterator[str]:
 
     Each comes once before any comes again.
     """
-    links = set(find(LauncherSettings()).links)
-    names = [one.name for one in library.listed() if links.issuperset(plan(one.name).drill.blast_radius.links)]
+    target = find(LauncherSettings())
+    names = [one.name for one in library.listed() if _fits(plan(one.name).drill, target)]
     chance, ends = random.Random(seed), time.monotonic() + 60 * minutes  # noqa: S311 (no secret)
     while True:
         for name in chance.sample(names, len(names)):
             if time.monotonic() > ends:
                 return
             yield name
+
+
+def _fits(drill: Drill, target: Target) -> bool:
+    enough = all(len(target.of(workload)) >= least for workload, least in drill.needs.items())
+    return enough and set(target.links).issuperset(drill.blast_radius.links)
 
 
 def scheduled(due: Iterable[tuple[datetime, str]]) -> Iterator[Done]:
@@ -168,7 +173,7 @@ def mesh(log: Path | None = None) -> Iterator[bool]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | {"ISTHMUS_FAULT_LINKS": "true"},
+            env=os.environ | {"ISTHMUS_FAULT_LINKS": "true", "ISTHMUS_DATABASE_STANDBY": "true"},
             # A Ctrl-C is for us: the mesh must outlive the healing.
             start_new_session=True,
         )

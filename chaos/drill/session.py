@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import getpass
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import stamina
+from isthmus.audit.v1 import audit_pb2 as pb
 
 from chaos.checkers import audit
 from chaos.checkers.oracle import Findings, acknowledged_events, judge, landed_events, lost_events
@@ -23,11 +25,11 @@ from chaos.drill.errors import BadExperiment, DrillRefused, TooWide
 from chaos.drill.library import Targets
 from chaos.drill.loop import Loop
 from chaos.drill.spec import Drill
-from chaos.drill.target import Target, find, new_key
+from chaos.drill.target import OVERRIDES, Target, find, new_key
 from chaos.drill.undo import Undo, UndoJournal
 from chaos.load.outcomes import CallFailed
 from chaos.load.timeline import PUBLIC, percentile_ms
-from deploy.local import door, links
+from deploy.local import door, links, overriding
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
 
@@ -106,6 +108,8 @@ class Session:
             loop.run(target.require_well(WELL_AGAIN_WITHIN_S if healed else 5.0), OPEN_DEADLINE_S)
             loop.run(crowd.open(), OPEN_DEADLINE_S)
             session = cls(name, drill, target, loop, crowd, journal(target.home), healed_before=healed)
+            # What cannot be put on record is not done.
+            session.put_on_record(pb.ACTIVITY_DRILL_BEGUN)
             loop.run(session._warm_up(), OPEN_DEADLINE_S)
         except BaseException as error:
             loop.run(crowd.close(), 30)
@@ -146,6 +150,16 @@ class Session:
         what = f"link {link}: {fault['mode']}"
         self._break(what, links.NAME, {"do": "disturb", "link": link, "ttl_s": for_s, **fault})
 
+    def break_method(self, method: str, for_s: float, percent: int, delay_ms: int, abort: str) -> None:
+        """Lay a fault over the calls of one method. The control planes push it, and take it back by themselves.
+
+        Raises:
+            TooWide: nothing was touched.
+        """
+        blast.check_method(self.drill.radius, method)
+        request = {"method": method, "ttl_s": for_s, "percent": percent, "delay_ms": delay_ms, "abort": abort}
+        self._break(f"{method}: {abort or f'{delay_ms} ms'}, {percent}%", OVERRIDES, request)
+
     def heal(self) -> list[str]:
         """Undo everything that is open, the newest first."""
         left = self.book.open
@@ -185,6 +199,15 @@ class Session:
         """Let the traffic run on, so that the second look sees a mesh left alone."""
         time.sleep(self.drill.load.after_s)
 
+    def put_on_record(self, activity: pb.Activity.ValueType) -> None:
+        """Say in the mesh's own audit log what this drill does, and who runs it. Durable when this returns.
+
+        Raises:
+            MeshError: the log cannot be written to.
+        """
+        about = f"{self.name} run {self.crowd.run} by {getpass.getuser()}"
+        self.loop.run(audit.put_on_record(self.crowd.channel, activity, about), READ_WITHIN_S)
+
     def settle(self) -> Outcome:
         """End the traffic, complete what was left open, read the books and judge."""
         return self.loop.run(self._settle(), SETTLE_DEADLINE_S)
@@ -204,7 +227,7 @@ class Session:
 
     def _break(self, what: str, at: str, request: dict[str, Any]) -> None:
         lasts = "ttl_s" in request
-        key = new_key() if lasts else f"brief/{request.get('process', '')}"
+        key = new_key(request.get("method", "")) if lasts else f"brief/{request.get('process', '')}"
         if lasts:
             self.book.will(Undo(key, at, what))
             request = {**request, "lease": key}
@@ -311,7 +334,9 @@ async def asked(read: Callable[[], Awaitable[T]]) -> T:
 def check_names(drill: Drill, target: Target, named: Targets) -> None:
     """
     Raises:
-        BadExperiment: a step or the blast radius names a process, a workload or a link that this mesh does not have.
+        UnknownName: a step names a method that no contract has.
+        BadExperiment: a step or the blast radius names a process, a workload or a link that this mesh does not have,
+            or it has too few nodes.
         TooWide: a step names a process outside the declared blast radius.
     """
     radius, nodes = drill.blast_radius, target.nodes
@@ -320,6 +345,11 @@ def check_names(drill: Drill, target: Target, named: Targets) -> None:
         raise BadExperiment(f"Not in this mesh: {', '.join(unknown)}", "See `isthmus status`")
     if wide := sorted(name for name in named.processes if nodes[name] not in drill.radius.workloads):
         raise TooWide(f"{', '.join(wide)}: not in the declared blast radius", blast.REMEDY)
+    for method in named.methods:
+        overriding.method(method)
+    few = [f"{least} of {name}" for name, least in drill.needs.items() if len(target.of(name)) < least]
+    if few:
+        raise BadExperiment(f"This mesh has not {', '.join(few)}", "See the experiment for how to start it")
     if radius.links and (missing := sorted(set(radius.links) - set(target.links))):
         remedy = "Start the mesh with ISTHMUS_FAULT_LINKS=true"
         raise BadExperiment(f"This mesh has no link {', '.join(missing)}", remedy)

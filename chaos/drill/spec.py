@@ -20,6 +20,7 @@ class Radius(_Strict):
     processes_max: int = Field(default=0, ge=0, le=PROCESSES_MAX)
     whole: list[str] = []
     links: list[str] = []
+    methods: list[str] = []
 
 
 class Load(_Strict):
@@ -53,9 +54,10 @@ class Expect(_Strict):
 
 
 class Drill(_Strict):
-    """`needs_links`: the mesh must have been started with ISTHMUS_FAULT_LINKS."""
+    """`needs`: at least so many nodes of these workloads, or the mesh is not one that this drill is for."""
 
     seed: int = 7
+    needs: dict[str, int] = {}
     blast_radius: Radius
     load: Load = Load()
     expect: Expect = Expect()
@@ -64,7 +66,11 @@ class Drill(_Strict):
     def radius(self) -> BlastRadius:
         radius = self.blast_radius
         return BlastRadius(
-            frozenset(radius.workloads), radius.processes_max, frozenset(radius.whole), frozenset(radius.links)
+            frozenset(radius.workloads),
+            radius.processes_max,
+            frozenset(radius.whole),
+            frozenset(radius.links),
+            frozenset(radius.methods),
         )
 
 

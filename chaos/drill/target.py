@@ -1,18 +1,23 @@
 """The mesh that a drill acts on: found by its home, reached by its doors, its own word on how it is."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chaos.drill.errors import DrillRefused, MeshUnwell
-from deploy.local import door, links, processes, topology
+from deploy.local import door, links, overriding, processes, topology
 from deploy.local.errors import NotRunning
 from deploy.local.health import NotReady, probe
 from deploy.local.mesh import urls
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Process, Topology
+from mesh.control.overrides import Fault, Overrides
+
+# Not a door but the file from which the control planes read what is laid over the contract.
+OVERRIDES = "overrides"
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,21 @@ class Target:
             NotRunning: the mesh is gone.
             Refused: the door said no.
         """
+        if at == OVERRIDES:
+            return _lay(**request)
         return door.call(door.path(self.home, at), **request)
 
     def heal(self, at: str, key: str) -> None:
         """Undo one fault. A mesh that is gone has nothing left to heal."""
+        if at == OVERRIDES:
+            _lift(key)
+            return
         try:
             self.ask(at, do="heal", lease=key)
         except NotRunning:
             return
 
-    async def unwell(self, names: Collection[str] | None = None) -> list[str]:
+    async def unwell(self, names: Collection[str] | None = None) -> dict[str, str]:
         """Every process, or of those named, that does not run or is not ready, with the reason."""
 
         async def look(process: Process) -> str:
@@ -77,7 +87,8 @@ class Target:
             return ""
 
         looked_at = [one for one in self._processes() if names is None or one.name in names]
-        return [one for one in await asyncio.gather(*map(look, looked_at)) if one]
+        reasons = await asyncio.gather(*map(look, looked_at))
+        return {one.name: reason for one, reason in zip(looked_at, reasons, strict=True) if reason}
 
     async def require_well(self, within_s: float = 0.0, names: Collection[str] | None = None) -> None:
         """
@@ -89,11 +100,29 @@ class Target:
         ends = loop.time() + within_s
         while wrong := await self.unwell(names):
             if loop.time() >= ends:
-                raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong[:3])[:300]}", "See `isthmus check`")
+                raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong.values())[:300]}", "See `isthmus check`")
             await asyncio.sleep(0.5)
 
     def _processes(self) -> list[Process]:
         return [one for one in self.table.processes if one.listens or one.workload == "postgres"]
+
+
+def _lay(method: str, ttl_s: float, percent: int, delay_ms: int, abort: str, lease: str) -> dict[str, Any]:
+    """A fault as `isthmus override fault` lays it. The lease's key tells by its end which method it is of."""
+    zone, path = overriding.method(method)
+    with overriding.clear():
+        fault = Fault(path, percent, time.time() + ttl_s, delay_ms, abort)
+    overriding.change(zone, lambda now: replace(now, faults=(*_without(now, path), fault)))
+    return {"lease": lease}
+
+
+def _lift(key: str) -> None:
+    zone, path = overriding.method(key.partition(" ")[2])
+    overriding.change(zone, lambda now: replace(now, faults=_without(now, path)))
+
+
+def _without(now: Overrides, path: str) -> tuple[Fault, ...]:
+    return tuple(fault for fault in now.faults if fault.method != path)
 
 
 def find(settings: LauncherSettings) -> Target:
@@ -111,5 +140,6 @@ def find(settings: LauncherSettings) -> Target:
     return target
 
 
-def new_key() -> str:
-    return f"drill-{uuid.uuid4().hex}"
+def new_key(of: str = "") -> str:
+    """A name for a fault. `of`: the method that it is of, where it is healed by that."""
+    return f"drill-{uuid.uuid4().hex} {of}".rstrip()

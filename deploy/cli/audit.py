@@ -255,7 +255,7 @@ async def _export(output: Path, form: str, from_time_us: int, to_time_us: int) -
 def _verified(export: Path | None, key: Path | None, checkpoints: Path | None, witness: Path | None) -> "Report":
     import psycopg
 
-    from deploy.local import postgres
+    from deploy.local import postgres, replication
     from deploy.local.errors import LauncherError
     from deploy.local.settings import LauncherSettings
     from mesh.clock import SystemClock
@@ -285,7 +285,7 @@ def _verified(export: Path | None, key: Path | None, checkpoints: Path | None, w
         if export is not None:
             with _text(export) as lines:
                 return verify_export(lines, elsewhere, verifier, witnessed)
-        url = settings.database_url or postgres.url(home)
+        url = settings.database_url or postgres.url(home, nodes=replication.nodes(home))
         file, now_us = CheckpointFile(home.root / CHECKPOINT_FILE), SystemClock().now_us()
         return inspect(url, file, verifier, now_us, elsewhere, witnessed)
     except (OSError, MeshError, ExportMalformed) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from deploy.local import configuration, events, postgres, preflight, processes, table, topology
+from deploy.local import configuration, events, postgres, preflight, processes, replication, table, topology
 from deploy.local.errors import LauncherError
 from deploy.local.health import NotReady, check_identity, probe, tls_context
 from deploy.local.kafka import broker
@@ -211,7 +211,7 @@ def _accepts_tls_1_2(settings: LauncherSettings, process: Process, listen: Liste
 
 
 def _database_url(settings: LauncherSettings) -> str:
-    return settings.database_url or postgres.url(settings.layout)
+    return settings.database_url or postgres.url(settings.layout, nodes=replication.nodes(settings.layout))
 
 
 async def _migrations(mesh: _Mesh) -> str:

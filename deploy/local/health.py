@@ -48,7 +48,7 @@ def probe(home: Home, process: Process) -> Probe:
 def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     identity = home.identity(process.name)
     if process.workload == "postgres":
-        return lambda: postgres.ping(home)
+        return lambda: postgres.ping(home, process.name)
     if process.workload == broker.WORKLOAD:
         return lambda: asyncio.to_thread(broker.ping, home, process, PROBE_DEADLINE_S)
     if process.workload.endswith("-gateway"):

@@ -9,8 +9,9 @@ from typing import IO, Self
 
 import grpc
 
-from deploy.local import door, links, postgres, preflight, table, topology
+from deploy.local import door, links, postgres, preflight, replication, table, topology
 from deploy.local.door import Door
+from deploy.local.failover import Failover
 from deploy.local.faults import Faults
 from deploy.local.kafka import broker
 from deploy.local.settings import LauncherSettings
@@ -44,7 +45,7 @@ class LocalMesh:
         self._faults = Faults(self._supervisor, self.home)
         self._door = Door(door.path(self.home), self._faults.handle)
         self._lock: IO[str] | None = None
-        self._following: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -78,13 +79,15 @@ class LocalMesh:
             raise
         for row in self.rows:
             if row.process.listen("raft"):
-                self._following.append(asyncio.create_task(broker.follow_identity(self.home, row.process)))
+                self._tasks.append(asyncio.create_task(broker.follow_identity(self.home, row.process)))
+        if self._supervisor.children.keys() >= set(postgres.NODES):
+            self._tasks.append(asyncio.create_task(Failover(self.home, self._supervisor).run(), name="failover"))
 
     async def stop(self) -> None:
         """Drain and stop everything. Safe to call twice."""
         if self._lock is None:
             return
-        for task in self._following:
+        for task in self._tasks:
             task.cancel()
         await self._door.close()
         await self._faults.close()
@@ -121,7 +124,7 @@ class LocalMesh:
     @property
     def database_url(self) -> str:
         """SQLAlchemy's URL of the private zone's database."""
-        return self.settings.database_url or postgres.url(self.home)
+        return self.settings.database_url or postgres.url(self.home, nodes=replication.nodes(self.home))
 
     @property
     def kafka_bootstrap(self) -> str:

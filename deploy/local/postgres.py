@@ -1,4 +1,4 @@
-"""PostgreSQL from its wheel: a Unix socket only, durable, and never as root."""
+"""PostgreSQL from its wheel: a Unix socket only, durable, never as root; where a standby is asked for, two nodes."""
 
 import asyncio
 import contextlib
@@ -8,18 +8,23 @@ import pwd
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from deploy.local.errors import LauncherError, ToolMissing
 from deploy.local.settings import Home
 
+# The second is only there with ISTHMUS_DATABASE_STANDBY; which of the two is the primary, replication.py knows.
+NODES = ("postgres", "postgres-2")
 DATABASE = "isthmus"
 SUPERUSER = "postgres"
 # Its own account when we are root: PostgreSQL refuses to run as root.
 ACCOUNT = "isthmus-postgres"
 INITDB_DEADLINE_S = 60.0
+CLONE_DEADLINE_S = 300.0
 # Its bit in the kernel's capability sets (capabilities(7)).
 CAP_DAC_READ_SEARCH = 2
 
@@ -47,12 +52,16 @@ SETTINGS = {
     "log_line_prefix": "%m [%p] ",
     "log_min_messages": "warning",
     "idle_in_transaction_session_timeout": "60s",
+    # A standby that froze holds commits up no longer than this.
+    "wal_sender_timeout": "2s",
 }
 
 
-def url(home: Home, database: str = DATABASE) -> str:
-    """SQLAlchemy's URL of the embedded database."""
-    return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={home.sockets('postgres')}"
+def url(home: Home, database: str = DATABASE, nodes: Sequence[str] = NODES[:1]) -> str:
+    """SQLAlchemy's URL of the embedded database: of whichever of the nodes takes writes."""
+    hosts = ",".join(str(home.sockets(node)) for node in nodes)
+    writing = "&target_session_attrs=read-write" if len(nodes) > 1 else ""
+    return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={hosts}{writing}"
 
 
 def binaries() -> Path:
@@ -67,10 +76,11 @@ def binaries() -> Path:
     return directory
 
 
-def command(home: Home) -> tuple[str, ...]:
-    settings = SETTINGS | {"unix_socket_directories": str(home.sockets("postgres"))}
+def command(home: Home, node: str = NODES[0]) -> tuple[str, ...]:
+    # A standby is known to its primary by its cluster's name.
+    settings = SETTINGS | {"unix_socket_directories": str(home.sockets(node)), "cluster_name": node}
     options = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
-    return (*_unprivileged("INT"), str(binaries() / "postgres"), "-D", str(home.data("postgres")), *options)
+    return (*_unprivileged("INT"), str(binaries() / "postgres"), "-D", str(home.data(node)), *options)
 
 
 def _unprivileged(death_signal: str) -> tuple[str, ...]:
@@ -100,38 +110,71 @@ def _ensure_account() -> None:
         subprocess.run(useradd, check=True, capture_output=True, timeout=30)
 
 
-async def prepare(home: Home) -> None:
+async def prepare(home: Home, node: str = NODES[0]) -> None:
     """Make the cluster once, and the directory of its socket every time. Blocking work goes to a thread."""
-    await asyncio.to_thread(_prepare, home)
+    await asyncio.to_thread(_prepare, home, node)
 
 
-def _prepare(home: Home) -> None:
-    data, sockets = home.data("postgres"), home.sockets("postgres")
-    for directory in (data, sockets):
+def _prepare(home: Home, node: str) -> None:
+    data = home.data(node)
+    _make_directories(home, node)
+    if not (data / "PG_VERSION").exists():
+        # What a killed initdb left behind is no cluster; initdb writes PG_VERSION early and refuses a directory in use.
+        options = ("--encoding=UTF8", "--locale=C.UTF-8", "--auth=peer", "--data-checksums")
+        _run("initdb", "-D", str(data), "-U", SUPERUSER, *options, within_s=INITDB_DEADLINE_S)
+    # Only the user who runs the mesh (and root) may connect, whatever the socket's directory allows; a standby comes as
+    # the account under which both run.
+    (data / "pg_hba.conf").write_text("local all all peer map=mesh\nlocal replication all peer map=mesh\n")
+    users = dict.fromkeys(
+        (getpass.getuser(), pwd.getpwuid(os.geteuid()).pw_name, "root", pwd.getpwuid(_owner()).pw_name)
+    )
+    (data / "pg_ident.conf").write_text("".join(f"mesh {user} all\n" for user in users))
+
+
+async def clone(home: Home, node: str, source: str) -> None:
+    """Make a node the standby of another: a copy of all that it has, taken while it runs. What the node had is gone.
+
+    Raises:
+        LauncherError: the source does not give it.
+    """
+    await asyncio.to_thread(_clone, home, node, source)
+
+
+def _clone(home: Home, node: str, source: str) -> None:
+    data = home.data(node)
+    shutil.rmtree(data, ignore_errors=True)
+    _make_directories(home, node)
+    connection = f"host={home.sockets(source)} user={SUPERUSER}"
+    # Its last argument writes standby.signal, and where to stream from.
+    options = ("--wal-method=stream", "--checkpoint=fast", "--write-recovery-conf")
+    _run("pg_basebackup", "-D", str(data), "-d", connection, *options, within_s=CLONE_DEADLINE_S)
+
+
+def _make_directories(home: Home, node: str) -> None:
+    for directory in (home.data(node), home.sockets(node)):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.is_symlink() or directory.stat().st_uid not in _owners():
             raise LauncherError(f"{directory} belongs to somebody else", "Remove it, or choose another ISTHMUS_HOME")
-    wrapper = _unprivileged("KILL")
-    if wrapper:
-        _ensure_account()
-        for directory in (data, sockets):
+        if os.geteuid() == 0:
+            _ensure_account()
             shutil.chown(directory, ACCOUNT, ACCOUNT)
-    if (data / "PG_VERSION").exists():
-        return
-    # What a killed initdb left behind is no cluster; initdb writes PG_VERSION early and refuses a directory in use.
-    initdb = (str(binaries() / "initdb"), "-D", str(data), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8")
-    made = subprocess.run(
-        (*wrapper, *initdb, "--auth=peer", "--data-checksums"),
-        capture_output=True,
-        text=True,
-        timeout=INITDB_DEADLINE_S,
-    )
+
+
+def _run(program: str, *arguments: str, within_s: float) -> None:
+    command = (*_unprivileged("KILL"), str(binaries() / program), *arguments)
+    try:
+        made = subprocess.run(command, capture_output=True, text=True, timeout=within_s)
+    except subprocess.TimeoutExpired as error:
+        raise LauncherError(
+            f"{program} did not end within {within_s:g} s", "Try again when less is going on"
+        ) from error
     if made.returncode:
-        raise LauncherError(f"initdb failed: {made.stderr.strip()[-300:]}", f"Remove {data} and start again")
-    # Only the user who runs the mesh (and root) may connect, whatever the socket's directory allows.
-    (data / "pg_hba.conf").write_text("local all all peer map=mesh\n")
-    users = dict.fromkeys((getpass.getuser(), pwd.getpwuid(os.geteuid()).pw_name, "root"))
-    (data / "pg_ident.conf").write_text("".join(f"mesh {user} all\n" for user in users))
+        raise LauncherError(f"{program} failed: {made.stderr.strip()[-300:]}", f"Remove {arguments[1]} and start again")
+
+
+def _owner() -> int:
+    """Whom PostgreSQL runs as."""
+    return pwd.getpwnam(ACCOUNT).pw_uid if os.geteuid() == 0 else os.geteuid()
 
 
 def _owners() -> set[int]:
@@ -141,8 +184,15 @@ def _owners() -> set[int]:
     return owners
 
 
-async def ping(home: Home) -> None:
+async def connect(home: Home, node: str = NODES[0]) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """A connection of the superuser; each statement is a transaction of its own. Raises whatever psycopg raises."""
+    host = str(home.sockets(node))
+    return await psycopg.AsyncConnection.connect(
+        host=host, user=SUPERUSER, dbname="postgres", connect_timeout=2, autocommit=True
+    )
+
+
+async def ping(home: Home, node: str = NODES[0]) -> None:
     """Raises whatever psycopg raises while the server is not ready."""
-    host = str(home.sockets("postgres"))
-    connection = await psycopg.AsyncConnection.connect(host=host, user=SUPERUSER, dbname="postgres", connect_timeout=2)
+    connection = await connect(home, node)
     await connection.close()

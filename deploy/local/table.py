@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 
-from deploy.local import envoy, links, postgres
+from deploy.local import envoy, links, postgres, replication
 from deploy.local.health import Probe, probe
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -123,7 +123,8 @@ class _Builder:
         self.next_port = settings.port_base + 2
         self.kafka_bootstrap = settings.kafka_bootstrap or ""
         self.brokers = broker.names(1 if settings.kafka_bootstrap else settings.kafka_brokers)
-        self.database_url = settings.database_url or postgres.url(self.home)
+        self.database_nodes = postgres.NODES if settings.database_standby else postgres.NODES[:1]
+        self.database_url = settings.database_url or postgres.url(self.home, nodes=self.database_nodes)
         self.control: dict[str, str] = {}
         self.witness = ""
         # What bridges dial: the broker, or the link that lies before it.
@@ -137,7 +138,7 @@ class _Builder:
         # The identity that the operator's command uses; it has no process.
         rows.append(Row(Process("operator", "private", "operator", "operator")))
         if not self.settings.database_url:
-            rows.append(self.postgres())
+            rows += [self.postgres(node) for node in self.database_nodes]
         rows.append(self.migrate())
         if not self.settings.kafka_bootstrap:
             rows.extend(self.kafka())
@@ -231,7 +232,7 @@ class _Builder:
         """One-shot: the database and every schema in it."""
         process = Process("migrate", "private", "migrate", "migrate")
         environment = self.environment(process) | {"ISTHMUS_DATABASE_URL": self.database_url}
-        after = () if self.settings.database_url else ("postgres",)
+        after = () if self.settings.database_url else self.database_nodes
         return Row(process, (sys.executable, "-m", "deploy.local.migrate"), environment, after, one_shot=True)
 
     def topics(self) -> Row:
@@ -245,15 +246,18 @@ class _Builder:
         command = (sys.executable, "-m", "deploy.local.topics")
         return Row(process, command, environment, after, self.home.identity(self.brokers[0]), one_shot=True)
 
-    def postgres(self) -> Row:
-        process = Process("postgres", "private", "postgres", "postgres")
+    def postgres(self, node: str) -> Row:
+        process = Process(node, "private", "postgres", node)
 
         async def prepare() -> None:
-            await postgres.prepare(self.home)
+            if self.settings.database_standby:
+                await replication.prepare(self.home, node)
+            else:
+                await replication.prepare_alone(self.home)
 
         return Row(
             process,
-            postgres.command(self.home),
+            postgres.command(self.home, node),
             prepare=prepare,
             ready=probe(self.home, process),
             # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
