@@ -124,7 +124,7 @@ async def test_a_frozen_node_fails_no_idempotent_call_and_traffic_leaves_it(
     world.signal("orders-2", signal.SIGSTOP)
     try:
         # One of the two goes to the frozen node, which takes it as a healthy one would.
-        assert await asyncio.gather(node_of(orders), node_of(orders)) == ["orders-1", "orders-1"]
+        assert set(await asyncio.gather(node_of(orders), node_of(orders))) == {"orders-1"}
 
         async def moved() -> bool:
             started = time.monotonic()
