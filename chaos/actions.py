@@ -18,6 +18,7 @@ __all__ = [
     "disturb_calls",
     "disturb_link",
     "exhaust_files",
+    "exhaust_memory",
     "freeze",
     "freeze_primary",
     "heal",
@@ -29,6 +30,8 @@ __all__ = [
     "kill_share",
     "lose_identities",
     "lose_patience",
+    "spoil_identity",
+    "starve",
     "surge",
     "wait_ready",
 ]
@@ -60,6 +63,24 @@ def freeze(process: str, for_s: float) -> list[str]:
 def exhaust_files(process: str, for_s: float) -> list[str]:
     """Let a process open nothing more: no connection, no file. Healed by giving it its limit back."""
     return _broken("exhaust-files", [process], for_s)
+
+
+def exhaust_memory(process: str, for_s: float) -> list[str]:
+    """Let a process have no more memory than it has. Healed by giving it its limit back; one that ends starts anew."""
+    return _broken("exhaust-memory", [process], for_s)
+
+
+def starve(process: str, share: float, for_s: float) -> list[str]:
+    """Let a process run for this share of the time alone, from 0 to 1."""
+    return _broken("starve", [process], for_s, share=share)
+
+
+def spoil_identity(process: str, how: str, for_s: float) -> list[str]:
+    """Give a process a certificate that is `expired` or a `stranger`'s. Healed by giving it back the one it had.
+
+    Its zone's identity agent would replace it within a second: hold or freeze that first.
+    """
+    return _broken("spoil-identity", [process], for_s, how=how)
 
 
 def hold(process: str, for_s: float, abruptly: bool = False) -> list[str]:

@@ -1,5 +1,6 @@
 """Faults of processes, as the launcher makes them: each with a time to live, after which the launcher heals it."""
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -8,9 +9,15 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
 
+import psutil
+
+from deploy.local import spoiling
 from deploy.local.leases import BadFault, Leases
 from deploy.local.settings import Home
 from deploy.local.supervisor import Child, Supervisor
+
+# A starved process gets its share once in this time.
+TURN_S = 0.2
 
 
 class Faults:
@@ -26,6 +33,9 @@ class Faults:
             "freeze": self._freeze,
             "hold": self._hold,
             "exhaust-files": self._exhaust_files,
+            "exhaust-memory": self._exhaust_memory,
+            "starve": self._starve,
+            "spoil-identity": self._spoil_identity,
             "lose-identity": self._lose_identity,
             "heal": self._heal,
         }
@@ -88,23 +98,67 @@ class Faults:
     async def _exhaust_files(self, request: dict[str, Any]) -> dict[str, Any]:
         """Allow no more file descriptors than are open now: nothing new can be opened or accepted."""
         child = self._running(request)
+        used = sum(1 for _ in Path(f"/proc/{child.pid}/fd").iterdir())
+        return self._limit(request, child, resource.RLIMIT_NOFILE, used, "files") | {"open": used}
+
+    async def _exhaust_memory(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Allow no more memory than it has now: whatever asks for more fails, and may end the process."""
+        child = self._running(request)
+        has = psutil.Process(child.pid).memory_info().vms
+        return self._limit(request, child, resource.RLIMIT_AS, has, "memory") | {"has": has}
+
+    def _limit(self, request: dict[str, Any], child: Child, kind: int, most: int, of: str) -> dict[str, Any]:
         key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
         process, pid = child.process, child.pid
         assert pid is not None
         try:
-            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-            used = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(used, before[1]), before[1]))
+            before = resource.prlimit(pid, kind)
+            hard = before[1] if before[1] != resource.RLIM_INFINITY else most
+            resource.prlimit(pid, kind, (min(most, hard), before[1]))
         except OSError as error:
             raise BadFault(f"{child.row.name}: its limits are not ours to change: {error.strerror}") from error
 
         async def allow() -> None:
             if process is not None and process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
-                    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+                    resource.prlimit(pid, kind, before)
 
-        self._leases.begin(key, f"{child.row.name} out of files", ttl_s, allow)
-        return {"pid": pid, "open": used}
+        self._leases.begin(key, f"{child.row.name} out of {of}", ttl_s, allow)
+        return {"pid": pid}
+
+    async def _starve(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let a process run for this share of the time alone, as a machine does that has too much to do."""
+        child = self._running(request)
+        share = request.get("share")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise BadFault("share is more than 0 and less than 1")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        process, pid = child.process, child.pid
+        assert process is not None
+        assert pid is not None
+        starving = asyncio.create_task(_run_now_and_then(process, pid, float(share)))
+
+        async def feed() -> None:
+            starving.cancel()
+            await asyncio.gather(starving, return_exceptions=True)
+
+        self._leases.begin(key, f"{child.row.name} starved", ttl_s, feed)
+        return {"pid": pid}
+
+    async def _spoil_identity(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Give a process a leaf that nobody may accept: `expired`, or from a `stranger`'s authority. Its zone's agent
+        would replace it at its next look."""
+        child = self._running(request)
+        live = child.row.identity
+        if live is None:
+            raise BadFault(f"{child.row.name} has no identity to spoil")
+        how = request.get("how")
+        if how not in spoiling.WAYS:
+            raise BadFault(f"how is one of {', '.join(spoiling.WAYS)}")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        restore = await spoiling.spoil(self._home, child.row.process, live.parent, how)
+        self._leases.begin(key, f"{child.row.name} with a leaf that is {how}", ttl_s, restore)
+        return {}
 
     async def _lose_identity(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take away the link to a process' leaf. No lease: the zone's agent issues a new one at its next look."""
@@ -126,3 +180,18 @@ class Faults:
         if child.pid is None:
             raise BadFault(f"{name} is not running")
         return child
+
+
+async def _run_now_and_then(process: asyncio.subprocess.Process, pid: int, share: float) -> None:
+    try:
+        while process.returncode is None:
+            os.kill(pid, SIGSTOP)
+            await asyncio.sleep(TURN_S * (1 - share))
+            os.kill(pid, SIGCONT)
+            await asyncio.sleep(TURN_S * share)
+    except ProcessLookupError:
+        return
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, SIGCONT)

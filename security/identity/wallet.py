@@ -61,13 +61,18 @@ def write(directory: Path, wallet: Wallet) -> Path:
     for name, (data, mode) in wallet.files().items():
         write_file(version / name, data, mode)
     sync_directory(directory)
+    make_live(directory, version)
+    _drop_old_versions(directory, version)
+    return version
+
+
+def make_live(directory: Path, version: Path) -> None:
+    """Let readers find one of the versions from now on."""
     draft = directory / f".{LIVE}.{os.getpid()}"
     draft.unlink(missing_ok=True)
     draft.symlink_to(version.name)
     draft.replace(directory / LIVE)
     sync_directory(directory)
-    _drop_old_versions(directory, version)
-    return version
 
 
 def _drop_old_versions(directory: Path, live: Path) -> None:

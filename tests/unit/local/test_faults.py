@@ -99,6 +99,28 @@ async def test_a_process_out_of_files_gets_its_limit_back(faults: Faults) -> Non
     assert resource.prlimit(answer["pid"], resource.RLIMIT_NOFILE) == before
 
 
+async def test_a_process_out_of_memory_gets_its_limit_back(faults: Faults) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    answer = await faults.handle(asked("exhaust-memory"))
+    assert resource.prlimit(answer["pid"], resource.RLIMIT_AS)[0] == answer["has"]
+    await faults.handle({"do": "heal"})
+    assert resource.prlimit(answer["pid"], resource.RLIMIT_AS) == before
+
+
+async def test_a_starved_process_runs_now_and_then_until_it_is_fed(faults: Faults) -> None:
+    pid = (await faults.handle(asked("starve", share=0.2)))["pid"]
+    for wanted in (True, False, True):
+        await stopped(pid, wanted)
+    await faults.handle({"do": "heal"})
+    assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
+
+
+@pytest.mark.parametrize("share", [0, 1, 2.0, True, None, "half"])
+async def test_a_share_that_is_none_starves_nobody(faults: Faults, share: object) -> None:
+    with pytest.raises(BadFault, match="share"):
+        await faults.handle(asked("starve", share=share))
+
+
 async def test_healing_outlives_the_death_of_what_was_frozen(supervisor: Supervisor, faults: Faults) -> None:
     pid = (await faults.handle(asked("freeze")))["pid"]
     os.kill(pid, SIGKILL)
