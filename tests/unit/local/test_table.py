@@ -141,3 +141,11 @@ def test_a_link_leads_to_every_broker(tmp_path: Path) -> None:
     ways = [str(listen) for listen in link.listens if listen.protocol == "kafka"]
     assert rows["bridge-inbound"].environment["ISTHMUS_KAFKA_BOOTSTRAP"] == ",".join(ways)
     assert len(set(ways)) == 3
+
+
+def test_a_standby_is_a_second_node_that_everybody_knows(tmp_path: Path) -> None:
+    found = {row.name: row for row in table.build(LauncherSettings(home=tmp_path, database_standby=True))}
+    assert set(found["migrate"].after) == {"postgres", "postgres-2"}
+    url = found["orders-1"].environment["ISTHMUS_DATABASE_URL"]
+    assert all(str(found[name].process.name) in url for name in ("postgres", "postgres-2"))
+    assert url.endswith("target_session_attrs=read-write")
