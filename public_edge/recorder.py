@@ -1,7 +1,6 @@
 """Takes an event into the spool as durably as its contract says, before the answer leaves."""
 
 import hashlib
-from collections.abc import Mapping
 
 from mesh.contract import Contract
 from mesh.contract.model import Durability
@@ -19,10 +18,11 @@ def derive(text: str) -> bytes:
 class Recorder:
     def __init__(self, spool: Spool, contract: Contract) -> None:
         self._spool = spool
-        self._durable: Mapping[Kind, bool] = {
-            kind: contract.events[kind.message].durability is Durability.DURABLE for kind in Kind
-        }
-        self.recorded = dict.fromkeys(Kind, 0)
+        # Both by the number of the kind.
+        self._durable = [False] * (max(Kind) + 1)
+        self.recorded = [0] * len(self._durable)
+        for kind in Kind:
+            self._durable[kind] = contract.events[kind.message].durability is Durability.DURABLE
 
     def waits(self, kind: Kind) -> bool:
         """Whether the contract wants this event on the disk before the answer leaves."""

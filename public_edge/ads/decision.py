@@ -1,15 +1,16 @@
 """One ad decision, whichever way it was asked for: choose, sign, record."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import msgspec
 from isthmus.events.v1 import events_pb2
 
 from mesh.clock import Clock
 from mesh.errors import NotFound
-from public_edge.ads.domain import Chooser, Creative
+from public_edge.ads.domain import Chooser, Creative, Forms
 from public_edge.crawlers import Crawlers
 from public_edge.recorder import Recorder, derive
 from public_edge.request import Origin
@@ -17,8 +18,12 @@ from public_edge.spool.event import Kind
 
 PARTS_MAX = 16_384
 
-# slot, impression id, creative, now in microseconds -> URL
-ClickUrl = Callable[[str, bytes, Creative, int], str]
+
+class ClickUrls(Protocol):
+    def part(self, creative: Creative) -> bytes:
+        """What all click URLs of the creative share."""
+
+    def url(self, slot: str, impression_id: bytes, part: bytes, now_us: int) -> str: ...
 
 
 class Decision(NamedTuple):
@@ -26,22 +31,22 @@ class Decision(NamedTuple):
 
     impression_id: str
     creative: Creative | None
+    # The creative in JSON.
+    rendered: bytes
     click_url: str
     # Of the impression in the spool.
     sequence: int | None
 
+
+_NONE = Decision("", None, b"", "", None)
 
 # Serialized messages joined together are their fields merged (protobuf encoding, "Last One Wins"), so the parts of an
 # impression that many share are serialized once.
 
 
 @lru_cache(PARTS_MAX)
-def _shown(node: str, slot: str, creative: Creative | None, crawler: bool) -> bytes:
-    event = events_pb2.Impression(node=node, slot=slot, crawler=crawler)
-    if creative is not None:
-        event.campaign_id = creative.campaign_id
-        event.creative_id = creative.creative_id
-    return event.SerializeToString()
+def _asked(node: str, slot: str, crawler: bool) -> bytes:
+    return events_pb2.Impression(node=node, slot=slot, crawler=crawler).SerializeToString()
 
 
 @lru_cache(PARTS_MAX)
@@ -51,10 +56,10 @@ def _seen(features: tuple[tuple[str, str], ...]) -> bytes:
 
 class Decider:
     def __init__(
-        self, chooser: Chooser, click_url: ClickUrl, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str
+        self, chooser: Chooser, click_urls: ClickUrls, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str
     ) -> None:
         self._chooser = chooser
-        self._click_url = click_url
+        self._click_urls = click_urls
         self._recorder = recorder
         self._crawlers = crawlers
         self._clock = clock
@@ -90,8 +95,21 @@ class Decider:
         event = events_pb2.Impression(
             event_id=impression_id, source_time_us=source_time_us or now_us, accepted_time_us=now_us
         )
-        body = event.SerializeToString() + _shown(self._node, slot, creative, crawler) + _seen(tuple(features.items()))
-        sequence = self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body)
+        body = event.SerializeToString() + _asked(self._node, slot, crawler) + _seen(tuple(features.items()))
         if creative is None:
-            return Decision("", None, "", sequence)
-        return Decision(impression_id, creative, self._click_url(slot, event_id, creative, now_us), sequence)
+            return _NONE._replace(sequence=self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body))
+        forms = creative.forms or self._forms(creative)
+        sequence = self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body + forms.event)
+        url = self._click_urls.url(slot, event_id, forms.link, now_us)
+        return Decision(impression_id, creative, forms.answer, url, sequence)
+
+    def _forms(self, creative: Creative) -> Forms:
+        shown = events_pb2.Impression(campaign_id=creative.campaign_id, creative_id=creative.creative_id)
+        answer = {
+            "campaign_id": creative.campaign_id,
+            "creative_id": creative.creative_id,
+            "title": creative.title,
+            "image_url": creative.image_url,
+        }
+        creative.forms = Forms(shown.SerializeToString(), msgspec.json.encode(answer), self._click_urls.part(creative))
+        return creative.forms

@@ -6,9 +6,11 @@ only at the groups whose targeting its features fulfil, found by the sets of fea
 use, so its cost does not depend on the number of campaigns.
 """
 
-from collections import OrderedDict, deque
+from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Targeting = tuple[tuple[str, str], ...]
 GroupKey = tuple[str, Targeting]
@@ -23,7 +25,18 @@ _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Forms(NamedTuple):
+    """What all showings of a creative share, as it leaves the node."""
+
+    # Its fields of an impression, serialized.
+    event: bytes
+    # Its JSON in an answer.
+    answer: bytes
+    # Its part of a click token.
+    link: bytes
+
+
+@dataclass(slots=True, eq=False)
 class Creative:
     """Compared by identity: each is made once for its campaign and version."""
 
@@ -32,6 +45,9 @@ class Creative:
     title: str
     image_url: str
     landing_url: str
+    # Made when it is first shown. Kept here and not in a cache beside: with many campaigns most of a decision's time
+    # goes into fetching from memory what no processor cache still holds.
+    forms: Forms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,7 @@ class Group:
 
     total_weight: int
     members: tuple[Candidate, ...]
-    keep: tuple[float, ...]
+    keep: "array[float]"
     other: tuple[Candidate, ...]
 
     @classmethod
@@ -87,7 +103,7 @@ class Group:
             scaled[more] -= 1.0 - scaled[less]
             if scaled[more] < 1.0:
                 small.append(large.pop())
-        return cls(total, tuple(members), tuple(keep), tuple(other))
+        return cls(total, tuple(members), array("d", keep), tuple(other))
 
     def draw(self, unit: float) -> Candidate:
         """The member for a number in [0, 1)."""
@@ -129,22 +145,37 @@ class Index:
 
 
 class FrequencyCaps:
-    """How often each viewer has seen each capped campaign today (UTC). Bounded: the oldest entries are forgotten."""
+    """How often each viewer has seen each capped campaign today (UTC). Bounded: what was longest not seen is forgotten.
+
+    Two generations of plain counts, the older given up whole when the younger is full: half the memory traffic of
+    keeping every entry in order.
+    """
 
     def __init__(self, entries_max: int = VIEWERS_MAX) -> None:
-        self._entries_max = entries_max
-        self._seen: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._generation_max = entries_max // 2
+        self._day = 0
+        self._young: dict[tuple[str, str], int] = {}
+        self._old: dict[tuple[str, str], int] = {}
 
-    def reached(self, viewer: str, campaign: Campaign, now_us: int) -> bool:
-        day, count = self._seen.get((viewer, campaign.campaign_id), (0, 0))
-        return day == now_us // DAY_US and count >= campaign.frequency_cap_per_day
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
 
-    def count(self, viewer: str, campaign: Campaign, now_us: int) -> None:
-        key, today = (viewer, campaign.campaign_id), now_us // DAY_US
-        day, seen = self._seen.pop(key, (today, 0))
-        self._seen[key] = (today, seen + 1 if day == today else 1)
-        if len(self._seen) > self._entries_max:
-            self._seen.popitem(last=False)
+    def take(self, viewer: str, campaign: Campaign, now_us: int) -> bool:
+        """Count one more; false, and nothing counted, when the viewer has seen it as often as the campaign allows."""
+        today = now_us // DAY_US
+        if today != self._day:
+            self._day, self._young, self._old = today, {}, {}
+        key = (viewer, campaign.campaign_id)
+        seen = self._young.get(key)
+        if seen is None:
+            seen = self._old.pop(key, 0)
+            if len(self._young) >= self._generation_max:
+                self._young, self._old = {}, self._young
+        if seen >= campaign.frequency_cap_per_day:
+            self._young[key] = seen
+            return False
+        self._young[key] = seen + 1
+        return True
 
 
 def numbers(seed: int) -> Iterator[int]:
@@ -181,37 +212,34 @@ class Chooser:
             return None
         # The first draw takes its numbers straight from the seed, which is all that most requests need.
         group = groups[0] if len(groups) == 1 else _by_weight(groups, (seed & _MASK32) * 2.0**-32)
-        candidate = group.draw((seed >> 75) * 2.0**-53)
-        if self._eligible(candidate, viewer, now_us):
-            return self._take(candidate, viewer, (seed >> 32) & _MASK32, now_us)
+        creative = self._take(group.draw((seed >> 75) * 2.0**-53), viewer, (seed >> 32) & _MASK32, now_us)
+        if creative is not None:
+            return creative
         draws = numbers(seed & _MASK64)
         for _ in range(DRAWS_MAX - 1):
             group = groups[0] if len(groups) == 1 else _by_weight(groups, _unit(next(draws)))
-            candidate = group.draw(_unit(next(draws)))
-            if self._eligible(candidate, viewer, now_us):
-                return self._take(candidate, viewer, next(draws), now_us)
+            creative = self._take(group.draw(_unit(next(draws))), viewer, next(draws), now_us)
+            if creative is not None:
+                return creative
         for candidate in _scan(groups, next(draws)):
-            if self._eligible(candidate, viewer, now_us):
-                return self._take(candidate, viewer, next(draws), now_us)
+            creative = self._take(candidate, viewer, next(draws), now_us)
+            if creative is not None:
+                return creative
         return None
 
-    def _eligible(self, candidate: Candidate, viewer: str, now_us: int) -> bool:
-        campaign = candidate.campaign
-        if candidate.remaining is not None and candidate.remaining <= 0:
-            return False
-        if not campaign.live_at(now_us):
-            return False
-        return not (campaign.frequency_cap_per_day and viewer and self.caps.reached(viewer, campaign, now_us))
-
-    def _take(self, candidate: Candidate, viewer: str, number: int, now_us: int) -> Creative:
-        campaign = candidate.campaign
-        if candidate.remaining is not None:
-            candidate.remaining -= 1
-            if candidate.remaining == 0:
+    def _take(self, candidate: Candidate, viewer: str, number: int, now_us: int) -> Creative | None:
+        """One of the campaign's creatives, counted; None, and nothing counted, when the campaign may not be shown."""
+        campaign, remaining = candidate.campaign, candidate.remaining
+        if remaining == 0 or campaign.starts_us > now_us or (campaign.ends_us and now_us >= campaign.ends_us):
+            return None
+        if campaign.frequency_cap_per_day and viewer and not self.caps.take(viewer, campaign, now_us):
+            return None
+        if remaining is not None:
+            candidate.remaining = remaining = remaining - 1
+            if not remaining:
                 self.exhausted.append(candidate)
-        if campaign.frequency_cap_per_day and viewer:
-            self.caps.count(viewer, campaign, now_us)
-        return campaign.creatives[number % len(campaign.creatives)]
+        creatives = campaign.creatives
+        return creatives[number % len(creatives)] if len(creatives) > 1 else creatives[0]
 
 
 def _unit(number: int) -> float:

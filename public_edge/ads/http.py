@@ -1,6 +1,5 @@
 """GET, HEAD and POST /v1/ads:decide"""
 
-from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -8,14 +7,12 @@ from granian.rsgi import Scope
 from msgspec import Meta
 
 from public_edge.ads.decision import Decider, Decision
-from public_edge.ads.domain import Creative
 from public_edge.http import query
 from public_edge.http.app import Route
 from public_edge.http.body import HttpProtocol, invalid, read_json
 from public_edge.request import Origin
 
 _HEADERS = [("content-type", "application/json"), ("cache-control", "no-store")]
-_RENDERED_MAX = 65_536
 _FEATURE: Final = "features."
 
 
@@ -29,18 +26,6 @@ class DecideBody(msgspec.Struct, forbid_unknown_fields=True):
     ] = {}
     viewer: Annotated[str, Meta(max_length=128)] = ""
     source_time_us: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-
-
-@lru_cache(_RENDERED_MAX)
-def _rendered(creative: Creative) -> bytes:
-    return msgspec.json.encode(
-        {
-            "campaign_id": creative.campaign_id,
-            "creative_id": creative.creative_id,
-            "title": creative.title,
-            "image_url": creative.image_url,
-        }
-    )
 
 
 def _asked(text: str) -> DecideBody:
@@ -71,8 +56,8 @@ def route(decider: Decider) -> Route:
     # Not strict: as JSON of protobuf, a 64-bit number may come as a string.
     decoder = msgspec.json.Decoder(DecideBody, strict=False)
 
-    def at_once(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
-        asked = _asked(scope.query_string)
+    def at_once(text: str, proto: HttpProtocol, origin: Origin) -> int:
+        asked = _asked(text)
         return answer(
             proto, decider.decide_at_once(asked.slot, asked.features, asked.viewer, asked.source_time_us, origin)
         )
@@ -100,7 +85,7 @@ def route(decider: Decider) -> Route:
         else:
             body = b'{"impression_id":"%b","creative":%b,"click_url":"%b"}' % (
                 decision.impression_id.encode(),
-                _rendered(decision.creative),
+                decision.rendered,
                 decision.click_url.encode(),
             )
         proto.response_bytes(200, _HEADERS, body)

@@ -11,7 +11,6 @@ import binascii
 import hashlib
 import hmac
 import struct
-from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ MAC_BYTES = 16
 TOKEN_CHARS_MAX = 512
 SEEN_MAX = 200_000
 KEYS_MAX = 16
-TEXTS_MAX = 16_384
 _HEAD = struct.Struct(">BBI16s")
 _TO_STANDARD = str.maketrans("-_", "+/")
+_TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Malformed(Exception):
@@ -73,10 +72,10 @@ class Signer:
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
 
-    def sign(self, ticket: Ticket) -> str:
+    def sign(self, impression_id: bytes, names: bytes, expires_s: int) -> str:
+        """names: slot, campaign id and creative id by `texts`."""
         ring = self.ring
-        impression_id, slot, campaign_id, creative_id, expires_s = ticket
-        body = _HEAD.pack(VERSION, ring.current, expires_s, impression_id) + _texts(slot, campaign_id, creative_id)
+        body = _HEAD.pack(VERSION, ring.current, expires_s, impression_id) + names
         return _encode(body + _mac(ring.keys[ring.current], body))
 
     def verify(self, token: str, now_s: int) -> Ticket:
@@ -126,13 +125,13 @@ def _padded(key: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
     )
 
 
-@lru_cache(TEXTS_MAX)
-def _texts(*values: str) -> bytes:
-    return b"".join(len(value).to_bytes(1, "big") + value.encode("ascii") for value in values)
+def texts(*values: str) -> bytes:
+    """Each as a token holds it. Those of a token joined are the texts of its values."""
+    return b"".join([len(value).to_bytes(1, "big") + value.encode("ascii") for value in values])
 
 
 def _encode(raw: bytes) -> str:
-    return urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL_SAFE).rstrip(b"=").decode("ascii")
 
 
 def _read_texts(body: bytes, at: int) -> list[str]:

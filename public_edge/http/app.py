@@ -22,8 +22,8 @@ QUERY_CHARS_MAX = 8192
 
 # Answers the request and returns the status that it sent.
 Handler = Callable[[Scope, HttpProtocol, Origin], Awaitable[int]]
-# The same without waiting for anything, in whichever thread it is called.
-HandlerAtOnce = Callable[[Scope, HttpProtocol, Origin], int]
+# The same from the query string, without waiting for anything, in whichever thread it is called.
+HandlerAtOnce = Callable[[str, HttpProtocol, Origin], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class EdgeApp:
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._exact = {route.path: route for route in routes if not route.prefix}
+        self._at_once = {path: route for path, route in self._exact.items() if route.at_once}
         self._prefixes = tuple(route for route in routes if route.prefix)
         self._log = logger("http")
         # Answers by route and status.
@@ -62,17 +63,19 @@ class EdgeApp:
 
         Never raises.
         """
-        route = self._exact.get(scope.path)
-        handler = route.at_once.get(scope.method) if route is not None else None
-        if route is None or handler is None or len(scope.query_string) > QUERY_CHARS_MAX:
+        route = self._at_once.get(scope.path)
+        if route is None:
+            return False
+        handler, query = route.at_once.get(scope.method), scope.query_string
+        if handler is None or len(query) > QUERY_CHARS_MAX:
             return False
         try:
             origin = origin_of(scope)
             if origin.traceparent.endswith("01"):
                 with telemetry.span(f"HTTP {route.name}", origin.traceparent) as origin.traceparent:
-                    status = handler(scope, proto, origin)
+                    status = handler(query, proto, origin)
             else:
-                status = handler(scope, proto, origin)
+                status = handler(query, proto, origin)
         except Exception as error:
             status = self._failed(route.name, scope, proto, error)
         self.answers[route.name, status] += 1

@@ -17,10 +17,11 @@ def pairs(query: str) -> list[tuple[str, str]]:
     parts = query.split("&", PARAMETERS_MAX)
     if len(parts) > PARAMETERS_MAX:
         raise InvalidArgument("QUERY_MALFORMED", f"a query may have {PARAMETERS_MAX} parameters")
+    plain = "%" not in query and "+" not in query
     found = []
     for part in parts:
         name, _, value = part.partition("=")
-        if "%" in part or "+" in part:
+        if not plain:
             try:
                 name, value = unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")
             except ValueError:

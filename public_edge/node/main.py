@@ -12,12 +12,12 @@ from mesh.process import Process
 from mesh.server import ServerBuilder
 from public_edge.ads import http as ads_http
 from public_edge.ads.catalogue import Catalogue, Share
-from public_edge.ads.decision import ClickUrl, Decider
-from public_edge.ads.domain import Chooser, Creative
+from public_edge.ads.decision import Decider
+from public_edge.ads.domain import Chooser
 from public_edge.ads.service import AdsService
 from public_edge.clicks import http as clicks_http
 from public_edge.clicks import keys
-from public_edge.clicks.domain import Signer, Ticket
+from public_edge.clicks.domain import Signer
 from public_edge.clicks.following import Follower
 from public_edge.clicks.service import ClicksService
 from public_edge.content import http as content_http
@@ -29,6 +29,7 @@ from public_edge.http.app import EdgeApp
 from public_edge.http.server import HttpServer
 from public_edge.kafka import KafkaAccess
 from public_edge.node import meters
+from public_edge.node.click_urls import SignedClickUrls
 from public_edge.node.parts import ClickKeysService, SnapshotService, SpoolService
 from public_edge.node.settings import EdgeSettings
 from public_edge.recorder import Recorder
@@ -55,7 +56,8 @@ async def main(settings: EdgeSettings, process: Process) -> None:
 
     signer = Signer(keys.load_or_create(settings.click_keys_dir))
     chooser = Chooser()
-    decider = Decider(chooser, _click_url(signer, settings), recorder, crawlers, clock, settings.node)
+    urls = SignedClickUrls(signer, settings.browser_url, settings.click_ttl_s)
+    decider = Decider(chooser, urls, recorder, crawlers, clock, settings.node)
     follower = Follower(signer, chooser, recorder, crawlers, clock, settings.node)
     reader = Reader(recorder, crawlers, clock, settings.node)
 
@@ -92,13 +94,3 @@ async def main(settings: EdgeSettings, process: Process) -> None:
         SnapshotService(consumer),
         front,
     )
-
-
-def _click_url(signer: Signer, settings: EdgeSettings) -> ClickUrl:
-    base, ttl_s = f"{settings.browser_url}{clicks_http.PREFIX}", settings.click_ttl_s
-
-    def click_url(slot: str, impression_id: bytes, creative: Creative, now_us: int) -> str:
-        expires_s = now_us // 1_000_000 + ttl_s
-        return base + signer.sign(Ticket(impression_id, slot, creative.campaign_id, creative.creative_id, expires_s))
-
-    return click_url

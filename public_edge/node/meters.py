@@ -9,6 +9,7 @@ from public_edge.http.app import EdgeApp
 from public_edge.recorder import Recorder
 from public_edge.snapshot.consumer import SnapshotConsumer
 from public_edge.snapshot.publisher import Publisher
+from public_edge.spool.event import Kind
 from public_edge.spool.shipper import Shipper
 from public_edge.spool.spool import Spool
 
@@ -31,12 +32,12 @@ def observe(
             yield Observation(count, {"route": route, "status": status})
 
     def events(_: CallbackOptions) -> Iterable[Observation]:
-        for kind, count in recorder.recorded.items():
-            yield Observation(count, {"kind": kind.name.lower()})
+        for kind in Kind:
+            yield Observation(recorder.recorded[kind], {"kind": kind.name.lower()})
 
     def spooled(_: CallbackOptions) -> Iterable[Observation]:
         counters = spool.counters
-        yield Observation(counters.accepted, {"what": "accepted"})
+        yield Observation(spool.accepted, {"what": "accepted"})
         yield Observation(counters.shed, {"what": "shed"})
         yield Observation(counters.refused, {"what": "refused"})
         yield Observation(counters.syncs, {"what": "syncs"})

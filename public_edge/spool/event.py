@@ -42,7 +42,8 @@ class Event(NamedTuple):
 
 def pack(kind: int, event_id: bytes, traceparent: str, body: bytes) -> bytes:
     """`traceparent` is a valid one or empty."""
-    return _HEAD.pack(kind, event_id, len(traceparent)) + traceparent.encode("ascii") + body
+    head = _HEAD.pack(kind, event_id, len(traceparent))
+    return head + traceparent.encode("ascii") + body if traceparent else head + body
 
 
 def unpack(payload: bytes) -> Event:

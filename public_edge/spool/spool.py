@@ -32,7 +32,6 @@ RESERVE_BYTES = 1 << 18
 
 @dataclass(slots=True)
 class SpoolCounters:
-    accepted: int = 0
     # Bounded events dropped because the spool was nearly full.
     shed: int = 0
     # Durable events refused, with an error to their caller.
@@ -77,7 +76,7 @@ class Spool:
         self._appending = threading.Lock()
         self._segments: deque[SegmentFile] = deque(recovered.segments)
         # The watermark may be ahead of the disk: Kafka can acknowledge what a power cut then took from the page cache.
-        self._written = self._synced = max(recovered.last, self.acknowledged)
+        self._first = self._written = self._synced = max(recovered.last, self.acknowledged)
         self._bytes_written = sum(entry.size for entry in recovered.segments)
         self._bytes_removed = 0
         self._bounded_bytes_max = int(self.limits.bytes_max * self.limits.bounded_share)
@@ -100,6 +99,11 @@ class Spool:
     def written(self) -> int:
         """The sequence of the newest event."""
         return self._written
+
+    @property
+    def accepted(self) -> int:
+        """Events written since the spool was opened."""
+        return self._written - self._first
 
     @property
     def synced_sequence(self) -> int:
@@ -233,7 +237,6 @@ class Spool:
         self._end = end
         self._bytes_written += size
         self._written += len(payloads)
-        self.counters.accepted += len(payloads)
         if not self._dirty:
             self._dirty = True
             self._wake.set()

@@ -41,13 +41,13 @@ def exported() -> str:
     outbound.stopped("clicks", "LEAK")
     meter.create_counter("bridge.sessions_failed", unit="1").add(1)
     numbers = SimpleNamespace(
-        **dict.fromkeys(("accepted", "shed", "refused", "syncs", "quarantined", "shipped", "hopeless", "restarts"), 1),
+        **dict.fromkeys(("shed", "refused", "syncs", "quarantined", "shipped", "hopeless", "restarts"), 1),
         damaged=1,
     )
-    spool = SimpleNamespace(counters=numbers, backlog_events=1, backlog_bytes=1)
+    spool = SimpleNamespace(counters=numbers, accepted=1, backlog_events=1, backlog_bytes=1)
     parts: dict[str, Any] = {
         "app": SimpleNamespace(answers={}),
-        "recorder": SimpleNamespace(recorded={}),
+        "recorder": SimpleNamespace(recorded=[0] * 4),
         "follower": SimpleNamespace(replayed=0),
         "spool": spool,
         "shipper": spool,

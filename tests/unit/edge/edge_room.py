@@ -15,13 +15,14 @@ from public_edge.ads.catalogue import Catalogue, Share
 from public_edge.ads.decision import Decider
 from public_edge.ads.domain import Campaign, Chooser, Creative
 from public_edge.clicks import http as clicks_http
-from public_edge.clicks.domain import KeyRing, Signer, Ticket
+from public_edge.clicks.domain import KeyRing, Signer
 from public_edge.clicks.following import Follower
 from public_edge.content import http as content_http
 from public_edge.content.domain import Item, Shelf
 from public_edge.content.reading import Reader
 from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
+from public_edge.node.click_urls import SignedClickUrls
 from public_edge.recorder import Recorder
 from public_edge.spool.event import Event, Kind, unpack
 from public_edge.spool.reader import SpoolReader
@@ -95,15 +96,12 @@ class EdgeRoom:
         shelf = Shelf()
         shelf.apply({"about/en": Item("about", "en", "About", "<p>us</p>", 3, 60, True)})
         reader.library = shelf.library()
-        self.decider = Decider(self.chooser, self._url, recorder, crawlers, self.clock, "edge-1")
+        urls = SignedClickUrls(self.signer, "https://edge.example", 3600)
+        self.decider = Decider(self.chooser, urls, recorder, crawlers, self.clock, "edge-1")
         self.follower = Follower(self.signer, self.chooser, recorder, crawlers, self.clock, "edge-1")
         self.reader = reader
         routes = (ads_http.route(self.decider), clicks_http.route(self.follower), content_http.route(reader))
         self.app = EdgeApp(routes)
-
-    def _url(self, slot: str, impression_id: bytes, creative: Creative, now_us: int) -> str:
-        ticket = Ticket(impression_id, slot, creative.campaign_id, creative.creative_id, now_us // 1_000_000 + 3600)
-        return "https://edge.example/v1/clicks/" + self.signer.sign(ticket)
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
         path, _, query = target.partition("?")

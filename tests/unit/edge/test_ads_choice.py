@@ -168,9 +168,19 @@ def test_the_memory_of_viewers_is_bounded() -> None:
     caps = FrequencyCaps(entries_max=10)
     shown = campaign("c", cap=1)
     for number in range(1000):
-        caps.count(f"viewer-{number}", shown, NOW_US)
-    assert len(caps._seen) == 10
-    assert caps.reached("viewer-999", shown, NOW_US)
+        assert caps.take(f"viewer-{number}", shown, NOW_US)
+        assert len(caps) <= 10
+    assert not caps.take("viewer-999", shown, NOW_US)
+    assert len(caps) <= 10
+
+
+def test_a_viewer_who_comes_again_is_remembered_longer_than_those_who_do_not() -> None:
+    caps = FrequencyCaps(entries_max=10)
+    shown = campaign("c", cap=3)
+    assert [caps.take("regular", shown, NOW_US) for _ in range(3)] == [True] * 3
+    for number in range(1000):
+        caps.take(f"viewer-{number}", shown, NOW_US)
+        assert not caps.take("regular", shown, NOW_US)
 
 
 def test_one_eligible_campaign_among_many_that_are_not_is_found() -> None:
@@ -183,13 +193,13 @@ def test_one_eligible_campaign_among_many_that_are_not_is_found() -> None:
 def test_none_is_shown_when_none_may_be_and_the_search_is_bounded() -> None:
     ads = Ads(campaign(f"c-{number}", budget=1) for number in range(2000))
     looked: list[Candidate] = []
-    eligible = ads.chooser._eligible
+    take = ads.chooser._take
 
-    def counted(candidate: Candidate, viewer: str, now_us: int) -> bool:
+    def counted(candidate: Candidate, viewer: str, number: int, now_us: int) -> Creative | None:
         looked.append(candidate)
-        return eligible(candidate, viewer, now_us)
+        return take(candidate, viewer, number, now_us)
 
-    ads.chooser._eligible = counted  # type: ignore[method-assign]
+    ads.chooser._take = counted  # type: ignore[method-assign]
     for candidates in (group.members for group in ads.chooser.index.groups.values()):
         for candidate in candidates:
             candidate.remaining = 0
