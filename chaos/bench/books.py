@@ -41,7 +41,7 @@ class _Provider:
     async def hold(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         return ProviderAnswer(True, key)
 
-    take = give_back = hold
+    take = release = give_back = hold
 
 
 async def measure(url: str) -> list[Result]:
@@ -164,8 +164,9 @@ def _fill_books(url: str) -> None:
     with psycopg.connect(libpq(url)) as connection:
         connection.execute("SET session_replication_role = replica")
         for statement in (
-            "INSERT INTO payments.payment (payment_id, order_id, state, currency, authorized, captured, source_time)"
-            " SELECT 'p' || n, 'o' || n, 'captured', 'USD', 1, 1, now() FROM generate_series(1, %(n)s) AS n",
+            "INSERT INTO payments.payment"
+            " (payment_id, order_id, state, currency, authorized, captured, source_time, expires_time)"
+            " SELECT 'p' || n, 'o' || n, 'captured', 'USD', 1, 1, now(), now() FROM generate_series(1, %(n)s) AS n",
             "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
             " SELECT 't' || n, 'p' || n, 'capture', 'done', 1 FROM generate_series(1, %(n)s) AS n",
             "INSERT INTO payments.transfer (transfer_id, kind, source_time)"

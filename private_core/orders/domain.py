@@ -16,14 +16,32 @@ class State(StrEnum):
     # Its payments are being looked at. None may begin now, so that none slips in between the look and the cancelling.
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
+    # As its payment is, in the transaction of the postings that make it so.
+    AUTHORIZED = "authorized"
+    CAPTURED = "captured"
+    REFUNDED = "refunded"
 
 
 # The state machine: before, after, and what leads there. The README's table is made of it.
 TRANSITIONS: tuple[tuple[State, State, str], ...] = (
-    (State.PLACED, State.CANCELLING, "`CancelOrder` begins: from now on no payment may begin"),
+    (
+        State.PLACED,
+        State.CANCELLING,
+        "`CancelOrder`, or nobody paid in time: from now on no payment may begin",
+    ),
     (State.CANCELLING, State.CANCELLING, "`CancelOrder` again: the earlier one no longer decides"),
-    (State.CANCELLING, State.CANCELLED, "no live payment was found"),
+    (State.CANCELLING, State.CANCELLED, "no live payment was found: its goods are free again"),
     (State.CANCELLING, State.PLACED, "a live payment was found: `ORDER_HAS_PAYMENT`"),
+    (State.PLACED, State.AUTHORIZED, "its payment is authorized"),
+    (State.CANCELLING, State.AUTHORIZED, "its payment is authorized: it was on its way when the cancelling began"),
+    (State.AUTHORIZED, State.PLACED, "its payment is voided, or has expired"),
+    (State.AUTHORIZED, State.CAPTURED, "its payment is captured: its goods are sold"),
+    (
+        State.AUTHORIZED,
+        State.REFUNDED,
+        "its payment is refunded before all was captured: its goods are sold",
+    ),
+    (State.CAPTURED, State.REFUNDED, "its payment is refunded"),
 )
 
 
@@ -47,6 +65,15 @@ class Order:
     placed_time_us: int
     # The impression whose ad was followed to the shop; empty where there was none.
     click_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """Pieces of one of the goods. on_hand: in the warehouse; reserved: of these, ordered and not yet sold."""
+
+    sku: str
+    on_hand: int
+    reserved: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +122,20 @@ def decided(live: bool) -> State:
     return State.PLACED if live else State.CANCELLED
 
 
+def cancellable(order: Order) -> None:
+    """Refuse an order that is paid, or was."""
+    if order.state in (State.AUTHORIZED, State.CAPTURED):
+        raise paid()
+    if order.state is State.REFUNDED:
+        raise WrongState("ORDER_REFUNDED", "the order was paid and refunded", "nothing is left to cancel")
+
+
+def sold_out() -> WrongState:
+    return WrongState(
+        "OUT_OF_STOCK", "there are not that many pieces left of one of the goods", "read the stock, then order fewer"
+    )
+
+
 def unknown_member() -> WrongState:
     return WrongState("MEMBER_UNKNOWN", "no such member is registered", "register the member, then place a new order")
 
@@ -111,8 +152,18 @@ def readable(order: Order | None, by: Caller) -> Order:
 
 
 def paid() -> WrongState:
-    return WrongState("ORDER_HAS_PAYMENT", "the order has a live payment", "refund the payment whole, then cancel")
+    return WrongState("ORDER_HAS_PAYMENT", "the order has a live payment", "void or refund the payment first")
 
 
 def disturbed() -> WrongState:
     return WrongState("CANCEL_DISTURBED", "another call worked on the same order", "cancel again")
+
+
+def unknown_stock() -> Absent:
+    return Absent("STOCK_UNKNOWN", "the stock of this is not counted", "adjust it by what there is")
+
+
+def stock_reserved() -> WrongState:
+    return WrongState(
+        "STOCK_RESERVED", "fewer pieces would be there than are reserved", "cancel orders first, or take fewer away"
+    )

@@ -8,7 +8,7 @@ from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
 from private_core.orders.clients import MembersClient, PaymentsClient
-from private_core.orders.service import OrdersService
+from private_core.orders.service import OrdersService, StockService
 from private_core.orders.settings import OrdersSettings
 from private_core.orders.settlement import Settlement
 from private_core.orders.store import OrderStore
@@ -35,7 +35,10 @@ async def main(settings: OrdersSettings, process: Process) -> None:
 
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
+    server.add(orders_pb2_grpc.add_StockServicer_to_server, StockService(store))
     expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s).rounds()
-    settlement = Rounds("settlement", Settlement(store, payments).round, settings.settlement_interval_s)
+    settlement = Rounds(
+        "settlement", Settlement(store, payments, settings.unpaid_s).round, settings.settlement_interval_s
+    )
     await process.serve(server.build(), sink, tokens, expiry, settlement)
     await engine.dispose()

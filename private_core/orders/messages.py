@@ -11,6 +11,9 @@ _STATES: Final = {
     State.PLACED: orders_pb2.ORDER_STATE_PLACED,
     State.CANCELLING: orders_pb2.ORDER_STATE_CANCELLING,
     State.CANCELLED: orders_pb2.ORDER_STATE_CANCELLED,
+    State.AUTHORIZED: orders_pb2.ORDER_STATE_AUTHORIZED,
+    State.CAPTURED: orders_pb2.ORDER_STATE_CAPTURED,
+    State.REFUNDED: orders_pb2.ORDER_STATE_REFUNDED,
 }
 
 

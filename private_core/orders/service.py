@@ -55,7 +55,11 @@ class OrdersService(orders_pb2_grpc.OrdersServicer):
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Any) -> orders_pb2.CancelOrderResponse:
         order = await self._read(request.order_id)
         version = await self._store.begin_cancel(order.order_id)
-        if version is not None:
+        if version is None:
+            # Cancelled already, or paid, maybe only since it was read.
+            with translated():
+                domain.cancellable(await self._read(request.order_id))
+        else:
             live = await self._payments.any_live(order.order_id)
             ended = await self._store.end_cancel(replace(order, state=domain.decided(live)), version)
             with translated():
@@ -81,3 +85,31 @@ class OrdersService(orders_pb2_grpc.OrdersServicer):
         order = await self._store.read(order_id)
         with translated():
             return domain.readable(order, current_caller())
+
+
+class StockService(orders_pb2_grpc.StockServicer):
+    """The goods that are counted."""
+
+    def __init__(self, store: OrderStore) -> None:
+        self._store = store
+
+    async def AdjustStock(self, request: orders_pb2.AdjustStockRequest, context: Any) -> orders_pb2.AdjustStockResponse:
+        intent = intent_of(request, request.idempotency_key)
+        first = await self._store.adjust(
+            intent,
+            request.sku,
+            request.change,
+            lambda stock: Answer.of(orders_pb2.AdjustStockResponse(inventory=_inventory(stock))),
+        )
+        return orders_pb2.AdjustStockResponse.FromString(first.give())
+
+    async def GetStock(self, request: orders_pb2.GetStockRequest, context: Any) -> orders_pb2.GetStockResponse:
+        stock = await self._store.stock(request.sku)
+        with translated():
+            if stock is None:
+                raise domain.unknown_stock()
+        return orders_pb2.GetStockResponse(inventory=_inventory(stock))
+
+
+def _inventory(stock: domain.Stock) -> orders_pb2.Inventory:
+    return orders_pb2.Inventory(sku=stock.sku, on_hand=stock.on_hand, reserved=stock.reserved)

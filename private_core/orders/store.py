@@ -1,20 +1,23 @@
 """Orders in PostgreSQL. Every change is one statement, so one transaction and one round trip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from psycopg.errors import CheckViolation
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import execute, transact
 from private_core.money import Money
-from private_core.orders.domain import Line, Month, Order, State
+from private_core.orders.domain import Line, Month, Order, State, Stock, sold_out, stock_reserved
 from private_core.orders.messages import order_changed
 from private_core.storage import outbox
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from private_core.storage.outbox import TOLD
 from private_core.times import to_datetime, to_us
+from private_core.translation import error_of
 from security.audit import attached
 from security.audit.attached import RECORDED
 
@@ -23,6 +26,15 @@ _PLACE: Final = text(
     WITH claimed AS (
         INSERT INTO orders.idempotency (intent, body, answer) VALUES (:intent, :body, :answer)
         ON CONFLICT DO NOTHING RETURNING intent
+    ), wanted AS (
+        SELECT sku, sum(quantity)::bigint AS quantity
+        FROM claimed, unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[])) AS one (sku, quantity) GROUP BY sku
+    ), counted AS (
+        -- In one order, so that two orders of the same goods never wait for each other.
+        SELECT sku, wanted.quantity FROM orders.stock JOIN wanted USING (sku) ORDER BY sku FOR UPDATE OF stock
+    ), reserved AS (
+        UPDATE orders.stock SET reserved = stock.reserved + counted.quantity
+        FROM counted WHERE stock.sku = counted.sku RETURNING stock.sku
     ), placed AS (
         INSERT INTO orders.placed_order
             (order_id, member_id, state, total_minor, currency, source_time, placed_time, click_id)
@@ -30,8 +42,9 @@ _PLACE: Final = text(
             CAST(nullif(:click_id, '') AS uuid)
         FROM claimed RETURNING order_id
     ), lines AS (
-        INSERT INTO orders.line (order_id, position, sku, quantity, amount_minor)
-        SELECT placed.order_id, line.position, line.sku, line.quantity, line.amount
+        INSERT INTO orders.line (order_id, position, sku, quantity, amount_minor, reserved)
+        SELECT placed.order_id, line.position, line.sku, line.quantity, line.amount,
+            line.sku IN (SELECT sku FROM reserved)
         FROM placed, unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[]), CAST(:amounts AS bigint[]))
             WITH ORDINALITY AS line (sku, quantity, amount, position)
     ), told AS ({TOLD.format(of="placed")}), recorded AS ({RECORDED.format(of="placed")})
@@ -49,7 +62,7 @@ _READ: Final = text(
 _BEGIN_CANCEL: Final = text(
     """
     UPDATE orders.placed_order SET state = 'cancelling', version = version + 1, cancelling_time = now()
-    WHERE order_id = :order_id AND state <> 'cancelled' RETURNING version
+    WHERE order_id = :order_id AND state IN ('placed', 'cancelling') RETURNING version
     """
 )
 _END_CANCEL: Final = text(
@@ -58,8 +71,18 @@ _END_CANCEL: Final = text(
         UPDATE orders.placed_order SET state = :state, version = version + 1
         WHERE order_id = :order_id AND state = 'cancelling' AND version = :version RETURNING version
     ), told AS ({TOLD.format(of="ended WHERE :state = 'cancelled'")})
-    SELECT version FROM ended
+    SELECT version, CASE WHEN :state = 'cancelled' THEN orders.end_reservation(:order_id, false) END AS freed FROM ended
     """  # noqa: S608
+)
+_BEGIN_UNPAID: Final = text(
+    """
+    UPDATE orders.placed_order SET state = 'cancelling', version = version + 1, cancelling_time = now()
+    WHERE order_id = ANY(ARRAY(
+        SELECT order_id FROM orders.placed_order
+        WHERE state = 'placed' AND placed_time < now() - CAST(:age AS interval)
+        ORDER BY placed_time LIMIT :limit FOR UPDATE SKIP LOCKED
+    )) AND state = 'placed' RETURNING order_id, version
+    """
 )
 _UNDECIDED: Final = text(
     """
@@ -68,6 +91,12 @@ _UNDECIDED: Final = text(
     ORDER BY cancelling_time LIMIT :limit
     """
 )
+_STOCK: Final = text("SELECT sku, on_hand, reserved FROM orders.stock WHERE sku = :sku")
+_COUNT: Final = text("INSERT INTO orders.stock (sku, on_hand) VALUES (:sku, 0) ON CONFLICT DO NOTHING")
+_ADJUST: Final = text(
+    "UPDATE orders.stock SET on_hand = on_hand + :change WHERE sku = :sku RETURNING sku, on_hand, reserved"
+)
+_TOO_FEW: Final = frozenset({"not_oversold", "stock_on_hand_check"})
 _MONTHS: Final = text(
     """
     SELECT to_char(source_time AT TIME ZONE 'UTC', 'YYYY-MM') AS month, currency,
@@ -83,7 +112,10 @@ class OrderStore:
         self._idempotency = Idempotency("orders")
 
     async def place(self, intent: Intent, order: Order, answer: Answer) -> Answer:
-        """Store the order with its answer, or nothing when the intent was answered before. Returns the first answer."""
+        """Store the order with its answer and reserve its goods, or nothing when the intent was answered before.
+
+        Returns the first answer, which is a refusal when there is not enough of the goods.
+        """
         parameters = {
             "intent": intent.id,
             "body": intent.body,
@@ -100,7 +132,13 @@ class OrderStore:
             "click_id": order.click_id,
         }
         told = outbox.parameters(order_changed(order))
-        if await execute(self._engine, _PLACE, parameters | told | answer.audited):
+        try:
+            placed = await execute(self._engine, _PLACE, parameters | told | answer.audited)
+        except CheckViolation as broken:
+            if broken.diag.constraint_name not in _TOO_FEW:
+                raise
+            return await self.refuse(intent, Answer.of(error_of(sold_out())))
+        if placed:
             attached.committed()
             return answer
         return await self.refuse(intent, answer)
@@ -127,6 +165,35 @@ class OrderStore:
         """Orders that have been `cancelling` for longer than `age_s`, each with the version to end it with."""
         rows = await execute(self._engine, _UNDECIDED, {"age": timedelta(seconds=age_s), "limit": limit})
         return [(row.order_id, row.version) for row in rows]
+
+    async def begin_unpaid(self, age_s: float, limit: int) -> list[tuple[str, int]]:
+        """Bar payments of orders that nobody has paid for `age_s`, each with the version to end it with."""
+        rows = await execute(self._engine, _BEGIN_UNPAID, {"age": timedelta(seconds=age_s), "limit": limit})
+        return [(row.order_id, row.version) for row in rows]
+
+    async def stock(self, sku: str) -> Stock | None:
+        rows = await execute(self._engine, _STOCK, {"sku": sku})
+        return Stock(*rows[0]) if rows else None
+
+    async def adjust(self, intent: Intent, sku: str, change: int, say: Callable[[Stock], Answer]) -> Answer:
+        """Change how many pieces there are. Returns the first answer, a refusal when fewer than reserved would stay."""
+
+        async def work(tx: AsyncConnection) -> Answer:
+            earlier = await self._idempotency.claim(tx, intent)
+            if earlier is not None:
+                return earlier
+            await tx.execute(_COUNT, {"sku": sku})
+            row = (await tx.execute(_ADJUST, {"sku": sku, "change": change})).one()
+            answer = say(Stock(*row))
+            await self._idempotency.settle(tx, intent, answer)
+            return answer
+
+        try:
+            return await transact(self._engine, work)
+        except IntegrityError as error:
+            if not isinstance(error.orig, CheckViolation) or error.orig.diag.constraint_name not in _TOO_FEW:
+                raise
+            return await self.refuse(intent, Answer.of(error_of(stock_reserved())))
 
     async def months(self) -> list[Month]:
         rows = await execute(self._engine, _MONTHS)

@@ -11,7 +11,7 @@ from private_core.money import Money
 from private_core.payments.domain import Order, ProviderAnswer
 from private_core.translation import money_message, money_of
 
-_Answer = sandbox_pb2.HoldResponse | sandbox_pb2.TakeResponse | sandbox_pb2.ReturnResponse
+_Answer = sandbox_pb2.HoldResponse | sandbox_pb2.TakeResponse | sandbox_pb2.ReleaseResponse | sandbox_pb2.ReturnResponse
 
 
 class OrdersClient:
@@ -49,6 +49,10 @@ class SandboxClient:
     async def take(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         request = sandbox_pb2.TakeRequest(idempotency_key=key, reference=reference, amount=money_message(amount))
         return await self._ask(self._stub.Take(request, timeout=self._timeout_s))
+
+    async def release(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        request = sandbox_pb2.ReleaseRequest(idempotency_key=key, reference=reference, amount=money_message(amount))
+        return await self._ask(self._stub.Release(request, timeout=self._timeout_s))
 
     async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         request = sandbox_pb2.ReturnRequest(idempotency_key=key, reference=reference, amount=money_message(amount))

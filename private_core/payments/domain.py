@@ -12,26 +12,38 @@ from private_core.refusals import Absent, Busy, Duplicate, Malformed, Refusal, W
 class State(StrEnum):
     # The hold was asked for; the provider's answer is not known here yet.
     PENDING = "pending"
+    # Something is held and not yet taken or released; a part may have been taken.
     AUTHORIZED = "authorized"
+    # Nothing is held any more, and something was taken.
     CAPTURED = "captured"
-    # Refunded whole.
+    # All that was taken was given back, and nothing is held.
     REFUNDED = "refunded"
     DECLINED = "declined"
+    # Released, or run out, before anything was taken.
+    VOIDED = "voided"
+    EXPIRED = "expired"
 
 
 # The state machine: before, after, and what leads there. The README's table is made of it.
 TRANSITIONS: tuple[tuple[State, State, str], ...] = (
     (State.PENDING, State.AUTHORIZED, "the provider approved the hold"),
     (State.PENDING, State.DECLINED, "the provider declined the hold, or the order cannot be paid"),
-    (State.AUTHORIZED, State.CAPTURED, "the provider took what was held"),
+    (State.AUTHORIZED, State.AUTHORIZED, "a part was taken, or a part of what was taken was refunded"),
+    (State.AUTHORIZED, State.CAPTURED, "the rest of what was held was taken, released or has run out"),
+    (State.AUTHORIZED, State.REFUNDED, "the rest of what was held was released, and all that was taken is refunded"),
+    (State.AUTHORIZED, State.VOIDED, "all that was held was released"),
+    (State.AUTHORIZED, State.EXPIRED, "all that was held has run out"),
     (State.CAPTURED, State.CAPTURED, "a part was refunded"),
-    (State.CAPTURED, State.REFUNDED, "refunds add up to the whole"),
+    (State.CAPTURED, State.REFUNDED, "refunds add up to what was taken"),
 )
 
 
 class Kind(StrEnum):
     HOLD = "hold"
     CAPTURE = "capture"
+    # What is left of a hold is released: because somebody asked for it, or because its time is over.
+    VOID = "void"
+    EXPIRE = "expire"
     REFUND = "refund"
 
 
@@ -45,7 +57,10 @@ class Progress(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """member_id: whose order it is; empty until the order was asked for. All amounts are in one currency."""
+    """member_id: whose order it is; empty until the order was asked for. All amounts are in one currency.
+
+    released: of what was authorised, what will never be captured. expires_us: when what is left of the hold runs out.
+    """
 
     payment_id: str
     order_id: str
@@ -53,8 +68,15 @@ class Payment:
     state: State
     authorized: Money
     captured: Money
+    released: Money
     refunded: Money
     source_time_us: int
+    expires_us: int
+
+    @property
+    def held(self) -> Money:
+        """What is left of the hold."""
+        return Money(self.authorized.minor - self.captured.minor - self.released.minor, self.authorized.currency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +116,20 @@ class Provider(Protocol):
 
     async def hold(self, key: str, reference: str, amount: Money) -> ProviderAnswer: ...
     async def take(self, key: str, reference: str, amount: Money) -> ProviderAnswer: ...
+    async def release(self, key: str, reference: str, amount: Money) -> ProviderAnswer: ...
     async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer: ...
+
+
+async def ask(provider: Provider, operation: Operation) -> ProviderAnswer:
+    """Have the provider do it, or say what became of it when it was asked before."""
+    verb = {
+        Kind.HOLD: provider.hold,
+        Kind.CAPTURE: provider.take,
+        Kind.VOID: provider.release,
+        Kind.EXPIRE: provider.release,
+        Kind.REFUND: provider.give_back,
+    }[operation.kind]
+    return await verb(operation.operation_id, operation.payment.payment_id, operation.amount)
 
 
 class Orders(Protocol):
@@ -111,7 +146,8 @@ class Account(StrEnum):
     """The chart of accounts. Postings are positive on the debit side and negative on the credit side.
 
     The two `holds` accounts mirror each other: what the provider holds for us, and for whom. They return to zero when
-    everything that was held is captured.
+    everything that was held is captured or released. No payment may take an account to its wrong side: the database
+    holds each payment's part of each account to that account's side.
     """
 
     HOLDS_AT_PROVIDER = "holds:at-provider"
@@ -130,6 +166,8 @@ POSTINGS: dict[Kind, tuple[tuple[Account, int], ...]] = {
         (Account.RECEIVABLE, 1),
         (Account.REVENUE, -1),
     ),
+    Kind.VOID: ((Account.HOLDS_AT_PROVIDER, -1), (Account.HOLDS_OF_MEMBERS, 1)),
+    Kind.EXPIRE: ((Account.HOLDS_AT_PROVIDER, -1), (Account.HOLDS_OF_MEMBERS, 1)),
     Kind.REFUND: ((Account.RECEIVABLE, -1), (Account.REFUNDS, 1)),
 }
 
@@ -153,10 +191,12 @@ class Month:
     amount: Money
 
 
-def pending(payment_id: str, order_id: str, amount: Money, source_time_us: int) -> Payment:
+def pending(payment_id: str, order_id: str, amount: Money, source_time_us: int, expires_us: int) -> Payment:
     """A payment of which the provider has not been asked yet."""
     nothing = Money(0, amount.currency)
-    return Payment(payment_id, order_id, "", State.PENDING, amount, nothing, nothing, source_time_us)
+    return Payment(
+        payment_id, order_id, "", State.PENDING, amount, nothing, nothing, nothing, source_time_us, expires_us
+    )
 
 
 def payable(order: Order, amount: Money) -> None:
@@ -178,26 +218,33 @@ def after(operation: Operation, progress: Progress) -> Payment:
         case Kind.HOLD, Progress.DECLINED:
             return replace(payment, state=State.DECLINED)
         case Kind.CAPTURE, Progress.DONE:
-            return replace(payment, state=State.CAPTURED, captured=amount)
+            return _settled(replace(payment, captured=_sum(payment.captured, amount)), State.CAPTURED)
+        case Kind.VOID, Progress.DONE:
+            return _settled(replace(payment, released=_sum(payment.released, amount)), State.VOIDED)
+        case Kind.EXPIRE, Progress.DONE:
+            return _settled(replace(payment, released=_sum(payment.released, amount)), State.EXPIRED)
         case Kind.REFUND, Progress.DONE:
-            refunded = Money(payment.refunded.minor + amount.minor, amount.currency)
-            whole = refunded.minor == payment.captured.minor
-            return replace(payment, state=State.REFUNDED if whole else payment.state, refunded=refunded)
+            return _settled(replace(payment, refunded=_sum(payment.refunded, amount)), payment.state)
         case _:
             return payment
 
 
+def _settled(payment: Payment, untaken: State) -> Payment:
+    """With the state that its amounts make; `untaken` where nothing is held and nothing was taken."""
+    if payment.held.minor:
+        return payment
+    if payment.captured.minor == 0:
+        return replace(payment, state=untaken)
+    whole = payment.refunded == payment.captured
+    return replace(payment, state=State.REFUNDED if whole else State.CAPTURED)
+
+
+def _sum(one: Money, other: Money) -> Money:
+    return Money(one.minor + other.minor, one.currency)
+
+
 def busy() -> Busy:
     return Busy("PAYMENT_BUSY", "another call is at the same payment", "repeat the call with the same key")
-
-
-def taken_over(operation: Operation, amount: Money, *, abandoned: bool) -> Operation:
-    """An open operation of another call, to be finished instead of starting a second one: once that call is gone."""
-    if operation.amount != amount:
-        raise lost_to_another(operation.kind, operation.payment)
-    if not abandoned:
-        raise busy()
-    return operation
 
 
 def readable(payment: Payment | None, by: Caller) -> Payment:
@@ -207,23 +254,31 @@ def readable(payment: Payment | None, by: Caller) -> Payment:
     return payment
 
 
-def not_capturable(payment: Payment) -> Refusal:
-    """Why the payment cannot be captured now."""
-    if payment.state is State.AUTHORIZED:
-        # It can. Another capture was in the way and was declined a moment ago.
+def has_payment(live: Payment | None) -> Refusal:
+    """Why the order of a live payment gets no second one. None: it was live a moment ago."""
+    if live is None or live.state is State.PENDING:
         return busy()
-    return WrongState(
-        "PAYMENT_NOT_AUTHORIZED",
-        f"the payment is {payment.state}, not authorized",
-        "read the payment",
-    )
+    return Duplicate("ORDER_HAS_PAYMENT", "the order has a live payment", "use that one, or refund it whole first")
 
 
-def lost_to_another(kind: Kind, payment: Payment) -> Refusal:
-    """What is told to whoever wanted the same, was not first, and so changed nothing."""
-    if kind is Kind.HOLD:
-        return Duplicate("ORDER_HAS_PAYMENT", "the order has a live payment", "use that one, or refund it whole first")
-    return not_capturable(payment)
+def capturable(amount: Money) -> None:
+    """Refuse an amount that no hold could give."""
+    if amount.minor == 0:
+        raise Malformed("CAPTURE_EMPTY", "a capture in part takes something", "leave the amount out to take all")
+
+
+def not_capturable(payment: Payment, amount: Money | None = None) -> Refusal:
+    """Why this amount of the hold, or all that is left of it, can be neither taken nor released now."""
+    if payment.state is not State.AUTHORIZED:
+        return WrongState(
+            "PAYMENT_NOT_AUTHORIZED", f"the payment is {payment.state}, not authorized", "read the payment"
+        )
+    if amount is not None and amount.currency != payment.authorized.currency:
+        return WrongState("CURRENCY_MISMATCH", "the payment is in another currency", "use the payment's currency")
+    if amount is not None and amount.minor > payment.held.minor:
+        return WrongState("CAPTURE_OVER_HOLD", "the amount is more than what is left of the hold", "read the payment")
+    # It can. Another call is at the hold, or was a moment ago.
+    return busy()
 
 
 def refundable(amount: Money) -> None:
@@ -234,7 +289,7 @@ def refundable(amount: Money) -> None:
 
 def not_refundable(payment: Payment, amount: Money) -> WrongState:
     """Why this amount of this payment cannot be refunded now."""
-    if payment.state not in (State.CAPTURED, State.REFUNDED):
+    if payment.captured.minor == 0:
         return WrongState("PAYMENT_NOT_CAPTURED", f"the payment is {payment.state}, not captured", "capture it first")
     if amount.currency != payment.captured.currency:
         return WrongState("CURRENCY_MISMATCH", "the payment is in another currency", "refund in the payment's currency")

@@ -13,6 +13,7 @@ from private_core.payments.settings import PaymentsSettings
 from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
 from private_core.rounds import Rounds
+from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
 from security.tokens.remote import TokenCheck
@@ -32,8 +33,10 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     audit = AuditInterceptor(process.contract, sink, settings, clock)
 
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
-    server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, PaymentsService(store, orders, provider, clock))
+    service = PaymentsService(store, orders, provider, clock, settings.hold_s)
+    server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, service)
     server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store))
     settlement = Rounds("settlement", Settlement(store, orders, provider).round, settings.settlement_interval_s)
-    await process.serve(server.build(), sink, tokens, settlement)
+    expiry = IdempotencyExpiry(engine, "payments", settings.idempotency_s).rounds()
+    await process.serve(server.build(), sink, tokens, settlement, expiry)
     await engine.dispose()

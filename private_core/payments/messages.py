@@ -14,6 +14,8 @@ _STATES: Final = {
     State.CAPTURED: pb.PAYMENT_STATE_CAPTURED,
     State.REFUNDED: pb.PAYMENT_STATE_REFUNDED,
     State.DECLINED: pb.PAYMENT_STATE_DECLINED,
+    State.VOIDED: pb.PAYMENT_STATE_VOIDED,
+    State.EXPIRED: pb.PAYMENT_STATE_EXPIRED,
 }
 
 
@@ -26,6 +28,8 @@ def payment_message(payment: Payment) -> pb.Payment:
         captured=money_message(payment.captured),
         refunded=money_message(payment.refunded),
         source_time_us=payment.source_time_us,
+        released=money_message(payment.released),
+        expires_time_us=payment.expires_us,
     )
 
 

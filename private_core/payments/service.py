@@ -1,9 +1,10 @@
 """The Payments and Ledger services: convert, ask the domain, the store and the provider, convert back."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
+from google.protobuf.message import Message
 from isthmus.money.v1 import money_pb2
 from isthmus.payments.v1 import payments_pb2 as pb
 from isthmus.payments.v1 import payments_pb2_grpc
@@ -11,32 +12,45 @@ from isthmus.payments.v1 import payments_pb2_grpc
 from mesh.clock import Clock
 from mesh.errors import Internal, MeshError, NotFound
 from private_core.identifiers import new_id
-from private_core.money import MINOR_MAX, Money
+from private_core.money import MINOR_MAX
 from private_core.payments import domain
 from private_core.payments.domain import Operation, Payment, Progress
 from private_core.payments.messages import payment_message
+from private_core.payments.settings import HOLD_S
 from private_core.payments.store import PaymentStore, Say
 from private_core.refusals import Refusal
 from private_core.storage.idempotency import Answer, Intent, intent_of
 from private_core.times import source_time
 from private_core.translation import current_caller, error_of, money_message, money_of, translated
 
-_Ask = Callable[[str, str, Money], Awaitable[domain.ProviderAnswer]]
+_US_PER_S: Final = 1_000_000
 
 
 class PaymentsService(payments_pb2_grpc.PaymentsServicer):
     """Each operation is written down, then asked of the provider, then finished. A call that dies between two steps is
     taken up by its repetition, which asks the provider under the same key."""
 
-    def __init__(self, store: PaymentStore, orders: domain.Orders, provider: domain.Provider, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: PaymentStore,
+        orders: domain.Orders,
+        provider: domain.Provider,
+        clock: Clock,
+        hold_s: float = HOLD_S,
+    ) -> None:
         self._store = store
         self._orders = orders
         self._provider = provider
         self._clock = clock
+        self._hold_us = int(hold_s * _US_PER_S)
 
     async def AuthorizePayment(self, request: pb.AuthorizePaymentRequest, context: Any) -> pb.AuthorizePaymentResponse:
+        def say(_: Progress, payment: Payment) -> Answer:
+            # A hold that the provider declines is a payment too: it says so by its state.
+            return Answer.of(pb.AuthorizePaymentResponse(payment=payment_message(payment)))
+
         intent = intent_of(request, request.idempotency_key)
-        begun = await self._store.begin_hold(intent, self._new_payment(request))
+        begun = await self._store.begin_hold(intent, self._new_payment(request), say)
         if isinstance(begun, Answer):
             return pb.AuthorizePaymentResponse.FromString(begun.give())
         order = await self._payable(begun)
@@ -44,46 +58,38 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
             refusal = Answer.of(order)
             closed = await self._store.finish(intent, begun, Progress.DECLINED, lambda *_: refusal)
             return pb.AuthorizePaymentResponse.FromString(closed.give())
-        # A hold that the provider declines is a payment too: it says so by its state.
-        first = await self._carry_out(
-            intent,
-            begun,
-            self._provider.hold,
-            lambda _, payment: Answer.of(pb.AuthorizePaymentResponse(payment=payment_message(payment))),
-            member_id=order.member_id,
-        )
-        return pb.AuthorizePaymentResponse.FromString(first.give())
+        answer = await self._carry_out(intent, begun, say, order.member_id)
+        return pb.AuthorizePaymentResponse.FromString(answer.give())
 
     async def CapturePayment(self, request: pb.CapturePaymentRequest, context: Any) -> pb.CapturePaymentResponse:
+        amount = None
+        if request.HasField("amount"):
+            with translated():
+                amount = money_of(request.amount)
+                domain.capturable(amount)
+        say = _unless_declined(domain.Kind.CAPTURE, pb.CapturePaymentResponse)
         intent = intent_of(request, request.idempotency_key)
-        answer = await self._store.begin_capture(intent, request.payment_id, current_caller())
-        if isinstance(answer, Operation):
-            answer = await self._carry_out(
-                intent,
-                answer,
-                self._provider.take,
-                _unless_declined(
-                    domain.Kind.CAPTURE, lambda payment: pb.CapturePaymentResponse(payment=payment_message(payment))
-                ),
-            )
-        return pb.CapturePaymentResponse.FromString(answer.give())
+        begun = await self._store.begin_at_hold(
+            domain.Kind.CAPTURE, intent, request.payment_id, amount, current_caller(), say
+        )
+        return pb.CapturePaymentResponse.FromString((await self._carry_out(intent, begun, say)).give())
+
+    async def VoidPayment(self, request: pb.VoidPaymentRequest, context: Any) -> pb.VoidPaymentResponse:
+        say = _unless_declined(domain.Kind.VOID, pb.VoidPaymentResponse)
+        intent = intent_of(request, request.idempotency_key)
+        begun = await self._store.begin_at_hold(
+            domain.Kind.VOID, intent, request.payment_id, None, current_caller(), say
+        )
+        return pb.VoidPaymentResponse.FromString((await self._carry_out(intent, begun, say)).give())
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Any) -> pb.RefundPaymentResponse:
-        intent = intent_of(request, request.idempotency_key)
         with translated():
             amount = money_of(request.amount)
             domain.refundable(amount)
-        answer = await self._store.begin_refund(intent, request.payment_id, amount, current_caller())
-        if isinstance(answer, Operation):
-            answer = await self._carry_out(
-                intent,
-                answer,
-                self._provider.give_back,
-                _unless_declined(
-                    domain.Kind.REFUND, lambda payment: pb.RefundPaymentResponse(payment=payment_message(payment))
-                ),
-            )
-        return pb.RefundPaymentResponse.FromString(answer.give())
+        say = _unless_declined(domain.Kind.REFUND, pb.RefundPaymentResponse)
+        intent = intent_of(request, request.idempotency_key)
+        begun = await self._store.begin_refund(intent, request.payment_id, amount, current_caller(), say)
+        return pb.RefundPaymentResponse.FromString((await self._carry_out(intent, begun, say)).give())
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.GetPaymentResponse:
         payment = await self._store.read(request.payment_id)
@@ -99,7 +105,8 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
         now_us = self._clock.now_us()
         with translated():
             amount = money_of(request.amount)
-            return domain.pending(new_id(now_us), request.order_id, amount, source_time(request.source_time_us, now_us))
+            at_us = source_time(request.source_time_us, now_us)
+            return domain.pending(new_id(now_us), request.order_id, amount, at_us, now_us + self._hold_us)
 
     async def _payable(self, hold: Operation) -> domain.Order | MeshError:
         """The order, if this hold may go on; else why not. Outages are raised: they decide nothing."""
@@ -112,13 +119,13 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
             return error_of(refusal)
         return order
 
-    async def _carry_out(
-        self, intent: Intent, operation: Operation, ask: _Ask, say: Say, member_id: str = ""
-    ) -> Answer:
-        answer = await ask(operation.operation_id, operation.payment.payment_id, operation.amount)
+    async def _carry_out(self, intent: Intent, begun: Operation | Answer, say: Say, member_id: str = "") -> Answer:
+        if isinstance(begun, Answer):
+            return begun
+        answer = await domain.ask(self._provider, begun)
         progress = Progress.DONE if answer.approved else Progress.DECLINED
         return await self._store.finish(
-            intent, operation, progress, say, provider_id=answer.provider_id, member_id=member_id
+            intent, begun, progress, say, provider_id=answer.provider_id, member_id=member_id
         )
 
 
@@ -155,11 +162,11 @@ class LedgerService(payments_pb2_grpc.LedgerServicer):
         )
 
 
-def _unless_declined(kind: domain.Kind, response: Callable[[Payment], Any]) -> Say:
+def _unless_declined(kind: domain.Kind, response: Callable[..., Message]) -> Say:
     def say(progress: Progress, payment: Payment) -> Answer:
         if progress is Progress.DECLINED:
             return Answer.of(error_of(domain.provider_declined(kind)))
-        return Answer.of(response(payment))
+        return Answer.of(response(payment=payment_message(payment)))
 
     return say
 

@@ -1,16 +1,15 @@
-"""Finishes what calls have left open: their process died, or the provider was silent and nobody called again.
+"""Finishes what calls have left open, because their process died or the provider was silent and nobody called again;
+and begins and finishes the release of holds whose time is over.
 
 The provider is asked under the operation's own key, which makes asking again harmless; so is doing this in every
 replica at once, and beside the call itself.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mesh import telemetry
 from mesh.errors import MeshError, NotFound
 from mesh.logs import logger
-from private_core.money import Money
 from private_core.payments import domain
 from private_core.payments.domain import Kind, Operation, Payment, Progress
 from private_core.payments.store import PaymentStore
@@ -42,8 +41,12 @@ class Settlement:
         self._settled = telemetry.meter().create_counter("payments.settled")
 
     async def round(self) -> int:
-        """Finish what was abandoned; how many were. What the provider or orders is silent about stays for the next."""
+        """Finish what was abandoned, release holds whose time is over; how many operations ended.
+
+        What the provider or orders is silent about stays for the next round.
+        """
         found = await self._store.abandoned(self._abandoned_s, _ROUND_MAX)
+        found += await self._store.begin_expiries(_ROUND_MAX)
         finished = 0
         for operation in found:
             try:
@@ -66,14 +69,9 @@ class Settlement:
             except (NotFound, Refusal):
                 return await self._finish(operation, Progress.DECLINED)
             member_id = order.member_id
-        payment = operation.payment
-        answer = await self._ask(operation.kind)(operation.operation_id, payment.payment_id, operation.amount)
+        answer = await domain.ask(self._provider, operation)
         progress = Progress.DONE if answer.approved else Progress.DECLINED
         return await self._finish(operation, progress, answer.provider_id, member_id)
-
-    def _ask(self, kind: Kind) -> Callable[[str, str, Money], Awaitable[domain.ProviderAnswer]]:
-        provider = self._provider
-        return {Kind.HOLD: provider.hold, Kind.CAPTURE: provider.take, Kind.REFUND: provider.give_back}[kind]
 
     async def _finish(
         self, operation: Operation, progress: Progress, provider_id: str = "", member_id: str = ""

@@ -1,6 +1,6 @@
 """Payments, operations and postings in PostgreSQL. No transaction is open while the provider is asked."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from private_core.payments.domain import Balance, Kind, Month, Operation, Paymen
 from private_core.payments.messages import payment_changed
 from private_core.refusals import Busy, Refusal
 from private_core.storage import outbox
-from private_core.storage.idempotency import Answer, Idempotency, Intent
+from private_core.storage.idempotency import Answer, Idempotency, Intent, key_reused
 from private_core.times import to_datetime, to_us
 from private_core.translation import error_of
 from security.audit import attached
@@ -31,17 +31,12 @@ class PaymentStore:
         self._engine = engine
         self._idempotency = Idempotency("payments")
 
-    async def begin_hold(self, intent: Intent, payment: Payment) -> Operation | Answer:
+    async def begin_hold(self, intent: Intent, payment: Payment, say: Say) -> Operation | Answer:
         """Write down that the payment's amount will be held. Returns what to ask the provider, or the stored answer."""
 
-        async def otherwise(tx: AsyncConnection) -> Operation:
-            row = (await tx.execute(statements.HOLD_OF_ORDER, {"order_id": payment.order_id})).first()
-            if row is None:
-                raise domain.busy()
-            hold = _operation(row)
-            if hold.progress is not Progress.OPEN:
-                raise domain.lost_to_another(Kind.HOLD, hold.payment)
-            return domain.taken_over(hold, payment.authorized, abandoned=row.abandoned)
+        async def why_not(tx: AsyncConnection) -> Refusal:
+            row = (await tx.execute(statements.LIVE_PAYMENT, {"order_id": payment.order_id})).first()
+            return domain.has_payment(_payment(row) if row else None)
 
         parameters = {
             "payment_id": payment.payment_id,
@@ -49,27 +44,33 @@ class PaymentStore:
             "currency": payment.authorized.currency,
             "amount": payment.authorized.minor,
             "source_time": to_datetime(payment.source_time_us),
+            "expires_time": to_datetime(payment.expires_us),
         }
-        return await self._begin(Kind.HOLD, intent, parameters, otherwise)
+        return await self._begin(Kind.HOLD, intent, parameters, why_not, say)
 
-    async def begin_capture(self, intent: Intent, payment_id: str, by: Caller) -> Operation | Answer:
-        """Write down that what was held will be taken. Takes over a capture whose caller is gone."""
+    async def begin_at_hold(
+        self, kind: Kind, intent: Intent, payment_id: str, amount: Money | None, by: Caller, say: Say
+    ) -> Operation | Answer:
+        """Write down that `amount` of what is held, None for all that is left, will be taken or released."""
 
-        async def otherwise(tx: AsyncConnection) -> Operation:
-            row = (await tx.execute(statements.OPEN_CAPTURE, {"payment_id": payment_id})).first()
-            payment = domain.readable(await self._payment(tx, payment_id), by)
-            if row is None:
-                raise domain.not_capturable(payment)
-            return domain.taken_over(_operation(row), payment.authorized, abandoned=row.abandoned)
+        async def why_not(tx: AsyncConnection) -> Refusal:
+            return domain.not_capturable(domain.readable(await self._payment(tx, payment_id), by), amount)
 
-        return await self._begin(Kind.CAPTURE, intent, {"payment_id": payment_id, "owner": _owner(by)}, otherwise)
+        parameters = {
+            "payment_id": payment_id,
+            "owner": _owner(by),
+            "amount": amount.minor if amount else None,
+            "currency": amount.currency if amount else "",
+        }
+        return await self._begin(kind, intent, parameters, why_not, say)
 
-    async def begin_refund(self, intent: Intent, payment_id: str, amount: Money, by: Caller) -> Operation | Answer:
+    async def begin_refund(
+        self, intent: Intent, payment_id: str, amount: Money, by: Caller, say: Say
+    ) -> Operation | Answer:
         """Set `amount` of what was captured apart, to be given back."""
 
-        async def otherwise(tx: AsyncConnection) -> Operation:
-            payment = domain.readable(await self._payment(tx, payment_id), by)
-            raise domain.not_refundable(payment, amount)
+        async def why_not(tx: AsyncConnection) -> Refusal:
+            return domain.not_refundable(domain.readable(await self._payment(tx, payment_id), by), amount)
 
         parameters = {
             "payment_id": payment_id,
@@ -77,7 +78,11 @@ class PaymentStore:
             "amount": amount.minor,
             "currency": amount.currency,
         }
-        return await self._begin(Kind.REFUND, intent, parameters, otherwise)
+        return await self._begin(Kind.REFUND, intent, parameters, why_not, say)
+
+    async def begin_expiries(self, limit: int) -> list[Operation]:
+        """Write down that what is left of holds whose time is over will be released."""
+        return [_operation(row) for row in await execute(self._engine, statements.BEGIN_EXPIRY, {"limit": limit})]
 
     async def finish(
         self,
@@ -101,15 +106,19 @@ class PaymentStore:
                 "intent": intent.id,
                 "operation_id": operation.operation_id,
                 "payment_id": payment.payment_id,
+                "order_id": payment.order_id,
                 "state_before": operation.payment.state.value,
+                "captured_before": operation.payment.captured.minor,
+                "released_before": operation.payment.released.minor,
                 "refunded_before": operation.payment.refunded.minor,
                 "progress": progress.value,
                 "provider_id": provider_id,
                 "kind": operation.kind.value,
                 "state": payment.state.value,
                 "captured": payment.captured.minor,
+                "released": payment.released.minor,
                 "refunded": payment.refunded.minor,
-                "released": operation.amount.minor if operation.kind is Kind.REFUND else 0,
+                "no_longer_refunding": operation.amount.minor if operation.kind is Kind.REFUND else 0,
                 "member_id": member_id or payment.member_id,
                 "currency": operation.amount.currency,
                 "accounts": [account.value for account, _ in legs],
@@ -154,10 +163,11 @@ class PaymentStore:
         kind: Kind,
         intent: Intent,
         parameters: dict[str, Any],
-        otherwise: Callable[[AsyncConnection], Any],
+        why_not: Callable[[AsyncConnection], Awaitable[Refusal]],
+        say: Say,
     ) -> Operation | Answer:
-        parameters = parameters | {"operation_id": intent.name}
-        rows = await execute(self._engine, statements.BEGIN[kind], parameters | intent.parameters)
+        parameters = parameters | intent.parameters | {"operation_id": intent.name, "kind": kind.value}
+        rows = await execute(self._engine, statements.BEGIN[kind], parameters)
         if rows:
             return _operation(rows[0])
 
@@ -166,20 +176,33 @@ class PaymentStore:
             if earlier is not None:
                 return earlier
             own = (await tx.execute(statements.OPERATION, {"operation_id": intent.name})).first()
-            row = own or (await tx.execute(statements.BEGIN_AGAIN[kind], parameters)).first()
+            if own is not None:
+                if own.body is not None and bytes(own.body) != intent.body:
+                    raise key_reused()
+                return await self._resumed(tx, intent, own, say)
+            row = (await tx.execute(statements.BEGIN_AGAIN[kind], parameters)).first()
             if row is not None:
                 return _operation(row)
             try:
-                operation: Operation = await otherwise(tx)
-            except Busy as busy:
-                raise error_of(busy) from busy
-            except Refusal as refusal:
-                answer = Answer.of(error_of(refusal))
-                await self._idempotency.settle(tx, intent, answer)
-                return answer
-            return operation
+                refusal = await why_not(tx)
+            except Refusal as unreadable:
+                refusal = unreadable
+            if isinstance(refusal, Busy):
+                raise error_of(refusal)
+            answer = Answer.of(error_of(refusal))
+            await self._idempotency.settle(tx, intent, answer)
+            return answer
 
         return await transact(self._engine, resume)
+
+    async def _resumed(self, tx: AsyncConnection, intent: Intent, row: Any, say: Say) -> Operation | Answer:
+        """The operation that this key began: to go on with, or how it ended."""
+        operation = _operation(row)
+        if operation.progress is Progress.OPEN:
+            return operation
+        answer = say(operation.progress, operation.payment)
+        await self._idempotency.settle(tx, intent, answer)
+        return answer
 
     async def _look_again(self, intent: Intent, operation: Operation, say: Say) -> Operation | Answer:
         """What became of an operation that could not be ended: the answer, or the operation as it is if still open."""
@@ -189,15 +212,7 @@ class PaymentStore:
             if earlier is not None:
                 return earlier
             row = (await tx.execute(statements.OPERATION, {"operation_id": operation.operation_id})).one()
-            now = _operation(row)
-            if now.progress is Progress.OPEN:
-                return now
-            if now.progress is Progress.DONE and now.operation_id != intent.name:
-                answer = Answer.of(error_of(domain.lost_to_another(now.kind, now.payment)))
-            else:
-                answer = say(now.progress, now.payment)
-            await self._idempotency.settle(tx, intent, answer)
-            return answer
+            return await self._resumed(tx, intent, row, say)
 
         return await transact(self._engine, look)
 
@@ -228,6 +243,8 @@ def _payment(row: Any) -> Payment:
         state=State(row.state),
         authorized=Money(row.authorized, row.currency),
         captured=Money(row.captured, row.currency),
+        released=Money(row.released, row.currency),
         refunded=Money(row.refunded, row.currency),
         source_time_us=to_us(row.source_time),
+        expires_us=to_us(row.expires_time),
     )

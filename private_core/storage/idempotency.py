@@ -102,6 +102,14 @@ class Answer:
         return self.answer
 
 
+def key_reused() -> AlreadyExists:
+    return AlreadyExists(
+        "IDEMPOTENCY_KEY_REUSED",
+        "this idempotency key was used with another body",
+        remedy="send the first body again, or choose a new key for a new intent",
+    )
+
+
 class Idempotency:
     """The records of one schema."""
 
@@ -137,11 +145,7 @@ class Idempotency:
         if row is None:
             return None
         if bytes(row.body) != intent.body:
-            raise AlreadyExists(
-                "IDEMPOTENCY_KEY_REUSED",
-                "this idempotency key was used with another body",
-                remedy="send the first body again, or choose a new key for a new intent",
-            )
+            raise key_reused()
         if row.answer is None and row.refusal is None:
             return None
         return Answer(row.answer, row.refusal)

@@ -29,13 +29,24 @@ def usd(minor: int) -> Money:
 def test_no_operation_leads_a_payment_anywhere_else() -> None:
     known = {(before, after) for before, after, _ in payments.TRANSITIONS}
     # What an operation may begin on: see the statements that begin it.
-    begins = {Kind.HOLD: State.PENDING, Kind.CAPTURE: State.AUTHORIZED, Kind.REFUND: State.CAPTURED}
-    for kind, progress, amount in itertools.product(Kind, Progress, (1, 10)):
-        captured = usd(10 if begins[kind] is State.CAPTURED else 0)
-        before = Payment("p", "o", "m", begins[kind], usd(10), captured, usd(0), 1)
-        after = payments.after(Operation("1", kind, progress, usd(amount), before), progress)
-        unchanged = after == before
-        assert unchanged or (before.state, after.state) in known, (kind, progress)
+    at_hold = [(State.AUTHORIZED, captured, refunded) for captured, refunded in ((0, 0), (4, 0), (4, 4))]
+    begins = {
+        Kind.HOLD: [(State.PENDING, 0, 0)],
+        Kind.CAPTURE: at_hold,
+        Kind.VOID: at_hold,
+        Kind.EXPIRE: at_hold,
+        Kind.REFUND: [(State.AUTHORIZED, 4, 0), (State.CAPTURED, 10, 0), (State.CAPTURED, 10, 9)],
+    }
+    reached = set()
+    for kind, progress in itertools.product(Kind, Progress):
+        for (state, captured, refunded), part in itertools.product(begins[kind], (True, False)):
+            before = Payment("p", "o", "m", state, usd(10), usd(captured), usd(0), usd(refunded), 1, 2)
+            whole = captured - refunded if kind is Kind.REFUND else before.held.minor
+            amount = usd(1 if part and kind in (Kind.CAPTURE, Kind.REFUND) else whole)
+            after = payments.after(Operation("1", kind, progress, amount, before), progress)
+            if after != before:
+                reached.add((before.state, after.state))
+    assert reached == known
 
 
 def test_a_decided_order_is_placed_or_cancelled() -> None:

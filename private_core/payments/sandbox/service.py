@@ -25,7 +25,13 @@ class SandboxService(sandbox_pb2_grpc.SandboxProviderServicer):
         one = self._decide("return", request)
         return pb.ReturnResponse(approved=one.approved, provider_id=one.provider_id, decline_reason=one.decline_reason)
 
-    def _decide(self, kind: str, request: pb.HoldRequest | pb.TakeRequest | pb.ReturnRequest) -> Decision:
+    async def Release(self, request: pb.ReleaseRequest, context: Any) -> pb.ReleaseResponse:
+        one = self._decide("release", request)
+        return pb.ReleaseResponse(approved=one.approved, provider_id=one.provider_id, decline_reason=one.decline_reason)
+
+    def _decide(
+        self, kind: str, request: pb.HoldRequest | pb.TakeRequest | pb.ReturnRequest | pb.ReleaseRequest
+    ) -> Decision:
         with translated():
             return self._memory.decide(
                 request.idempotency_key, Asked(kind, request.reference, money_of(request.amount))

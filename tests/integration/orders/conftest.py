@@ -16,7 +16,7 @@ from mesh.contract import load
 from mesh.database.engine import async_engine, execute
 from mesh.database.migrate import migrate, owners
 from mesh.spiffe import SpiffeId
-from private_core.orders.service import OrdersService
+from private_core.orders.service import OrdersService, StockService
 from private_core.orders.store import OrderStore
 
 CLIENT = "storefront"
@@ -50,13 +50,16 @@ class Room:
         self.engine = engine
         self.members = FakeMembers()
         self.payments = FakePayments()
-        self.service = OrdersService(OrderStore(engine), self.members, self.payments, SystemClock())
+        self.store = OrderStore(engine)
+        self.service = OrdersService(self.store, self.members, self.payments, SystemClock())
+        self.stock = StockService(self.store)
 
-    async def call(self, method: str, request: Any, subject: str = CLIENT) -> Any:
-        policy = load().methods[f"/isthmus.orders.v1.Orders/{method}"]
+    async def call(self, method: str, request: Any, subject: str = CLIENT, service: Any = None) -> Any:
+        named = "Orders" if service is None else "Stock"
+        policy = load().methods[f"/isthmus.orders.v1.{named}/{method}"]
         claims = Claims(subject, CLIENT, policy.scopes, int(time.time()) + 60, "token")
         begin(Call(policy, SpiffeId("private", "core-gateway"), time.monotonic() + 10, claims=claims))
-        return await getattr(self.service, method)(request, None)
+        return await getattr(service or self.service, method)(request, None)
 
     async def place(
         self,
@@ -88,6 +91,17 @@ class Room:
         )
         return answer.order
 
+    async def adjust(self, key: str, sku: str, change: int) -> tuple[int, int]:
+        """Pieces on hand, and how many of these are reserved."""
+        request = pb.AdjustStockRequest(idempotency_key=key, sku=sku, change=change)
+        answer: pb.AdjustStockResponse = await self.call("AdjustStock", request, service=self.stock)
+        return answer.inventory.on_hand, answer.inventory.reserved
+
+    async def count(self, sku: str) -> tuple[int, int]:
+        """As `adjust`."""
+        answer: pb.GetStockResponse = await self.call("GetStock", pb.GetStockRequest(sku=sku), service=self.stock)
+        return answer.inventory.on_hand, answer.inventory.reserved
+
     async def months(self) -> list[tuple[str, int, int, str]]:
         answer = await self.service.SummarizeOrders(pb.SummarizeOrdersRequest(), None)
         return [(one.month, one.orders, one.amount.minor, one.amount.currency) for one in answer.months]
@@ -105,6 +119,8 @@ def orders_url(postgres_url: str) -> str:
 @pytest.fixture
 async def room(orders_url: str) -> AsyncIterator[Room]:
     engine = async_engine(orders_url, "test")
-    await execute(engine, text("TRUNCATE orders.line, orders.placed_order, orders.idempotency, outbox.event"))
+    await execute(
+        engine, text("TRUNCATE orders.line, orders.placed_order, orders.stock, orders.idempotency, outbox.event")
+    )
     yield Room(engine)
     await engine.dispose()

@@ -61,6 +61,9 @@ class FakeProvider:
     async def take(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         return await self._do(key, ("take", reference, amount))
 
+    async def release(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return await self._do(key, ("release", reference, amount))
+
     async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         return await self._do(key, ("give_back", reference, amount))
 
@@ -90,11 +93,12 @@ class Room:
     store: PaymentStore
     orders: FakeOrders
     provider: FakeProvider
+    hold_s: float = 60.0
     service: PaymentsService = field(init=False)
     ledger: LedgerService = field(init=False)
 
     def __post_init__(self) -> None:
-        self.service = PaymentsService(self.store, self.orders, self.provider, SystemClock())
+        self.service = PaymentsService(self.store, self.orders, self.provider, SystemClock(), self.hold_s)
         self.ledger = LedgerService(self.store)
 
     def order(self, order_id: str, minor: int = 2933, member: str = "member-1", currency: str = "USD") -> None:
@@ -117,9 +121,17 @@ class Room:
         answer: pb.AuthorizePaymentResponse = await self.call("AuthorizePayment", request, subject)
         return answer.payment
 
-    async def capture(self, payment_id: str, key: str, subject: str = CLIENT) -> pb.Payment:
-        request = pb.CapturePaymentRequest(idempotency_key=key, payment_id=payment_id)
+    async def capture(
+        self, payment_id: str, key: str, subject: str = CLIENT, minor: int | None = None, currency: str = "USD"
+    ) -> pb.Payment:
+        amount = None if minor is None else money_pb2.Money(minor=minor, currency=currency)
+        request = pb.CapturePaymentRequest(idempotency_key=key, payment_id=payment_id, amount=amount)
         answer: pb.CapturePaymentResponse = await self.call("CapturePayment", request, subject)
+        return answer.payment
+
+    async def void(self, payment_id: str, key: str, subject: str = CLIENT) -> pb.Payment:
+        request = pb.VoidPaymentRequest(idempotency_key=key, payment_id=payment_id)
+        answer: pb.VoidPaymentResponse = await self.call("VoidPayment", request, subject)
         return answer.payment
 
     async def refund(self, payment_id: str, key: str, minor: int, currency: str = "USD") -> pb.Payment:
@@ -145,7 +157,7 @@ class Room:
 
 @pytest.fixture(scope="module")
 def payments_url(postgres_url: str) -> str:
-    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("payments", "outbox", "audit")])
+    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("payments", "orders", "outbox", "audit")])
     return postgres_url
 
 
@@ -153,7 +165,8 @@ def payments_url(postgres_url: str) -> str:
 async def room(payments_url: str) -> AsyncIterator[Room]:
     engine = async_engine(payments_url, "test")
     tables = ("posting", "transfer", "operation", "payment", "idempotency")
-    truncated = ", ".join((*(f"payments.{table}" for table in tables), "outbox.event"))
+    orders = ("orders.line", "orders.placed_order", "orders.stock", "orders.idempotency")
+    truncated = ", ".join((*(f"payments.{table}" for table in tables), *orders, "outbox.event"))
     async with engine.begin() as connection:
         # The books refuse to be emptied; a test may ask for it as their owner.
         await connection.execute(text("SET LOCAL session_replication_role = replica"))

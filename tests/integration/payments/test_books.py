@@ -90,3 +90,54 @@ async def test_a_row_forced_past_the_triggers_shows_in_the_trial_balance(room: "
     )
     answer = await room.ledger.GetTrialBalance(pb.GetTrialBalanceRequest(), None)
     assert [one.minor for one in answer.sums] == [1 - 2933]
+
+
+@pytest.mark.parametrize(
+    ("debit", "credit"),
+    [
+        # More taken from the hold than was held; more given back than was taken; a sale of less than nothing.
+        ("holds:of-members", "holds:at-provider"),
+        ("merchant:refunds", "provider:receivable"),
+        ("merchant:revenue", "merchant:refunds"),
+    ],
+)
+async def test_no_account_is_overdrawn_by_a_payment_even_in_sql(
+    room: "Room", transfer: str, debit: str, credit: str
+) -> None:
+    await room.sql(
+        "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
+        " SELECT 'op-over', payment_id, 'refund', 'done', 2934 FROM payments.payment"
+    )
+    with pytest.raises(DBAPIError, match="overdraws the account"):
+        await commit(
+            room,
+            "INSERT INTO payments.transfer VALUES ('op-over', 'refund', now())",
+            HALF.format("op-over", debit, "USD", 2934),
+            HALF.format("op-over", credit, "USD", -2934),
+        )
+
+
+async def test_an_overdraft_is_a_rule_of_the_account(room: "Room", transfer: str) -> None:
+    await room.sql("UPDATE payments.account SET overdraft = 10 WHERE account = 'provider:receivable'")
+    try:
+        for number, (minor, refused) in enumerate(((10, False), (1, True))):
+            operation = f"op-{number}"
+            await room.sql(
+                "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
+                " SELECT :id, payment_id, 'refund', 'done', :minor FROM payments.payment",
+                id=operation,
+                minor=minor,
+            )
+            work = commit(
+                room,
+                f"INSERT INTO payments.transfer VALUES ('{operation}', 'refund', now())",
+                HALF.format(operation, "merchant:refunds", "USD", minor),
+                HALF.format(operation, "provider:receivable", "USD", -minor),
+            )
+            if refused:
+                with pytest.raises(DBAPIError, match="overdraws the account"):
+                    await work
+            else:
+                await work
+    finally:
+        await room.sql("UPDATE payments.account SET overdraft = 0 WHERE account = 'provider:receivable'")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from isthmus.payments.v1 import payments_pb2 as pb
 
-from mesh.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
+from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
 from private_core.money import Money
+from private_core.payments.settlement import Settlement
 
 if TYPE_CHECKING:
     from tests.integration.payments.conftest import Room
@@ -102,6 +103,86 @@ async def test_a_declined_hold_is_a_payment_that_says_so_and_posts_nothing(room:
     assert await room.balances() == {}
     with pytest.raises(FailedPrecondition) as refused:
         await room.capture(declined.payment_id, "key-take-1")
+    assert refused.value.reason == "PAYMENT_NOT_AUTHORIZED"
+
+
+async def test_a_hold_is_taken_in_parts_and_the_rest_released(room: "Room") -> None:
+    room.order("order-1")
+    held = await room.authorize("order-1", "key-hold-1")
+    part = await room.capture(held.payment_id, "key-take-1", minor=1000)
+    assert (part.state, part.captured.minor) == (pb.PAYMENT_STATE_AUTHORIZED, 1000)
+    for minor, currency, reason in (
+        (1934, "USD", "CAPTURE_OVER_HOLD"),
+        (2**63 - 1, "USD", "CAPTURE_OVER_HOLD"),
+        (1, "EUR", "CURRENCY_MISMATCH"),
+        (0, "USD", "CAPTURE_EMPTY"),
+        (-1, "USD", "AMOUNT_NEGATIVE"),
+        (1, "ZZZ", "CURRENCY_UNKNOWN"),
+    ):
+        with pytest.raises(MeshError) as wrong:
+            await room.capture(held.payment_id, f"key-{minor}-{currency}", minor=minor, currency=currency)
+        assert wrong.value.reason == reason
+    assert (await room.refund(held.payment_id, "key-back-1", 1000)).state == pb.PAYMENT_STATE_AUTHORIZED
+    await room.capture(held.payment_id, "key-take-2", minor=933)
+    ended = await room.void(held.payment_id, "key-void-1")
+    assert (ended.state, ended.captured.minor, ended.released.minor) == (pb.PAYMENT_STATE_CAPTURED, 1933, 1000)
+    assert await room.void(held.payment_id, "key-void-1") == ended
+    with pytest.raises(FailedPrecondition):
+        await room.capture(held.payment_id, "key-take-3", minor=1)
+    assert await room.balances() == {
+        "holds:at-provider": 0,
+        "holds:of-members": 0,
+        "merchant:refunds": 1000,
+        "merchant:revenue": -1933,
+        "provider:receivable": 933,
+    }
+    assert room.provider.did("release") == [Money(1000, "USD")]
+
+
+async def test_a_voided_payment_leaves_its_order_free_for_another(room: "Room") -> None:
+    room.order("order-1")
+    held = await room.authorize("order-1", "key-hold-1")
+    assert (await room.void(held.payment_id, "key-void-1")).state == pb.PAYMENT_STATE_VOIDED
+    assert (await room.authorize("order-1", "key-hold-2")).state == pb.PAYMENT_STATE_AUTHORIZED
+
+
+async def test_parallel_captures_and_a_release_share_one_hold(room: "Room") -> None:
+    room.order("order-1", minor=1000)
+    held = await room.authorize("order-1", "key-hold-1", minor=1000)
+    for _ in range(20):
+        calls = [room.capture(held.payment_id, f"key-take-{number}", minor=150) for number in range(10)]
+        results = await asyncio.gather(*calls, room.void(held.payment_id, "key-void-1"), return_exceptions=True)
+        if not any(isinstance(one, Aborted) for one in results):
+            break
+    now = await room.get(held.payment_id)
+    assert now.captured.minor + now.released.minor == 1000
+    assert now.captured.minor % 150 == 0
+    took = sum(amount.minor for amount in room.provider.did("take"))
+    assert (took, room.provider.did("release")) == (now.captured.minor, [Money(now.released.minor, "USD")])
+    assert (await room.balances())["holds:at-provider"] == 0
+
+
+async def test_what_is_left_of_a_hold_runs_out(room: "Room") -> None:
+    for number in range(3):
+        room.order(f"order-{number}")
+    settlement = Settlement(room.store, room.orders, room.provider)
+    room.hold_s = -1.0
+    room.__post_init__()
+    whole = await room.authorize("order-0", "key-hold-0")
+    part = await room.authorize("order-1", "key-hold-1")
+    await room.capture(part.payment_id, "key-take-1", minor=933)
+    room.hold_s = 60.0
+    room.__post_init__()
+    living = await room.authorize("order-2", "key-hold-2")
+    room.provider.silent_after = 1
+    assert await settlement.round() == 1
+    assert await Settlement(room.store, room.orders, room.provider, abandoned_s=0).round() == 1
+    assert await settlement.round() == 0
+    states = [(await room.get(one.payment_id)).state for one in (whole, part, living)]
+    assert states == [pb.PAYMENT_STATE_EXPIRED, pb.PAYMENT_STATE_CAPTURED, pb.PAYMENT_STATE_AUTHORIZED]
+    assert (await room.balances())["holds:at-provider"] == 2933
+    with pytest.raises(FailedPrecondition) as refused:
+        await room.capture(whole.payment_id, "key-take-0")
     assert refused.value.reason == "PAYMENT_NOT_AUTHORIZED"
 
 

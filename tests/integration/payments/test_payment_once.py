@@ -9,7 +9,9 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, MeshError, Unavailable
 from private_core.money import Money
 from private_core.payments.domain import ProviderAnswer
+from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
+from private_core.storage.expiry import IdempotencyExpiry
 from private_core.storage.idempotency import Answer
 
 if TYPE_CHECKING:
@@ -148,28 +150,45 @@ async def test_death_between_provider_and_commit_leaves_one_charge_after_the_ret
     assert (await room.balances())["provider:receivable"] == 2000
 
 
-async def test_what_a_dead_caller_left_open_is_finished_by_the_next_once_it_is_surely_gone(room: "Room") -> None:
+async def test_what_a_dead_caller_left_open_keeps_others_away_until_it_is_settled(room: "Room") -> None:
     room.order("order-1")
-    long_ago = "UPDATE payments.operation SET created_time = now() - interval '11 s'"
+    settlement = Settlement(room.store, room.orders, room.provider, abandoned_s=0)
     room.provider.silent_after = 1
     with pytest.raises(Unavailable):
         await room.authorize("order-1", "key-hold-1")
     with pytest.raises(Aborted) as busy:
         await room.authorize("order-1", "key-hold-2")
     assert busy.value.reason == "PAYMENT_BUSY"
-    await room.sql(long_ago)
-    held = await room.authorize("order-1", "key-hold-2")
-    assert await room.authorize("order-1", "key-hold-1") == held
+    assert await settlement.round() == 1
+    held = await room.authorize("order-1", "key-hold-1")
+    with pytest.raises(AlreadyExists):
+        await room.authorize("order-1", "key-hold-2")
     room.provider.silent_after = 1
     with pytest.raises(Unavailable):
-        await room.capture(held.payment_id, "key-take-1")
-    with pytest.raises(Aborted):
-        await room.capture(held.payment_id, "key-take-2")
-    await room.sql(long_ago)
-    assert (await room.capture(held.payment_id, "key-take-2")).state == pb.PAYMENT_STATE_CAPTURED
-    assert (await room.capture(held.payment_id, "key-take-1")).state == pb.PAYMENT_STATE_CAPTURED
-    assert room.provider.did("take") == [Money(2933, "USD")]
-    assert (await room.balances())["merchant:revenue"] == -2933
+        await room.capture(held.payment_id, "key-take-1", minor=1000)
+    for other in (room.capture(held.payment_id, "key-take-2", minor=1000), room.void(held.payment_id, "key-void-1")):
+        with pytest.raises(Aborted):
+            await other
+    assert await settlement.round() == 1
+    assert (await room.capture(held.payment_id, "key-take-2", minor=1000)).captured.minor == 2000
+    assert room.provider.did("take") == [Money(1000, "USD"), Money(1000, "USD")]
+    assert (await room.balances())["merchant:revenue"] == -2000
+
+
+async def test_a_key_names_its_operation_also_when_its_record_has_gone(room: "Room") -> None:
+    room.order("order-1")
+    held = await room.authorize("order-1", "key-hold-1")
+    taken = await room.capture(held.payment_id, "key-take-1", minor=1000)
+    await room.sql("UPDATE payments.idempotency SET created_time = now() - interval '2 days'")
+    assert await IdempotencyExpiry(room.engine, "payments", 86_400).round() == 2
+    asked = room.provider.asked
+    assert await room.capture(held.payment_id, "key-take-1", minor=1000) == taken
+    with pytest.raises(AlreadyExists) as reused:
+        await room.capture(held.payment_id, "key-take-1", minor=1001)
+    assert reused.value.reason == "IDEMPOTENCY_KEY_REUSED"
+    assert (await room.authorize("order-1", "key-hold-1")).payment_id == held.payment_id
+    assert room.provider.asked == asked
+    assert (await room.balances())["merchant:revenue"] == -1000
 
 
 async def test_no_transaction_is_open_while_the_provider_is_asked(

@@ -1,8 +1,9 @@
 """Payments rooms that kill themselves, each at its own step of a payment: python -m ...victim URL FOLDER STEPS.
 
-Steps are counted over the statements and the provider's operations of an authorisation, a capture and a refund; each
-counts twice, before and after. There is a process for each step up to STEPS, forked from one that has loaded the code
-and nothing else. Prints how each ended: -9 by SIGKILL, or 0 when there is no such step.
+An order of counted goods is placed, then another one is placed and cancelled. The first is paid: a hold, a capture in
+part, a refund of it in part, a release of the rest. Steps are counted over the statements of it all and the provider's
+operations; each counts twice, before and after. There is a process for each step up to STEPS, forked from one that has
+loaded the code and nothing else. Prints how each ended: -9 by SIGKILL, or 0 when there is no such step.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +24,22 @@ os.environ.update(GRPC)
 from mesh.database.connections import Connections
 from mesh.database.engine import async_engine
 from private_core.money import Money
+from private_core.orders.domain import Line, State
+from private_core.orders.domain import Order as PlacedOrder
+from private_core.orders.store import OrderStore
 from private_core.payments.domain import Order, ProviderAnswer
 from private_core.payments.store import PaymentStore
+from private_core.storage.idempotency import Answer, Intent
 from security.audit import attached
 from security.audit.record import AuditRecord, Decision
 from tests.integration.payments.conftest import FakeOrders, Room
 
 AMOUNT = 2933
+TAKEN = 2000
+GIVEN_BACK = 933
+PIECES = 2
+SKU = "cd-1"
+CANCELLED = "-not-paid"
 
 
 class Steps:
@@ -53,6 +64,9 @@ class FolderProvider:
 
     async def take(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         return self._do(key, "take", reference, amount)
+
+    async def release(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
+        return self._do(key, "release", reference, amount)
 
     async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         return self._do(key, "give_back", reference, amount)
@@ -107,14 +121,33 @@ async def main(url: str, folder: Path, order_id: str, fatal: int) -> None:
 
     Connections.execute = execute  # type: ignore[method-assign]
     engine = async_engine(url)
+    orders = OrderStore(engine)
+    for placed in (order_id, order_id + CANCELLED):
+        attached.begin(record_of("Place", placed))
+        await orders.place(intent(placed), order_of(placed), Answer(answer=b"placed"))
+    version = await orders.begin_cancel(order_id + CANCELLED)
+    assert version is not None
+    cancelled = replace(order_of(order_id + CANCELLED), state=State.CANCELLED)
+    assert await orders.end_cancel(cancelled, version)
     room = Room(engine, PaymentStore(engine), orders_of(order_id), cast(Any, FolderProvider(folder, steps.step)))
     attached.begin(record_of("Authorize", order_id))
     held = await room.authorize(order_id, f"{order_id}-hold", AMOUNT)
     attached.begin(record_of("Capture", order_id))
-    await room.capture(held.payment_id, f"{order_id}-take")
+    await room.capture(held.payment_id, f"{order_id}-take", minor=TAKEN)
     attached.begin(record_of("Refund", order_id))
-    await room.refund(held.payment_id, f"{order_id}-back", 933)
+    await room.refund(held.payment_id, f"{order_id}-back", GIVEN_BACK)
+    attached.begin(record_of("Void", order_id))
+    await room.void(held.payment_id, f"{order_id}-void")
     await engine.dispose()
+
+
+def intent(name: str) -> Intent:
+    return Intent(hashlib.sha256(name.encode()).digest(), b"body")
+
+
+def order_of(order_id: str) -> PlacedOrder:
+    amount = Money(AMOUNT, "USD")
+    return PlacedOrder(order_id, "member-1", State.PLACED, (Line(SKU, PIECES, amount),), amount, 1, 1)
 
 
 def ended(url: str, folder: Path, fatal: int) -> int:

@@ -10,7 +10,8 @@ from private_core.payments import domain
 from private_core.payments.domain import POSTINGS, Account, Kind, Operation, Order, Payment, Progress, State
 from private_core.refusals import Absent, Busy, Duplicate, Malformed, WrongState
 
-PENDING = domain.pending("payment-1", "order-1", Money(2933, "USD"), 5)
+PENDING = domain.pending("payment-1", "order-1", Money(2933, "USD"), 5, 6)
+AUTHORIZED = replace(PENDING, state=State.AUTHORIZED, member_id="member-1")
 CAPTURED = replace(PENDING, state=State.CAPTURED, captured=Money(2933, "USD"), member_id="member-1")
 
 
@@ -37,6 +38,7 @@ def test_a_capture_undoes_exactly_what_its_hold_posted() -> None:
         (Kind.HOLD, Progress.DONE, State.PENDING, State.AUTHORIZED),
         (Kind.HOLD, Progress.DECLINED, State.PENDING, State.DECLINED),
         (Kind.CAPTURE, Progress.DONE, State.AUTHORIZED, State.CAPTURED),
+        (Kind.VOID, Progress.DECLINED, State.AUTHORIZED, State.AUTHORIZED),
         (Kind.CAPTURE, Progress.DECLINED, State.AUTHORIZED, State.AUTHORIZED),
         (Kind.REFUND, Progress.DONE, State.CAPTURED, State.REFUNDED),
         (Kind.REFUND, Progress.DECLINED, State.CAPTURED, State.CAPTURED),
@@ -64,13 +66,45 @@ def test_only_a_placed_order_is_paid_and_only_with_its_total() -> None:
             domain.payable(wrong, amount)
 
 
-def test_another_calls_operation_is_taken_over_only_when_that_call_is_gone() -> None:
-    hold = operation(Kind.HOLD)
-    assert domain.taken_over(hold, hold.amount, abandoned=True) is hold
-    with pytest.raises(Busy):
-        domain.taken_over(hold, hold.amount, abandoned=False)
-    with pytest.raises(Duplicate):
-        domain.taken_over(hold, Money(1, "USD"), abandoned=True)
+def test_the_states_of_a_hold_that_is_taken_and_released_in_parts() -> None:
+    part = domain.after(operation(Kind.CAPTURE, 1000, AUTHORIZED), Progress.DONE)
+    assert (part.state, part.held.minor) == (State.AUTHORIZED, 1933)
+    assert domain.after(operation(Kind.CAPTURE, 1933, part), Progress.DONE).state is State.CAPTURED
+    assert domain.after(operation(Kind.VOID, 1933, part), Progress.DONE).state is State.CAPTURED
+    refunded = domain.after(operation(Kind.REFUND, 1000, part), Progress.DONE)
+    assert refunded.state is State.AUTHORIZED
+    assert domain.after(operation(Kind.EXPIRE, 1933, refunded), Progress.DONE).state is State.REFUNDED
+    for kind, state in ((Kind.VOID, State.VOIDED), (Kind.EXPIRE, State.EXPIRED)):
+        assert domain.after(operation(kind, payment=AUTHORIZED), Progress.DONE).state is state
+
+
+def test_a_hold_of_nothing_is_captured_or_voided_by_nothing() -> None:
+    nothing = replace(domain.pending("p", "o", Money(0, "USD"), 5, 6), state=State.AUTHORIZED)
+    assert domain.after(operation(Kind.VOID, 0, nothing), Progress.DONE).state is State.VOIDED
+    assert domain.after(operation(Kind.CAPTURE, 0, nothing), Progress.DONE).state is State.CAPTURED
+
+
+@pytest.mark.parametrize(
+    ("payment", "amount", "reason"),
+    [
+        (CAPTURED, None, "PAYMENT_NOT_AUTHORIZED"),
+        (AUTHORIZED, Money(1, "EUR"), "CURRENCY_MISMATCH"),
+        (AUTHORIZED, Money(2934, "USD"), "CAPTURE_OVER_HOLD"),
+        (AUTHORIZED, Money(2933, "USD"), "PAYMENT_BUSY"),
+    ],
+)
+def test_why_a_hold_cannot_be_taken(payment: Payment, amount: Money | None, reason: str) -> None:
+    assert domain.not_capturable(payment, amount).reason == reason
+
+
+def test_a_second_payment_waits_for_the_first_to_be_decided() -> None:
+    assert isinstance(domain.has_payment(PENDING), Busy)
+    assert isinstance(domain.has_payment(AUTHORIZED), Duplicate)
+
+
+def test_a_capture_in_part_takes_something() -> None:
+    with pytest.raises(Malformed):
+        domain.capturable(Money(0, "USD"))
 
 
 def test_a_refund_gives_something_back() -> None:

@@ -31,6 +31,10 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_CANCELLED: _OrderState.ValueType  # 2
     ORDER_STATE_CANCELLING: _OrderState.ValueType  # 3
     """Being cancelled: its payments are being looked at. A payment that begins now is refused."""
+    ORDER_STATE_AUTHORIZED: _OrderState.ValueType  # 4
+    """As its payment is."""
+    ORDER_STATE_CAPTURED: _OrderState.ValueType  # 5
+    ORDER_STATE_REFUNDED: _OrderState.ValueType  # 6
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper): ...
 
@@ -39,6 +43,10 @@ ORDER_STATE_PLACED: OrderState.ValueType  # 1
 ORDER_STATE_CANCELLED: OrderState.ValueType  # 2
 ORDER_STATE_CANCELLING: OrderState.ValueType  # 3
 """Being cancelled: its payments are being looked at. A payment that begins now is refused."""
+ORDER_STATE_AUTHORIZED: OrderState.ValueType  # 4
+"""As its payment is."""
+ORDER_STATE_CAPTURED: OrderState.ValueType  # 5
+ORDER_STATE_REFUNDED: OrderState.ValueType  # 6
 Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 @_typing.final
@@ -349,3 +357,116 @@ class OrderMonth(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderMonth: _TypeAlias = OrderMonth  # noqa: Y015
+
+@_typing.final
+class Inventory(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    ON_HAND_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    on_hand: _builtins.int
+    """Pieces in the warehouse, the reserved ones included."""
+    reserved: _builtins.int
+    """Ordered, and neither sold nor free again."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        on_hand: _builtins.int = ...,
+        reserved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_hand", b"on_hand", "reserved", b"reserved", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Inventory: _TypeAlias = Inventory  # noqa: Y015
+
+@_typing.final
+class AdjustStockRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    SKU_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Names this intent. The same key with the same body gives the first answer again; with another body it is refused."""
+    sku: _builtins.str
+    change: _builtins.int
+    """Pieces that came, or, below zero, that went otherwise than by an order."""
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        sku: _builtins.str = ...,
+        change: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "idempotency_key", b"idempotency_key", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdjustStockRequest: _TypeAlias = AdjustStockRequest  # noqa: Y015
+
+@_typing.final
+class AdjustStockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Inventory: ...
+    def __init__(
+        self,
+        *,
+        inventory: Global___Inventory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdjustStockResponse: _TypeAlias = AdjustStockResponse  # noqa: Y015
+
+@_typing.final
+class GetStockRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStockRequest: _TypeAlias = GetStockRequest  # noqa: Y015
+
+@_typing.final
+class GetStockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inventory(self) -> Global___Inventory: ...
+    def __init__(
+        self,
+        *,
+        inventory: Global___Inventory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStockResponse: _TypeAlias = GetStockResponse  # noqa: Y015

@@ -275,3 +275,123 @@ class Orders:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class StockStub:
+    """How many pieces there are of what is counted. What is not counted is sold without limit.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.AdjustStock = channel.unary_unary(
+                '/isthmus.orders.v1.Stock/AdjustStock',
+                request_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.AdjustStockRequest.SerializeToString,
+                response_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.AdjustStockResponse.FromString,
+                _registered_method=True)
+        self.GetStock = channel.unary_unary(
+                '/isthmus.orders.v1.Stock/GetStock',
+                request_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetStockRequest.SerializeToString,
+                response_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetStockResponse.FromString,
+                _registered_method=True)
+
+
+class StockServicer:
+    """How many pieces there are of what is counted. What is not counted is sold without limit.
+    """
+
+    def AdjustStock(self, request, context):
+        """Adds pieces, or takes some away. The first time, the goods are counted from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStock(self, request, context):
+        """How many pieces there are, and how many of these are reserved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StockServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'AdjustStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdjustStock,
+                    request_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.AdjustStockRequest.FromString,
+                    response_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.AdjustStockResponse.SerializeToString,
+            ),
+            'GetStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStock,
+                    request_deserializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetStockRequest.FromString,
+                    response_serializer=isthmus_dot_orders_dot_v1_dot_orders__pb2.GetStockResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'isthmus.orders.v1.Stock', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('isthmus.orders.v1.Stock', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Stock:
+    """How many pieces there are of what is counted. What is not counted is sold without limit.
+    """
+
+    @staticmethod
+    def AdjustStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.orders.v1.Stock/AdjustStock',
+            isthmus_dot_orders_dot_v1_dot_orders__pb2.AdjustStockRequest.SerializeToString,
+            isthmus_dot_orders_dot_v1_dot_orders__pb2.AdjustStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.orders.v1.Stock/GetStock',
+            isthmus_dot_orders_dot_v1_dot_orders__pb2.GetStockRequest.SerializeToString,
+            isthmus_dot_orders_dot_v1_dot_orders__pb2.GetStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -104,3 +104,46 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
         """Orders and their amount per month of their source time."""
 
 def add_OrdersServicer_to_server(servicer: OrdersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class StockStub:
+    """How many pieces there are of what is counted. What is not counted is sold without limit."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> StockAsyncStub: ...
+    AdjustStock: _grpc.UnaryUnaryMultiCallable[_orders_pb2.AdjustStockRequest, _orders_pb2.AdjustStockResponse]
+    """Adds pieces, or takes some away. The first time, the goods are counted from then on."""
+    GetStock: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetStockRequest, _orders_pb2.GetStockResponse]
+    """How many pieces there are, and how many of these are reserved."""
+
+@_typing.type_check_only
+class StockAsyncStub(StockStub):
+    """How many pieces there are of what is counted. What is not counted is sold without limit."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    AdjustStock: _aio.UnaryUnaryMultiCallable[_orders_pb2.AdjustStockRequest, _orders_pb2.AdjustStockResponse]  # type: ignore[assignment]
+    """Adds pieces, or takes some away. The first time, the goods are counted from then on."""
+    GetStock: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetStockRequest, _orders_pb2.GetStockResponse]  # type: ignore[assignment]
+    """How many pieces there are, and how many of these are reserved."""
+
+class StockServicer(metaclass=_abc_1.ABCMeta):
+    """How many pieces there are of what is counted. What is not counted is sold without limit."""
+
+    @_abc_1.abstractmethod
+    def AdjustStock(
+        self,
+        request: _orders_pb2.AdjustStockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.AdjustStockResponse, _abc.Awaitable[_orders_pb2.AdjustStockResponse]]:
+        """Adds pieces, or takes some away. The first time, the goods are counted from then on."""
+
+    @_abc_1.abstractmethod
+    def GetStock(
+        self,
+        request: _orders_pb2.GetStockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.GetStockResponse, _abc.Awaitable[_orders_pb2.GetStockResponse]]:
+        """How many pieces there are, and how many of these are reserved."""
+
+def add_StockServicer_to_server(servicer: StockServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,6 +33,10 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     PAYMENT_STATE_DECLINED: _PaymentState.ValueType  # 4
     PAYMENT_STATE_PENDING: _PaymentState.ValueType  # 5
     """The hold was asked for and the provider's answer is not known yet. The same call again settles it."""
+    PAYMENT_STATE_VOIDED: _PaymentState.ValueType  # 6
+    """All that was held was released, before anything was taken."""
+    PAYMENT_STATE_EXPIRED: _PaymentState.ValueType  # 7
+    """All that was held has run out, before anything was taken."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper): ...
 
@@ -43,6 +47,10 @@ PAYMENT_STATE_REFUNDED: PaymentState.ValueType  # 3
 PAYMENT_STATE_DECLINED: PaymentState.ValueType  # 4
 PAYMENT_STATE_PENDING: PaymentState.ValueType  # 5
 """The hold was asked for and the provider's answer is not known yet. The same call again settles it."""
+PAYMENT_STATE_VOIDED: PaymentState.ValueType  # 6
+"""All that was held was released, before anything was taken."""
+PAYMENT_STATE_EXPIRED: PaymentState.ValueType  # 7
+"""All that was held has run out, before anything was taken."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
 
 @_typing.final
@@ -56,16 +64,24 @@ class Payment(_message.Message):
     CAPTURED_FIELD_NUMBER: _builtins.int
     REFUNDED_FIELD_NUMBER: _builtins.int
     SOURCE_TIME_US_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    EXPIRES_TIME_US_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     order_id: _builtins.str
     state: Global___PaymentState.ValueType
     source_time_us: _builtins.int
+    expires_time_us: _builtins.int
+    """When what is left of the hold runs out."""
     @_builtins.property
     def authorized(self) -> _money_pb2.Money: ...
     @_builtins.property
     def captured(self) -> _money_pb2.Money: ...
     @_builtins.property
     def refunded(self) -> _money_pb2.Money: ...
+    @_builtins.property
+    def released(self) -> _money_pb2.Money:
+        """Of what was authorised, what was released or has run out."""
+
     def __init__(
         self,
         *,
@@ -76,10 +92,12 @@ class Payment(_message.Message):
         captured: _money_pb2.Money | None = ...,
         refunded: _money_pb2.Money | None = ...,
         source_time_us: _builtins.int = ...,
+        released: _money_pb2.Money | None = ...,
+        expires_time_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authorized", b"authorized", "captured", b"captured", "refunded", b"refunded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorized", b"authorized", "captured", b"captured", "refunded", b"refunded", "released", b"released"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized", b"authorized", "captured", b"captured", "order_id", b"order_id", "payment_id", b"payment_id", "refunded", b"refunded", "source_time_us", b"source_time_us", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorized", b"authorized", "captured", b"captured", "expires_time_us", b"expires_time_us", "order_id", b"order_id", "payment_id", b"payment_id", "refunded", b"refunded", "released", b"released", "source_time_us", b"source_time_us", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,18 +162,24 @@ class CapturePaymentRequest(_message.Message):
 
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Names this intent. The same key with the same body gives the first answer again; with another body it is refused."""
     payment_id: _builtins.str
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """At most what is left of the hold. Left out: all that is left."""
+
     def __init__(
         self,
         *,
         idempotency_key: _builtins.str = ...,
         payment_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "idempotency_key", b"idempotency_key", "payment_id", b"payment_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,6 +204,49 @@ class CapturePaymentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CapturePaymentResponse: _TypeAlias = CapturePaymentResponse  # noqa: Y015
+
+@_typing.final
+class VoidPaymentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Names this intent. The same key with the same body gives the first answer again; with another body it is refused."""
+    payment_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPaymentRequest: _TypeAlias = VoidPaymentRequest  # noqa: Y015
+
+@_typing.final
+class VoidPaymentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment: ...
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPaymentResponse: _TypeAlias = VoidPaymentResponse  # noqa: Y015
 
 @_typing.final
 class RefundPaymentRequest(_message.Message):

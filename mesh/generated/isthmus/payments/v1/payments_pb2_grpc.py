@@ -45,6 +45,11 @@ class PaymentsStub:
                 request_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.CapturePaymentRequest.SerializeToString,
                 response_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.CapturePaymentResponse.FromString,
                 _registered_method=True)
+        self.VoidPayment = channel.unary_unary(
+                '/isthmus.payments.v1.Payments/VoidPayment',
+                request_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.VoidPaymentRequest.SerializeToString,
+                response_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.VoidPaymentResponse.FromString,
+                _registered_method=True)
         self.RefundPayment = channel.unary_unary(
                 '/isthmus.payments.v1.Payments/RefundPayment',
                 request_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.RefundPaymentRequest.SerializeToString,
@@ -74,7 +79,14 @@ class PaymentsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CapturePayment(self, request, context):
-        """Takes what was held.
+        """Takes what was held, whole or in parts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidPayment(self, request, context):
+        """Releases what is left of a hold. Nothing more can be taken then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +125,11 @@ def add_PaymentsServicer_to_server(servicer, server):
                     servicer.CapturePayment,
                     request_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.CapturePaymentRequest.FromString,
                     response_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.CapturePaymentResponse.SerializeToString,
+            ),
+            'VoidPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidPayment,
+                    request_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.VoidPaymentRequest.FromString,
+                    response_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.VoidPaymentResponse.SerializeToString,
             ),
             'RefundPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.RefundPayment,
@@ -185,6 +202,33 @@ class Payments:
             '/isthmus.payments.v1.Payments/CapturePayment',
             isthmus_dot_payments_dot_v1_dot_payments__pb2.CapturePaymentRequest.SerializeToString,
             isthmus_dot_payments_dot_v1_dot_payments__pb2.CapturePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.payments.v1.Payments/VoidPayment',
+            isthmus_dot_payments_dot_v1_dot_payments__pb2.VoidPaymentRequest.SerializeToString,
+            isthmus_dot_payments_dot_v1_dot_payments__pb2.VoidPaymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

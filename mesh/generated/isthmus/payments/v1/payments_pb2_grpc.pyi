@@ -36,7 +36,9 @@ class PaymentsStub:
     AuthorizePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.AuthorizePaymentRequest, _payments_pb2.AuthorizePaymentResponse]
     """Holds the amount of an order at the provider."""
     CapturePayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]
-    """Takes what was held."""
+    """Takes what was held, whole or in parts."""
+    VoidPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.VoidPaymentRequest, _payments_pb2.VoidPaymentResponse]
+    """Releases what is left of a hold. Nothing more can be taken then."""
     RefundPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.RefundPaymentRequest, _payments_pb2.RefundPaymentResponse]
     """Gives back what was taken, whole or in parts."""
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]
@@ -52,7 +54,9 @@ class PaymentsAsyncStub(PaymentsStub):
     AuthorizePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.AuthorizePaymentRequest, _payments_pb2.AuthorizePaymentResponse]  # type: ignore[assignment]
     """Holds the amount of an order at the provider."""
     CapturePayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.CapturePaymentRequest, _payments_pb2.CapturePaymentResponse]  # type: ignore[assignment]
-    """Takes what was held."""
+    """Takes what was held, whole or in parts."""
+    VoidPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.VoidPaymentRequest, _payments_pb2.VoidPaymentResponse]  # type: ignore[assignment]
+    """Releases what is left of a hold. Nothing more can be taken then."""
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.RefundPaymentRequest, _payments_pb2.RefundPaymentResponse]  # type: ignore[assignment]
     """Gives back what was taken, whole or in parts."""
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.GetPaymentResponse]  # type: ignore[assignment]
@@ -77,7 +81,15 @@ class PaymentsServicer(metaclass=_abc_1.ABCMeta):
         request: _payments_pb2.CapturePaymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.CapturePaymentResponse, _abc.Awaitable[_payments_pb2.CapturePaymentResponse]]:
-        """Takes what was held."""
+        """Takes what was held, whole or in parts."""
+
+    @_abc_1.abstractmethod
+    def VoidPayment(
+        self,
+        request: _payments_pb2.VoidPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.VoidPaymentResponse, _abc.Awaitable[_payments_pb2.VoidPaymentResponse]]:
+        """Releases what is left of a hold. Nothing more can be taken then."""
 
     @_abc_1.abstractmethod
     def RefundPayment(

@@ -27,7 +27,7 @@ from isthmus.money.v1 import money_pb2 as isthmus_dot_money_dot_v1_dot_money__pb
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/payments/v1/sandbox.proto\x12\x13isthmus.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x98\x01\n\x0bHoldRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cHoldResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x98\x01\n\x0bTakeRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cTakeResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9a\x01\n\rReturnRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"W\n\x0eReturnResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\x32\xfb\x02\n\x0fSandboxProvider\x12l\n\x04Hold\x12 .isthmus.payments.v1.HoldRequest\x1a!.isthmus.payments.v1.HoldResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12l\n\x04Take\x12 .isthmus.payments.v1.TakeRequest\x1a!.isthmus.payments.v1.TakeResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12r\n\x06Return\x12\".isthmus.payments.v1.ReturnRequest\x1a#.isthmus.payments.v1.ReturnResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x1a\x18\x8a\xe7\x18\x14\x08\x02\x12\x10sandbox-providerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/payments/v1/sandbox.proto\x12\x13isthmus.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x98\x01\n\x0bHoldRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cHoldResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x98\x01\n\x0bTakeRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cTakeResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9a\x01\n\rReturnRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"W\n\x0eReturnResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9b\x01\n\x0eReleaseRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"X\n\x0fReleaseResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\x32\xf2\x03\n\x0fSandboxProvider\x12l\n\x04Hold\x12 .isthmus.payments.v1.HoldRequest\x1a!.isthmus.payments.v1.HoldResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12l\n\x04Take\x12 .isthmus.payments.v1.TakeRequest\x1a!.isthmus.payments.v1.TakeResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12u\n\x07Release\x12#.isthmus.payments.v1.ReleaseRequest\x1a$.isthmus.payments.v1.ReleaseResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12r\n\x06Return\x12\".isthmus.payments.v1.ReturnRequest\x1a#.isthmus.payments.v1.ReturnResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x1a\x18\x8a\xe7\x18\x14\x08\x02\x12\x10sandbox-providerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,12 +64,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETURNREQUEST']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_RETURNRESPONSE']._loaded_options = None
   _globals['_RETURNRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_RELEASEREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_RELEASEREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\007r\005\020\010\030\200\001'
+  _globals['_RELEASEREQUEST'].fields_by_name['reference']._loaded_options = None
+  _globals['_RELEASEREQUEST'].fields_by_name['reference']._serialized_options = b'\272H\025r\0232\021^[a-z0-9-]{1,64}$'
+  _globals['_RELEASEREQUEST'].fields_by_name['amount']._loaded_options = None
+  _globals['_RELEASEREQUEST'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RELEASEREQUEST']._loaded_options = None
+  _globals['_RELEASEREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_RELEASERESPONSE']._loaded_options = None
+  _globals['_RELEASERESPONSE']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_SANDBOXPROVIDER']._loaded_options = None
   _globals['_SANDBOXPROVIDER']._serialized_options = b'\212\347\030\024\010\002\022\020sandbox-provider'
   _globals['_SANDBOXPROVIDER'].methods_by_name['Hold']._loaded_options = None
   _globals['_SANDBOXPROVIDER'].methods_by_name['Hold']._serialized_options = b'\222\347\030\033\n\010payments(\0010\270\027:\004\010\003\020\024@\001H\002P\002'
   _globals['_SANDBOXPROVIDER'].methods_by_name['Take']._loaded_options = None
   _globals['_SANDBOXPROVIDER'].methods_by_name['Take']._serialized_options = b'\222\347\030\033\n\010payments(\0010\270\027:\004\010\003\020\024@\001H\002P\002'
+  _globals['_SANDBOXPROVIDER'].methods_by_name['Release']._loaded_options = None
+  _globals['_SANDBOXPROVIDER'].methods_by_name['Release']._serialized_options = b'\222\347\030\033\n\010payments(\0010\270\027:\004\010\003\020\024@\001H\002P\002'
   _globals['_SANDBOXPROVIDER'].methods_by_name['Return']._loaded_options = None
   _globals['_SANDBOXPROVIDER'].methods_by_name['Return']._serialized_options = b'\222\347\030\033\n\010payments(\0010\270\027:\004\010\003\020\024@\001H\002P\002'
   _globals['_HOLDREQUEST']._serialized_start=150
@@ -84,6 +96,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETURNREQUEST']._serialized_end=788
   _globals['_RETURNRESPONSE']._serialized_start=790
   _globals['_RETURNRESPONSE']._serialized_end=877
-  _globals['_SANDBOXPROVIDER']._serialized_start=880
-  _globals['_SANDBOXPROVIDER']._serialized_end=1259
+  _globals['_RELEASEREQUEST']._serialized_start=880
+  _globals['_RELEASEREQUEST']._serialized_end=1035
+  _globals['_RELEASERESPONSE']._serialized_start=1037
+  _globals['_RELEASERESPONSE']._serialized_end=1125
+  _globals['_SANDBOXPROVIDER']._serialized_start=1128
+  _globals['_SANDBOXPROVIDER']._serialized_end=1626
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,11 @@ class SandboxProviderStub:
                 request_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.TakeRequest.SerializeToString,
                 response_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.TakeResponse.FromString,
                 _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/isthmus.payments.v1.SandboxProvider/Release',
+                request_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
         self.Return = channel.unary_unary(
                 '/isthmus.payments.v1.SandboxProvider/Return',
                 request_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnRequest.SerializeToString,
@@ -74,6 +79,12 @@ class SandboxProviderServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Release(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Return(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -92,6 +103,11 @@ def add_SandboxProviderServicer_to_server(servicer, server):
                     servicer.Take,
                     request_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.TakeRequest.FromString,
                     response_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.TakeResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReleaseRequest.FromString,
+                    response_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReleaseResponse.SerializeToString,
             ),
             'Return': grpc.unary_unary_rpc_method_handler(
                     servicer.Return,
@@ -157,6 +173,33 @@ class SandboxProvider:
             '/isthmus.payments.v1.SandboxProvider/Take',
             isthmus_dot_payments_dot_v1_dot_sandbox__pb2.TakeRequest.SerializeToString,
             isthmus_dot_payments_dot_v1_dot_sandbox__pb2.TakeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.payments.v1.SandboxProvider/Release',
+            isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReleaseRequest.SerializeToString,
+            isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

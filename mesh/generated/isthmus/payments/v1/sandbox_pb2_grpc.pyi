@@ -39,6 +39,7 @@ class SandboxProviderStub:
     def __new__(cls, channel: _aio.Channel) -> SandboxProviderAsyncStub: ...
     Hold: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.HoldRequest, _sandbox_pb2.HoldResponse]
     Take: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.TakeRequest, _sandbox_pb2.TakeResponse]
+    Release: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ReleaseRequest, _sandbox_pb2.ReleaseResponse]
     Return: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ReturnRequest, _sandbox_pb2.ReturnResponse]
 
 @_typing.type_check_only
@@ -52,6 +53,7 @@ class SandboxProviderAsyncStub(SandboxProviderStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Hold: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.HoldRequest, _sandbox_pb2.HoldResponse]  # type: ignore[assignment]
     Take: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.TakeRequest, _sandbox_pb2.TakeResponse]  # type: ignore[assignment]
+    Release: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ReleaseRequest, _sandbox_pb2.ReleaseResponse]  # type: ignore[assignment]
     Return: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ReturnRequest, _sandbox_pb2.ReturnResponse]  # type: ignore[assignment]
 
 class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +76,13 @@ class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_pb2.TakeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.TakeResponse, _abc.Awaitable[_sandbox_pb2.TakeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _sandbox_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_pb2.ReleaseResponse, _abc.Awaitable[_sandbox_pb2.ReleaseResponse]]: ...
 
     @_abc_1.abstractmethod
     def Return(
