@@ -86,12 +86,16 @@ class PrivateRoom:
 
     @asynccontextmanager
     async def serving(
-        self, adder: Callable[[Any, Any], None], servicer: object, sink: AuditSink
+        self, adder: Callable[[Any, Any], None], servicer: object, sink: AuditSink, *others: tuple[Any, object]
     ) -> AsyncIterator[None]:
+        """others: the adder and the servicer of each further service that the workload has."""
         verifier = inner_verifier(self.settings, self.issuer, None, self.settings.workload)
         tokens = TokenInterceptor(verifier, self.contract, SystemClock())
         audit = AuditInterceptor(self.contract, sink, self.settings)
-        server = ServerBuilder(self, interceptors=(tokens,), audit=audit).add(adder, servicer).build()
+        builder = ServerBuilder(self, interceptors=(tokens,), audit=audit).add(adder, servicer)
+        for also in others:
+            builder.add(*also)
+        server = builder.build()
         await server.start()
         try:
             yield

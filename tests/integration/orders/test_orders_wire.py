@@ -51,7 +51,8 @@ class Wire:
 @pytest.fixture
 async def wire(room: "Room", tmp_path: Path) -> AsyncIterator[Wire]:
     server, records = PrivateRoom(tmp_path, "orders"), Records()
-    serving = server.serving(orders_pb2_grpc.add_OrdersServicer_to_server, room.service, records)
+    stock = (orders_pb2_grpc.add_StockServicer_to_server, room.stock)
+    serving = server.serving(orders_pb2_grpc.add_OrdersServicer_to_server, room.service, records, stock)
     async with serving, server.caller("core-gateway") as channel:
         yield Wire(server, orders_pb2_grpc.OrdersStub(channel), records)
 
