@@ -10,8 +10,8 @@ import random
 from chaoslib.exceptions import ActivityFailed
 
 from chaos.drill import current
+from chaos.drill.leaders import leader
 from chaos.drill.session import Session
-from deploy.local import replication
 from deploy.local.errors import LauncherError
 
 __all__ = [
@@ -89,7 +89,7 @@ def hold(process: str, for_s: float, abruptly: bool = False) -> list[str]:
 
 
 def kill_primary(workload: str) -> list[str]:
-    """SIGKILL the node of a workload that leads the others: the PostgreSQL that takes writes. Returns its name."""
+    """SIGKILL the node of a workload that leads the others: see chaos.drill.leaders. Returns its name."""
     return _broken("kill", [_primary(workload)], None)
 
 
@@ -185,10 +185,8 @@ def wait_ready(workload: str, within_s: float = 120.0) -> float:
 
 
 def _primary(workload: str) -> str:
-    if workload != "postgres":
-        raise ActivityFailed(f"{workload} has no node that leads the others")
     try:
-        return replication.read(_session().target.home).primary
+        return leader(_session().target, workload)
     except LauncherError as error:
         raise ActivityFailed(str(error)) from error
 

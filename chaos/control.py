@@ -22,7 +22,8 @@ from chaos.checkers import audit
 from chaos.checkers.operator import operator
 from chaos.drill import current, library, spec
 from chaos.drill.custody import locked
-from chaos.drill.session import Outcome, Session
+from chaos.drill.session import Session
+from chaos.drill.settlement import Outcome
 from chaos.report.run import Report, write
 from deploy.local import topology
 from deploy.local.errors import LauncherError

@@ -24,6 +24,7 @@ from chaos.drill.errors import DrillRefused
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
 from deploy.local.errors import LauncherError, NotRunning, ProcessFailed
+from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
 
 START_WITHIN_S = 300.0
@@ -147,8 +148,8 @@ def abort() -> list[str]:
 
 
 @contextmanager
-def mesh(log: Path | None = None) -> Iterator[bool]:
-    """The mesh of this home; when none runs, one of our own with links between the zones, for as long as this lasts.
+def mesh(names: Iterable[str] = (), log: Path | None = None) -> Iterator[bool]:
+    """The mesh of this home; when none runs, one of our own that these drills can be run on, for as long as this lasts.
 
     Yields whether it is our own.
 
@@ -173,7 +174,7 @@ def mesh(log: Path | None = None) -> Iterator[bool]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | {"ISTHMUS_FAULT_LINKS": "true", "ISTHMUS_DATABASE_STANDBY": "true"},
+            env=os.environ | _wanted(names),
             # A Ctrl-C is for us: the mesh must outlive the healing.
             start_new_session=True,
         )
@@ -187,6 +188,13 @@ def mesh(log: Path | None = None) -> Iterator[bool]:
             except subprocess.TimeoutExpired:
                 launcher.kill()
                 launcher.wait(10)
+
+
+def _wanted(names: Iterable[str]) -> dict[str, str]:
+    """Settings of a mesh with links between the zones, a standby, and as many brokers as the drills need."""
+    brokers = [plan(name).drill.needs.get(broker.WORKLOAD, 1) for name in names]
+    settings = {"ISTHMUS_FAULT_LINKS": "true", "ISTHMUS_DATABASE_STANDBY": "true"}
+    return settings | ({"ISTHMUS_KAFKA_BROKERS": str(max(brokers))} if max(brokers, default=1) > 1 else {})
 
 
 @contextmanager

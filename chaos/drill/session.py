@@ -5,25 +5,22 @@ import contextlib
 import getpass
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import stamina
 from isthmus.audit.v1 import audit_pb2 as pb
 
 from chaos.checkers import audit
-from chaos.checkers.oracle import Findings, acknowledged_events, judge, landed_events, lost_events
-from chaos.checkers.personal import sightings
-from chaos.checkers.verdict import Check
+from chaos.checkers.oracle import acknowledged_events, landed_events
 from chaos.drill import blast
 from chaos.drill.crowd import Crowd
 from chaos.drill.custody import heal_leftovers, journal
 from chaos.drill.errors import BadExperiment, DrillRefused, TooWide
 from chaos.drill.library import Targets
 from chaos.drill.loop import Loop
+from chaos.drill.settlement import Measured, Outcome, settled
 from chaos.drill.spec import Drill
 from chaos.drill.target import OVERRIDES, Target, find, new_key
 from chaos.drill.undo import Undo, UndoJournal
@@ -36,19 +33,9 @@ from mesh.errors import MeshError
 WELL_AGAIN_WITHIN_S = 120.0
 OPEN_DEADLINE_S = 240.0
 SETTLE_DEADLINE_S = 240.0
-READ_ATTEMPTS = 6
 READ_WITHIN_S = 60.0
-ORDERS_READ_BACK_MAX = 100
-LEAVES_WITHIN_S = 20.0
 # How far the warehouse may be behind the edge when nothing is wrong.
 BEHIND_S = 3.0
-METHODS = (
-    "/isthmus.orders.v1.Orders/PlaceOrder",
-    "/isthmus.payments.v1.Payments/AuthorizePayment",
-    "/isthmus.payments.v1.Payments/CapturePayment",
-)
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -59,17 +46,6 @@ class Window:
     key: str
     began_s: float
     ended_s: float | None = None
-
-
-@dataclass
-class Outcome:
-    """What the oracle found, and what was measured on the way."""
-
-    checks: tuple[Check, ...]
-    landed_after_s: float | None
-    settled: bool
-    freshness_p50_ms: float = 0.0
-    freshness_p99_ms: float = 0.0
 
 
 @dataclass
@@ -210,7 +186,8 @@ class Session:
 
     def settle(self) -> Outcome:
         """End the traffic, complete what was left open, read the books and judge."""
-        return self.loop.run(self._settle(), SETTLE_DEADLINE_S)
+        measured = Measured(self._healed_s, self.landed_after_s)
+        return self.loop.run(settled(self.crowd, self.target, self.drill.expect, measured), SETTLE_DEADLINE_S)
 
     def close(self) -> None:
         try:
@@ -268,67 +245,6 @@ class Session:
         for window in self.windows:
             if window.key == key and window.ended_s is None:
                 window.ended_s = self.now_s
-
-    async def _settle(self) -> Outcome:
-        crowd, expect = self.crowd, self.drill.expect
-        await crowd.end()
-        promises = crowd.traffic.acknowledged
-        findings = Findings(unfinished=await crowd.traffic.settle())
-        # Where nothing had to be healed, the time counts from the last request.
-        since_s = self._healed_s or crowd.traffic.now_s
-        landed = await self._landed(crowd.traffic.now_s + expect.landed_within_s)
-        if landed and self.landed_after_s is None:
-            self.landed_after_s = round(crowd.traffic.now_s - since_s, 1)
-        findings.missing_orders = await crowd.traffic.missing_orders(ORDERS_READ_BACK_MAX)
-        findings.ledger_reads, findings.unbalanced = crowd.ledger.reads, crowd.ledger.unbalanced
-        findings.leaves = await self._leaves()
-        findings.audit_verifies = await audit.verifies(self.target.home.root)
-        findings.personal_in_public = await asyncio.to_thread(sightings, self._public_files(), crowd.personal)
-        books = await asked(crowd.books)
-        freshness = await asked(crowd.freshness)
-        return Outcome(
-            judge(promises, books, findings),
-            self.landed_after_s if landed else None,
-            not findings.unfinished,
-            round(freshness.p50_ms, 1),
-            round(freshness.p99_ms, 1),
-        )
-
-    async def _landed(self, until_s: float) -> bool:
-        """Wait until no acknowledged event is missing; False when one still is at `until_s`."""
-        while lost_events(self.crowd.traffic.acknowledged, await asked(self.crowd.books)):
-            if self.crowd.traffic.now_s > until_s:
-                return False
-            await asyncio.sleep(0.5)
-        return True
-
-    async def _leaves(self) -> dict[str, set[str]]:
-        wanted = {trace for one in self.crowd.traffic.acknowledged.purchases for _, trace in one.traces}
-        ends = time.monotonic() + LEAVES_WITHIN_S
-        while True:
-            found = await asked(lambda: audit.leaves(self.crowd.channel, METHODS, self.crowd.began_us))
-            if wanted <= set().union(*found.values()) or time.monotonic() > ends:
-                return found
-            await asyncio.sleep(1.0)
-
-    def _public_files(self) -> list[Path]:
-        home, public = self.target.home, [one.name for one in self.target.table.processes if one.zone == "public"]
-        places = [place for name in public for place in (home.data(name), home.log(name))]
-        return [place for place in places if place.exists()]
-
-
-async def asked(read: Callable[[], Awaitable[T]]) -> T:
-    """A reading of the books, repeated a few times where it is refused: an operator would look again, too.
-
-    Raises:
-        MeshError: it was refused every time.
-    """
-    async for attempt in stamina.retry_context(
-        on=MeshError, attempts=READ_ATTEMPTS, timeout=READ_WITHIN_S, wait_initial=0.3, wait_max=3.0
-    ):
-        with attempt:
-            return await read()
-    raise AssertionError("unreachable")
 
 
 def check_names(drill: Drill, target: Target, named: Targets) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from chaos.checkers.recovery import failed, failover_s, longest_s, public_recovered_s, refused_s, sensitive_recovered_s
 from chaos.checkers.verdict import Check
 from chaos.drill.custody import directory
-from chaos.drill.session import Outcome, Session, Window
+from chaos.drill.session import Session, Window
+from chaos.drill.settlement import Outcome
 from chaos.load.timeline import PUBLIC, SENSITIVE, Second, availability, buckets, percentile_ms
 from chaos.report import history, junit, page
 from deploy.local.settings import Home

@@ -1,5 +1,6 @@
 """`isthmus drill`: break the mesh on purpose, safely, and find out whether it holds."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,19 +75,10 @@ def run(names: Names = None, short: Short = False, as_json: Json = False) -> Non
         chosen = names or [one.name for one in library.listed() if library.SHORT in one.tags]
         for name in chosen:
             drills.plan(name)
-        documents = []
-        with drills.mesh() as own:
+        with drills.mesh(chosen) as own:
             if own and not as_json:
                 console().print("started a mesh for the drills")
-            for name in chosen:
-                if not as_json:
-                    console().print(f"{escape(name)} ...")
-                done = drills.run(name)
-                documents.append(done.document)
-                if not as_json:
-                    _say(done.name, done.document)
-                if done.document.get("interrupted", True):
-                    break
+            documents = _run_all(chosen, as_json, to_the_end=True)
     if as_json:
         print_json(documents)
     if len(documents) < len(chosen) or not all(one.get("ok") for one in documents):
@@ -103,15 +95,8 @@ def game_day(
     with clear_errors():
         from chaos.drill import run as drills
 
-        documents = []
         with drills.mesh():
-            for name in drills.game_day(minutes, seed):
-                done = drills.run(name)
-                documents.append(done.document)
-                if not as_json:
-                    _say(done.name, done.document)
-                if not done.ok:
-                    break
+            documents = _run_all(drills.game_day(minutes, seed), as_json, to_the_end=False)
     if as_json:
         print_json(documents)
     if not documents or not all(one.get("ok") for one in documents):
@@ -183,6 +168,24 @@ def report(
         page = str(Path(one["folder"]) / "report.html")
         table.add_row(one["began"], one["name"], _coloured(one), failed, f"{figures['public_p99_ms']:.0f} ms", page)
     console().print(table)
+
+
+def _run_all(names: Iterable[str], as_json: bool, *, to_the_end: bool) -> list[dict[str, Any]]:
+    """Reports of the drills, one after the other; an interrupt ends it, and the first that does not hold unless all
+    are wanted to the end."""
+    from chaos.drill import run as drills
+
+    documents = []
+    for name in names:
+        if not as_json:
+            console().print(f"{escape(name)} ...")
+        done = drills.run(name)
+        documents.append(done.document)
+        if not as_json:
+            _say(done.name, done.document)
+        if done.document.get("interrupted", True) or not (done.ok or to_the_end):
+            break
+    return documents
 
 
 def _say(name: str, document: dict[str, Any]) -> None:

@@ -76,8 +76,26 @@ async def all_findings() -> list[Finding]:
     if not alive:
         return [*findings, Finding("mesh", "warn", f"none runs in {settings.layout.root}", "Start one: make run")]
     mesh = _Mesh(settings, running, alive)
-    logs = settings.layout.root / "logs"
-    steps: tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]]], ...] = (
+    for name, remedy, step in _steps(settings.layout.root / "logs"):
+        findings.append(await _guarded(name, remedy, lambda step=step: step(mesh)))  # type: ignore[misc]
+    return findings
+
+
+async def finding(name: str) -> Finding:
+    """One of the findings about the mesh that runs here.
+
+    Raises:
+        LauncherError: none runs.
+    """
+    settings = LauncherSettings()
+    running = topology.read(settings.layout.topology)
+    alive = [one for one in running.processes if processes.read_pid(settings.layout, one.name)]
+    ((remedy, step),) = [found[1:] for found in _steps(settings.layout.root / "logs") if found[0] == name]
+    return await _guarded(name, remedy, lambda: step(_Mesh(settings, running, alive)))
+
+
+def _steps(logs: Path) -> tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]]], ...]:
+    return (
         ("clock", "Let one source set the clocks of this machine and of the database", _clock),
         ("certificates", f"See {logs}/identity-*.log; the zone's identity agent issues them", _certificates),
         ("trust bundles", f"See {logs}/identity-*.log; a process takes up a new bundle by itself", _bundles),
@@ -91,9 +109,6 @@ async def all_findings() -> list[Finding]:
         ("processes", f"See the logs of those named in {logs}", _processes),
         ("lag", f"See {logs}/bridge-inbound.log and `isthmus bridge status`", _lag),
     )
-    for name, remedy, step in steps:
-        findings.append(await _guarded(name, remedy, lambda step=step: step(mesh)))  # type: ignore[misc]
-    return findings
 
 
 async def _guarded(name: str, remedy: str, step: Callable[[], Awaitable[str]]) -> Finding:

@@ -29,21 +29,16 @@ def here(mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISTHMUS_EDGE_NODES", str(mesh.settings.edge_nodes))
 
 
-async def findings() -> dict[str, Finding]:
-    return {finding.name: finding for finding in await checkup.all_findings()}
-
-
 async def until(name: str, result: str) -> Finding:
     """The finding of that name, once it has come to that result."""
-    last: dict[str, Finding] = {}
+    last: list[Finding] = []
 
     async def holds() -> bool:
-        nonlocal last
-        last = await findings()
-        return last[name].result == result
+        last[:] = [await checkup.finding(name)]
+        return last[0].result == result
 
     await eventually(holds, f"{name} is {result}")
-    return last[name]
+    return last[0]
 
 
 async def test_a_healthy_mesh_passes_every_line(mesh: LocalMesh) -> None:
