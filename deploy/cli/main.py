@@ -4,7 +4,22 @@ import os
 
 import typer
 
-from deploy.cli import audit, bridge, check, config, demo, drill, explain, keys, login, override, policy, run, status
+from deploy.cli import (
+    audit,
+    bridge,
+    check,
+    config,
+    demo,
+    drill,
+    explain,
+    keys,
+    login,
+    override,
+    policy,
+    reconcile,
+    run,
+    status,
+)
 from mesh.environment import GRPC
 
 app = typer.Typer(
@@ -19,6 +34,7 @@ app.command("check")(check.check)
 app.command("explain")(explain.explain)
 app.command("demo")(demo.demo)
 app.command("login")(login.login)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(audit.app, name="audit")
 app.add_typer(bridge.app, name="bridge")
 app.add_typer(config.app, name="config")

@@ -1,6 +1,7 @@
 """Calls out: the order behind a payment, and the provider, over the channels of the mesh."""
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from datetime import date
 
 import grpc
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
@@ -9,6 +10,7 @@ from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 from mesh.errors import DeadlineExceeded, Unavailable
 from private_core.money import Money
 from private_core.payments.domain import Order, ProviderAnswer
+from private_core.payments.statement import LINES_MAX, Act, Line, too_long
 from private_core.translation import money_message, money_of
 
 _Answer = sandbox_pb2.HoldResponse | sandbox_pb2.TakeResponse | sandbox_pb2.ReleaseResponse | sandbox_pb2.ReturnResponse
@@ -36,7 +38,9 @@ def _order(order: orders_pb2.Order) -> Order:
 
 
 class SandboxClient:
-    """domain.Provider at the sandbox provider."""
+    """domain.Provider and statement.Statements at the sandbox provider."""
+
+    name = "sandbox"
 
     def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
         self._stub: sandbox_pb2_grpc.SandboxProviderAsyncStub = sandbox_pb2_grpc.SandboxProviderStub(channel)
@@ -57,6 +61,27 @@ class SandboxClient:
     async def give_back(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         request = sandbox_pb2.ReturnRequest(idempotency_key=key, reference=reference, amount=money_message(amount))
         return await self._ask(self._stub.Return(request, timeout=self._timeout_s))
+
+    async def lines(self, day: date) -> AsyncIterator[Line]:
+        """What the provider states of one day, UTC. Raises MeshError."""
+        after = 0
+        while after < LINES_MAX:
+            request = sandbox_pb2.ListStatementRequest(day=day.isoformat(), after=after)
+            page = (await self._stub.ListStatement(request)).lines
+            if not page:
+                return
+            for line in page:
+                yield Line(
+                    line.idempotency_key,
+                    Act(line.kind),
+                    line.reference,
+                    line.amount.minor,
+                    line.amount.currency,
+                    line.approved,
+                    line.provider_id,
+                )
+            after += len(page)
+        raise too_long(day)
 
     async def _ask(self, call: Awaitable[_Answer]) -> ProviderAnswer:
         try:

@@ -1,6 +1,6 @@
 """Put the payments process together."""
 
-from isthmus.payments.v1 import payments_pb2_grpc
+from isthmus.payments.v1 import notifications_pb2_grpc, payments_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
@@ -8,6 +8,9 @@ from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
 from private_core.payments.clients import OrdersClient, SandboxClient
+from private_core.payments.notifications import NotificationService
+from private_core.payments.reconciliation import INTERVAL_S, Reconciliation
+from private_core.payments.reconciliation_store import ReconciliationStore
 from private_core.payments.service import LedgerService, PaymentsService
 from private_core.payments.settings import PaymentsSettings
 from private_core.payments.settlement import Settlement
@@ -35,8 +38,18 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     service = PaymentsService(store, orders, provider, clock, settings.hold_s)
     server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, service)
-    server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store))
-    settlement = Rounds("settlement", Settlement(store, orders, provider).round, settings.settlement_interval_s)
-    expiry = IdempotencyExpiry(engine, "payments", settings.idempotency_s).rounds()
-    await process.serve(server.build(), sink, tokens, settlement, expiry)
+    settlement = Settlement(store, orders, provider)
+    entries = ReconciliationStore(engine)
+    reconciliation = Reconciliation(entries, provider, clock)
+    server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store, reconciliation))
+    notifications = NotificationService(store, entries, settlement, reconciliation)
+    server.add(notifications_pb2_grpc.add_ProviderNotificationsServicer_to_server, notifications)
+    await process.serve(
+        server.build(),
+        sink,
+        tokens,
+        Rounds("settlement", settlement.round, settings.settlement_interval_s),
+        Rounds("reconciliation", reconciliation.round, INTERVAL_S),
+        IdempotencyExpiry(engine, "payments", settings.idempotency_s).rounds(),
+    )
     await engine.dispose()

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import date
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -10,12 +11,13 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from isthmus.payments.v1 import payments_pb2_grpc
 
 from mesh.clock import Clock
-from mesh.errors import Internal, MeshError, NotFound
+from mesh.errors import Internal, InvalidArgument, MeshError, NotFound
 from private_core.identifiers import new_id
 from private_core.money import MINOR_MAX
 from private_core.payments import domain
 from private_core.payments.domain import Operation, Payment, Progress
 from private_core.payments.messages import payment_message
+from private_core.payments.reconciliation import Reconciliation
 from private_core.payments.settings import HOLD_S
 from private_core.payments.store import PaymentStore, Say
 from private_core.refusals import Refusal
@@ -130,10 +132,11 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
 
 
 class LedgerService(payments_pb2_grpc.LedgerServicer):
-    """The books, read only."""
+    """The books, read only, and held against the provider's."""
 
-    def __init__(self, store: PaymentStore) -> None:
+    def __init__(self, store: PaymentStore, reconciliation: Reconciliation) -> None:
         self._store = store
+        self._reconciliation = reconciliation
 
     async def GetTrialBalance(self, request: pb.GetTrialBalanceRequest, context: Any) -> pb.GetTrialBalanceResponse:
         balances = await self._store.balances()
@@ -159,6 +162,22 @@ class LedgerService(payments_pb2_grpc.LedgerServicer):
                 pb.CaptureMonth(month=month.month, captures=month.captures, amount=money_message(month.amount))
                 for month in months
             ]
+        )
+
+    async def Reconcile(self, request: pb.ReconcileRequest, context: Any) -> pb.ReconcileResponse:
+        try:
+            day = date.fromisoformat(request.day)
+        except ValueError:
+            raise InvalidArgument("DAY_UNKNOWN", "there is no such day", remedy="send it as 2026-11-22") from None
+        report = await self._reconciliation.run(day)
+        return pb.ReconcileResponse(
+            provider=report.provider,
+            day=report.day.isoformat(),
+            lines=report.lines,
+            differences=[
+                pb.Difference(operation_id=one.operation_id, name=one.name, here=one.here, there=one.there)
+                for one in report.differences
+            ],
         )
 
 

@@ -11,7 +11,7 @@ from mesh import telemetry
 from mesh.errors import MeshError, NotFound
 from mesh.logs import logger
 from private_core.payments import domain
-from private_core.payments.domain import Kind, Operation, Payment, Progress
+from private_core.payments.domain import Kind, Operation, Payment, Progress, ProviderAnswer
 from private_core.payments.store import PaymentStore
 from private_core.refusals import Refusal
 from private_core.storage.idempotency import Answer, Intent
@@ -50,7 +50,7 @@ class Settlement:
         finished = 0
         for operation in found:
             try:
-                progress = await self._settle(operation)
+                progress = await self.settle(operation)
             except MeshError as error:
                 self._log.warning("an operation stays open", operation=operation.operation_id, reason=error.reason)
                 continue
@@ -60,16 +60,21 @@ class Settlement:
         self._abandoned.set(len(found) - finished)
         return finished
 
-    async def _settle(self, operation: Operation) -> Progress:
+    async def settle(self, operation: Operation, answer: ProviderAnswer | None = None) -> Progress:
+        """End an open operation by the provider's answer, or by asking for it. Raises MeshError: it stays open."""
         member_id = operation.payment.member_id
         if operation.kind is Kind.HOLD:
             try:
                 order = await self._orders.inspect(operation.payment.order_id)
-                domain.payable(order, operation.amount)
+                # What the provider did is so, whatever has become of the order.
+                if answer is None:
+                    domain.payable(order, operation.amount)
             except (NotFound, Refusal):
-                return await self._finish(operation, Progress.DECLINED)
-            member_id = order.member_id
-        answer = await domain.ask(self._provider, operation)
+                if answer is None:
+                    return await self._finish(operation, Progress.DECLINED)
+            else:
+                member_id = order.member_id
+        answer = answer or await domain.ask(self._provider, operation)
         progress = Progress.DONE if answer.approved else Progress.DECLINED
         return await self._finish(operation, progress, answer.provider_id, member_id)
 

@@ -140,6 +140,10 @@ class PaymentStore:
         rows = await execute(self._engine, statements.ABANDONED, {"age": age, "limit": limit})
         return [_operation(row) for row in rows]
 
+    async def operation(self, operation_id: str) -> Operation | None:
+        rows = await execute(self._engine, statements.OPERATION, {"operation_id": operation_id})
+        return _operation(rows[0]) if rows else None
+
     async def read(self, payment_id: str) -> Payment | None:
         rows = await execute(self._engine, statements.PAYMENT, {"payment_id": payment_id})
         return _payment(rows[0]) if rows else None

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import pytest
@@ -21,7 +22,12 @@ from mesh.errors import MeshError, NotFound, Unavailable
 from mesh.spiffe import SpiffeId
 from private_core.money import Money
 from private_core.payments.domain import Order, ProviderAnswer
+from private_core.payments.notifications import NotificationService
+from private_core.payments.reconciliation import Reconciliation
+from private_core.payments.reconciliation_store import ReconciliationStore
 from private_core.payments.service import LedgerService, PaymentsService
+from private_core.payments.settlement import Settlement
+from private_core.payments.statement import Line
 from private_core.payments.store import PaymentStore
 
 CLIENT = "storefront"
@@ -46,7 +52,9 @@ class FakeOrders:
 
 
 class FakeProvider:
-    """Does what it is asked once per key, and can fall silent before or after it did."""
+    """Does what it is asked once per key, and can fall silent before or after it did. Its statements are `stated`."""
+
+    name = "fake"
 
     def __init__(self) -> None:
         self.done: dict[str, tuple[str, str, Money]] = {}
@@ -54,6 +62,11 @@ class FakeProvider:
         self.silent_before = 0
         self.silent_after = 0
         self.declines = False
+        self.stated: dict[date, list[Line]] = {}
+
+    async def lines(self, day: date) -> AsyncIterator[Line]:
+        for line in self.stated.get(day, []):
+            yield line
 
     async def hold(self, key: str, reference: str, amount: Money) -> ProviderAnswer:
         return await self._do(key, ("hold", reference, amount))
@@ -96,10 +109,17 @@ class Room:
     hold_s: float = 60.0
     service: PaymentsService = field(init=False)
     ledger: LedgerService = field(init=False)
+    entries: ReconciliationStore = field(init=False)
+    reconciliation: Reconciliation = field(init=False)
+    notifications: NotificationService = field(init=False)
 
     def __post_init__(self) -> None:
         self.service = PaymentsService(self.store, self.orders, self.provider, SystemClock(), self.hold_s)
-        self.ledger = LedgerService(self.store)
+        self.entries = ReconciliationStore(self.engine)
+        self.reconciliation = Reconciliation(self.entries, self.provider, SystemClock())
+        self.ledger = LedgerService(self.store, self.reconciliation)
+        settlement = Settlement(self.store, self.orders, self.provider)
+        self.notifications = NotificationService(self.store, self.entries, settlement, self.reconciliation)
 
     def order(self, order_id: str, minor: int = 2933, member: str = "member-1", currency: str = "USD") -> None:
         self.orders.orders[order_id] = Order(order_id, member, Money(minor, currency), placed=True)
@@ -164,7 +184,7 @@ def payments_url(postgres_url: str) -> str:
 @pytest.fixture
 async def room(payments_url: str) -> AsyncIterator[Room]:
     engine = async_engine(payments_url, "test")
-    tables = ("posting", "transfer", "operation", "payment", "idempotency")
+    tables = ("posting", "transfer", "operation", "payment", "idempotency", "difference", "reconciliation")
     orders = ("orders.line", "orders.placed_order", "orders.stock", "orders.idempotency")
     truncated = ", ".join((*(f"payments.{table}" for table in tables), *orders, "outbox.event"))
     async with engine.begin() as connection:

@@ -341,6 +341,11 @@ class LedgerStub:
                 request_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.SummarizeCapturesRequest.SerializeToString,
                 response_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.SummarizeCapturesResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/isthmus.payments.v1.Ledger/Reconcile',
+                request_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServicer:
@@ -361,6 +366,13 @@ class LedgerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Holds the provider's statement of one day against the books, and names every difference. Adjusts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -373,6 +385,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.SummarizeCaptures,
                     request_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.SummarizeCapturesRequest.FromString,
                     response_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.SummarizeCapturesResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.ReconcileRequest.FromString,
+                    response_serializer=isthmus_dot_payments_dot_v1_dot_payments__pb2.ReconcileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -430,6 +447,33 @@ class Ledger:
             '/isthmus.payments.v1.Ledger/SummarizeCaptures',
             isthmus_dot_payments_dot_v1_dot_payments__pb2.SummarizeCapturesRequest.SerializeToString,
             isthmus_dot_payments_dot_v1_dot_payments__pb2.SummarizeCapturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.payments.v1.Ledger/Reconcile',
+            isthmus_dot_payments_dot_v1_dot_payments__pb2.ReconcileRequest.SerializeToString,
+            isthmus_dot_payments_dot_v1_dot_payments__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -128,6 +128,8 @@ class LedgerStub:
     """The balance of every account."""
     SummarizeCaptures: _grpc.UnaryUnaryMultiCallable[_payments_pb2.SummarizeCapturesRequest, _payments_pb2.SummarizeCapturesResponse]
     """Captures and their amount per month."""
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]
+    """Holds the provider's statement of one day against the books, and names every difference. Adjusts nothing."""
 
 @_typing.type_check_only
 class LedgerAsyncStub(LedgerStub):
@@ -138,6 +140,8 @@ class LedgerAsyncStub(LedgerStub):
     """The balance of every account."""
     SummarizeCaptures: _aio.UnaryUnaryMultiCallable[_payments_pb2.SummarizeCapturesRequest, _payments_pb2.SummarizeCapturesResponse]  # type: ignore[assignment]
     """Captures and their amount per month."""
+    Reconcile: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReconcileRequest, _payments_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Holds the provider's statement of one day against the books, and names every difference. Adjusts nothing."""
 
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
     """The books. Every transfer is a set of postings that sum to zero per currency."""
@@ -157,5 +161,13 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payments_pb2.SummarizeCapturesResponse, _abc.Awaitable[_payments_pb2.SummarizeCapturesResponse]]:
         """Captures and their amount per month."""
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _payments_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payments_pb2.ReconcileResponse, _abc.Awaitable[_payments_pb2.ReconcileResponse]]:
+        """Holds the provider's statement of one day against the books, and names every difference. Adjusts nothing."""
 
 def add_LedgerServicer_to_server(servicer: LedgerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,9 +27,10 @@ if _version_not_supported:
 
 class SandboxProviderStub:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
-    the audit record of the payment that asks, and it keeps none of ours.
+    It remembers what it did in files, tells of it by notifications that come twice and out of order, and states it by the
+    day. Amounts in XTS, the currency that ISO 4217 reserves for testing, make it decline, dawdle, fall silent or misstate, so
+    no real purchase ever is. It stands for another company: what it is asked is on the audit record of the payment that
+    asks, and it keeps none of ours.
     """
 
     def __init__(self, channel):
@@ -58,13 +59,19 @@ class SandboxProviderStub:
                 request_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnRequest.SerializeToString,
                 response_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnResponse.FromString,
                 _registered_method=True)
+        self.ListStatement = channel.unary_unary(
+                '/isthmus.payments.v1.SandboxProvider/ListStatement',
+                request_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ListStatementRequest.SerializeToString,
+                response_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ListStatementResponse.FromString,
+                _registered_method=True)
 
 
 class SandboxProviderServicer:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
-    the audit record of the payment that asks, and it keeps none of ours.
+    It remembers what it did in files, tells of it by notifications that come twice and out of order, and states it by the
+    day. Amounts in XTS, the currency that ISO 4217 reserves for testing, make it decline, dawdle, fall silent or misstate, so
+    no real purchase ever is. It stands for another company: what it is asked is on the audit record of the payment that
+    asks, and it keeps none of ours.
     """
 
     def Hold(self, request, context):
@@ -87,6 +94,13 @@ class SandboxProviderServicer:
 
     def Return(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStatement(self, request, context):
+        """What was done on one day, in its order.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -114,6 +128,11 @@ def add_SandboxProviderServicer_to_server(servicer, server):
                     request_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnRequest.FromString,
                     response_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnResponse.SerializeToString,
             ),
+            'ListStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStatement,
+                    request_deserializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ListStatementRequest.FromString,
+                    response_serializer=isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ListStatementResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'isthmus.payments.v1.SandboxProvider', rpc_method_handlers)
@@ -124,9 +143,10 @@ def add_SandboxProviderServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SandboxProvider:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
-    the audit record of the payment that asks, and it keeps none of ours.
+    It remembers what it did in files, tells of it by notifications that come twice and out of order, and states it by the
+    day. Amounts in XTS, the currency that ISO 4217 reserves for testing, make it decline, dawdle, fall silent or misstate, so
+    no real purchase ever is. It stands for another company: what it is asked is on the audit record of the payment that
+    asks, and it keeps none of ours.
     """
 
     @staticmethod
@@ -227,6 +247,33 @@ class SandboxProvider:
             '/isthmus.payments.v1.SandboxProvider/Return',
             isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnRequest.SerializeToString,
             isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ReturnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.payments.v1.SandboxProvider/ListStatement',
+            isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ListStatementRequest.SerializeToString,
+            isthmus_dot_payments_dot_v1_dot_sandbox__pb2.ListStatementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,9 +28,10 @@ GRPC_VERSION: str
 
 class SandboxProviderStub:
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
-    the audit record of the payment that asks, and it keeps none of ours.
+    It remembers what it did in files, tells of it by notifications that come twice and out of order, and states it by the
+    day. Amounts in XTS, the currency that ISO 4217 reserves for testing, make it decline, dawdle, fall silent or misstate, so
+    no real purchase ever is. It stands for another company: what it is asked is on the audit record of the payment that
+    asks, and it keeps none of ours.
     """
 
     @_typing.overload
@@ -41,13 +42,16 @@ class SandboxProviderStub:
     Take: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.TakeRequest, _sandbox_pb2.TakeResponse]
     Release: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ReleaseRequest, _sandbox_pb2.ReleaseResponse]
     Return: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ReturnRequest, _sandbox_pb2.ReturnResponse]
+    ListStatement: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ListStatementRequest, _sandbox_pb2.ListStatementResponse]
+    """What was done on one day, in its order."""
 
 @_typing.type_check_only
 class SandboxProviderAsyncStub(SandboxProviderStub):
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
-    the audit record of the payment that asks, and it keeps none of ours.
+    It remembers what it did in files, tells of it by notifications that come twice and out of order, and states it by the
+    day. Amounts in XTS, the currency that ISO 4217 reserves for testing, make it decline, dawdle, fall silent or misstate, so
+    no real purchase ever is. It stands for another company: what it is asked is on the audit record of the payment that
+    asks, and it keeps none of ours.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -55,12 +59,15 @@ class SandboxProviderAsyncStub(SandboxProviderStub):
     Take: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.TakeRequest, _sandbox_pb2.TakeResponse]  # type: ignore[assignment]
     Release: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ReleaseRequest, _sandbox_pb2.ReleaseResponse]  # type: ignore[assignment]
     Return: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ReturnRequest, _sandbox_pb2.ReturnResponse]  # type: ignore[assignment]
+    ListStatement: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ListStatementRequest, _sandbox_pb2.ListStatementResponse]  # type: ignore[assignment]
+    """What was done on one day, in its order."""
 
 class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
     """A payment provider for sandboxes: the far side of the provider port, as a process of its own.
-    It declines, and remembers what it has answered, as a provider does: an amount in XTS, the currency that ISO 4217
-    reserves for testing, is declined, so no real purchase ever is. It stands for another company: what it is asked is on
-    the audit record of the payment that asks, and it keeps none of ours.
+    It remembers what it did in files, tells of it by notifications that come twice and out of order, and states it by the
+    day. Amounts in XTS, the currency that ISO 4217 reserves for testing, make it decline, dawdle, fall silent or misstate, so
+    no real purchase ever is. It stands for another company: what it is asked is on the audit record of the payment that
+    asks, and it keeps none of ours.
     """
 
     @_abc_1.abstractmethod
@@ -90,5 +97,13 @@ class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
         request: _sandbox_pb2.ReturnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.ReturnResponse, _abc.Awaitable[_sandbox_pb2.ReturnResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListStatement(
+        self,
+        request: _sandbox_pb2.ListStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_pb2.ListStatementResponse, _abc.Awaitable[_sandbox_pb2.ListStatementResponse]]:
+        """What was done on one day, in its order."""
 
 def add_SandboxProviderServicer_to_server(servicer: SandboxProviderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
