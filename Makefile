@@ -37,7 +37,7 @@ drill: setup ## Break the mesh in every way of the short suite, and prove from i
 setup: $(SET_UP) ## Bring all that is needed: Python packages, Java, Kafka, data sets. Quick when nothing is missing
 
 .PHONY: test
-test: setup lint ## Check style, types and architecture, then run every test
+test: setup browser lint ## Check style, types and architecture, then run every test
 	$(BIN)/python -m pytest
 
 .PHONY: lint
@@ -62,6 +62,10 @@ help: ## Show this
 	    /^##@ / { printf "\n\033[1m%s\033[0m\n", substr($$0, 5) } \
 	    /^[a-z]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nSettings: ISTHMUS_HOME (var), ISTHMUS_PORT_BASE (18400), ISTHMUS_EDGE_NODES (6), ISTHMUS_KAFKA_BROKERS (1), ISTHMUS_DATABASE_URL, ISTHMUS_KAFKA_BOOTSTRAP.\n'
+
+.PHONY: browser
+browser:
+	@deploy/local/setup.sh browser
 
 .PHONY: java
 java:

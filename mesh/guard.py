@@ -1,7 +1,8 @@
 """What every call passes through before it reaches a handler, compiled from the contract.
 
 Entry: makes the Call (peer, deadline, trace), measures it, and turns every exception into a rich status.
-Guard: checks the peer against the method's callers, then the request against its field rules.
+Guard: checks the peer against the method's callers.
+Fields: checks the request against its field rules, behind whatever checks the token: who holds none learns no rule.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _caller(peer: SpiffeId | None, through: str) -> SpiffeId | None:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Refuses peers that the policy does not name, and requests that break their field rules."""
+    """Refuses peers that the policy does not name."""
 
     def __init__(
         self, contract: Contract, infrastructure: Mapping[str, frozenset[str]], settings: ProcessSettings
@@ -146,7 +147,6 @@ class Guard(grpc.aio.ServerInterceptor):
         self._contract = contract
         self._infrastructure = infrastructure
         self._settings = settings
-        self._validator = protovalidate.Validator()
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
@@ -164,11 +164,10 @@ class Guard(grpc.aio.ServerInterceptor):
         return _infrastructure(handler, self._peer_check(callers, path))
 
     def _business(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
-        check, validate = self._peer_check(method.callers, method.path), self._validate
+        check = self._peer_check(method.callers, method.path)
 
         async def guarded(request: Any, context: Context) -> Any:
             check(current_call().peer)
-            validate(request)
             return await handle(request, context)
 
         return guarded
@@ -203,6 +202,26 @@ class Guard(grpc.aio.ServerInterceptor):
                 )
 
         return check
+
+
+class Fields(grpc.aio.ServerInterceptor):
+    """Refuses requests that break the rules of their fields. Stands next to the handler."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._methods = contract.methods
+        self._validator = protovalidate.Validator()
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if details.method not in self._methods or handler is None or handler.unary_unary is None:
+            return handler
+        handle, validate = cast(Behaviour, handler.unary_unary), self._validate
+
+        async def checked(request: Any, context: Context) -> Any:
+            validate(request)
+            return await handle(request, context)
+
+        return _unary(handler, checked)
 
     def _validate(self, request: Any) -> None:
         violations = self._validator.collect_violations(request)

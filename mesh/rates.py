@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 
-from mesh.call import current_call
+from mesh.call import Claims, current_call
 from mesh.contract.model import Contract, MethodPolicy, RateLimit
 from mesh.errors import ResourceExhausted
 
@@ -39,14 +39,34 @@ class Buckets:
         return admitted
 
 
+class CallerRates:
+    """The buckets of all callers by the contract. Methods of one class share a caller's bucket."""
+
+    def __init__(self, contract: Contract, now: Callable[[], float] = time.monotonic) -> None:
+        self._members = {each: Buckets(rates.member, now) for each, rates in contract.rates.items()}
+        self._systems = {each: Buckets(rates.system, now) for each, rates in contract.rates.items()}
+
+    def take(self, method: MethodPolicy, claims: Claims | None, peer: str) -> None:
+        """One call of a token's subject, or else of a peer. ResourceExhausted for one too many."""
+        if claims is not None and claims.is_member:
+            admitted = self._members[method.rate_class].take(claims.subject)
+        else:
+            admitted = self._systems[method.rate_class].take(claims.client_id if claims is not None else peer)
+        if not admitted:
+            raise ResourceExhausted(
+                "RATE_EXCEEDED",
+                f"this caller calls methods of the class {method.rate_class.name} too often",
+                remedy="wait a second, then try again, slower",
+                metadata={"rate_class": method.rate_class.name},
+            )
+
+
 class RateInterceptor(grpc.aio.ServerInterceptor):
-    """Stands next to the handler, where the token's subject is known: members draw from buckets of their own."""
+    """Stands behind the token's check, where the subject is known: members draw from buckets of their own."""
 
     def __init__(self, contract: Contract, now: Callable[[], float] = time.monotonic) -> None:
         self._methods = contract.methods
-        # Methods of one class share a caller's bucket.
-        self._members = {each: Buckets(rates.member, now) for each, rates in contract.rates.items()}
-        self._systems = {each: Buckets(rates.system, now) for each, rates in contract.rates.items()}
+        self._rates = CallerRates(contract, now)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         method = self._methods.get(details.method)
@@ -58,22 +78,11 @@ class RateInterceptor(grpc.aio.ServerInterceptor):
         )
 
     def _limited(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
-        members, systems = self._members[method.rate_class], self._systems[method.rate_class]
+        take = self._rates.take
 
         async def limited(request: Any, context: Any) -> Any:
             call = current_call()
-            claims = call.claims
-            if claims is not None and claims.is_member:
-                admitted = members.take(claims.subject)
-            else:
-                admitted = systems.take(claims.client_id if claims is not None else str(call.peer))
-            if not admitted:
-                raise ResourceExhausted(
-                    "RATE_EXCEEDED",
-                    f"this caller calls methods of the class {method.rate_class.name} too often",
-                    remedy="wait a second, then try again, slower",
-                    metadata={"rate_class": method.rate_class.name},
-                )
+            take(method, call.claims, str(call.peer))
             return await handle(request, context)
 
         return limited

@@ -211,7 +211,8 @@ class ServerBuilder:
         if self._audit is not None:
             chain.append(self._audit)
         chain.append(guard.Guard(contract, self._infrastructure, settings))
-        methods = _Methods(self._handlers, (*chain, *self._interceptors, RateInterceptor(contract)))
+        innermost = (RateInterceptor(contract), guard.Fields(contract))
+        methods = _Methods(self._handlers, (*chain, *self._interceptors, *innermost))
         server = grpc.aio.server(
             handlers=(methods,), options=_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
         )

@@ -110,13 +110,13 @@ def _port_base() -> int:
 async def _calls(mesh: LocalMesh) -> AsyncIterator[tuple[Call, Call, Call]]:
     """One call each: through both gateways, straight to the service, and a decision alone."""
     root = mesh.home.root / "ca" / "public" / "root.pem"
-    secret = mesh.home.run("oauth") / "clients" / "storefront.secret"
+    key = mesh.home.run("oauth") / "clients" / "storefront.pem"
     async with (
         PublicClient(mesh.urls["edge_gateway"], root, CALLERS) as client,
         _channel(mesh, "catalog-1") as service,
         _channel(mesh, "gateway-1") as gateway,
     ):
-        token = ClientToken(client, "storefront", secret, "catalog.read")
+        token = ClientToken(client, "storefront", key, "catalog.read")
         headers = await token.authorization()
         check = external_auth_pb2.CheckRequest()
         check.attributes.request.http.method = "GET"

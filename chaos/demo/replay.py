@@ -79,9 +79,9 @@ class Replay:
         async with operator(mesh) as channel:
             self._before = await read_settled(channel)
         root = mesh.home.root / "ca" / "public" / "root.pem"
-        secret = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.secret"
+        key = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
         async with PublicClient(mesh.urls["edge_gateway"], root, VIEWERS_AT_ONCE + SHOPPERS_AT_ONCE) as client:
-            shop = Storefront(client, ClientToken(client, CLIENT_ID, secret, SCOPE), self.outcomes, self.run)
+            shop = Storefront(client, ClientToken(client, CLIENT_ID, key, SCOPE), self.outcomes, self.run)
             public = Audience(client, self.outcomes, self._catalog.landings)
             campaigns, pages = len(self._catalog.campaigns), len(self._catalog.items)
             with self._screen.phase(f"Publishing {campaigns} campaigns and {pages} pages"):

@@ -73,11 +73,11 @@ class Crowd:
         rows = read_rows(None, None, self._target.settings.cache, ROWS_MAX)
         home = self._target.home
         root = home.root / "ca" / "public" / "root.pem"
-        secret = home.run("oauth") / "clients" / f"{CLIENT_ID}.secret"
+        key = home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
         url = self._target.urls["edge_gateway"]
         self.client = await self._stack.enter_async_context(PublicClient(url, root, CONNECTIONS_MAX))
         self._channel: Channel = await self._stack.enter_async_context(operator(home, self._target.table))
-        token = ClientToken(self.client, CLIENT_ID, secret, SCOPE)
+        token = ClientToken(self.client, CLIENT_ID, key, SCOPE)
         shop = Storefront(self.client, token, Outcomes(), self.run)
         self.slots = sorted({slot_of(row) for row in rows.impressions})
         try:

@@ -24,6 +24,8 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    # Each Set-Cookie on its own.
+    cookies: tuple[str, ...] = ()
 
     def refused(self) -> CallFailed:
         """This answer as a failure: its status, and the reason of its problem document when it is short."""
@@ -73,6 +75,7 @@ class PublicClient:
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 names = {name.lower(): value for name, value in response.headers.items()}
-                return Answer(response.status, names, await response.read())
+                cookies = tuple(response.headers.getall("set-cookie", ()))
+                return Answer(response.status, names, await response.read(), cookies)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise CallFailed(f"no answer: {type(error).__name__}", Outcome.UNKNOWN) from error

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from base64 import b64encode
 from pathlib import Path
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 import stamina
 
 from chaos.load.client import PublicClient
 from chaos.load.outcomes import CallFailed
+from mesh.client.assertion import AssertionKey
 
 RENEW_BEFORE_S = 30.0
 ATTEMPTS = 8
@@ -25,10 +25,10 @@ class _TokenAnswer(msgspec.Struct):
 class ClientToken:
     """The token of one client; `authorization()` gives the header, and asks for a new token when it is time."""
 
-    def __init__(self, client: PublicClient, client_id: str, secret_file: Path, scope: str) -> None:
+    def __init__(self, client: PublicClient, client_id: str, key_file: Path, scope: str) -> None:
         self._client = client
         self._client_id = client_id
-        self._secret_file = secret_file
+        self._key_file = key_file
         self._scope = scope
         self._header = ""
         self._renew_at = 0.0
@@ -53,13 +53,12 @@ class ClientToken:
                 await self._ask()
 
     async def _ask(self) -> None:
-        # RFC 6749 section 2.3.1: id and secret are form-encoded before they are joined.
-        secret = self._secret_file.read_text().strip()
-        credentials = b64encode(f"{quote_plus(self._client_id)}:{quote_plus(secret)}".encode()).decode()
-        headers = {"authorization": f"Basic {credentials}", "content-type": "application/x-www-form-urlencoded"}
-        form = urlencode({"grant_type": "client_credentials", "scope": self._scope}).encode()
+        # The key is read again for each token, so that a new one is taken up.
+        proof = AssertionKey(self._client_id, self._key_file).form(self._client.url)
+        form = {"grant_type": "client_credentials", "scope": self._scope} | proof
+        headers = {"content-type": "application/x-www-form-urlencoded"}
         asked = time.monotonic()
-        answer = await self._client.send("POST", "/oauth/token", form, headers)
+        answer = await self._client.send("POST", "/oauth/token", urlencode(form).encode(), headers)
         if answer.status != 200:
             raise answer.refused()
         token = msgspec.json.decode(answer.body, type=_TokenAnswer)

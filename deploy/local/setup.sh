@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings one part of what a mesh on this machine needs: setup.sh packages|java|kafka|archive|datasets. Called by the Makefile,
+# Brings one part of what a mesh on this machine needs: setup.sh packages|java|browser|kafka|archive|datasets. Called by the Makefile,
 # which knows when a part is out of date. Debian packages are installed only where they are missing and we are root.
 set -eu
 
@@ -51,6 +51,14 @@ java_runtime() {
     java_is_new_enough || fail "the java on the PATH is older than 17. Put a newer one first on the PATH."
 }
 
+# Without it the tests of the pages say so and are left out: nothing to fail for.
+browser() {
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null && return
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        (install "Chromium, for the tests of the pages," chromium fonts-wqy-zenhei) || say "Chromium could not be installed"
+    fi
+}
+
 kafka() {
     command -v mvn >/dev/null || install "Maven" maven
     say "fetching Apache Kafka's jars with Maven, each checked against its checksum"
@@ -77,7 +85,7 @@ datasets() {
 }
 
 case "${1:-}" in
-    packages | kafka | archive | datasets) "$1" ;;
+    packages | browser | kafka | archive | datasets) "$1" ;;
     java) java_runtime ;;
     *) fail "usage: setup.sh packages|java|kafka|archive|datasets" ;;
 esac

@@ -54,7 +54,7 @@ def refused(error: MeshError) -> auth.CheckResponse:
     denied.status.code = problem.status_of(shown)
     denied.body = problem.document(shown).decode()
     headers = {"content-type": problem.CONTENT_TYPE, "cache-control": "no-store", **_challenge(shown)}
-    if denied.status.code == 503:
+    if denied.status.code in (429, 503):
         headers["retry-after"] = "1"
     _set(denied.headers, headers)
     answer.dynamic_metadata[ANSWERED] = True

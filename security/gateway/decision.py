@@ -8,6 +8,7 @@ from mesh.call import Claims
 from mesh.clock import Clock
 from mesh.contract import Contract, MethodPolicy
 from mesh.errors import NotFound, PermissionDenied, Unauthenticated
+from mesh.rates import CallerRates
 from mesh.spiffe import SpiffeId
 from security.gateway.minting import InnerToken, Mint
 from security.tokens import inner
@@ -81,6 +82,7 @@ class Decider:
         self._origin = origin
         self._chain = (str(core_gateway),)
         self._clock = clock
+        self._rates = CallerRates(contract, clock.monotonic)
         self._reach: Mapping[str, frozenset[str]] = inner.reach(contract)
 
     def policy(self, path: str) -> MethodPolicy:
@@ -102,6 +104,7 @@ class Decider:
         claims = await self._verifier.verify(token)
         await self._check_binding(claims, scheme, token, asked)
         check_subject(claims, policy, self._clock.now_us() // 1_000_000)
+        self._rates.take(policy, claims, asked.peer)
         made = self._mint.token(
             claims, policy.workload, self._reach[policy.path], self._chain, expires_max=claims.expires
         )

@@ -87,7 +87,8 @@ class DeviceCode(DeviceCodeGrant):  # type: ignore[misc]
             return None
         if not found.allowed or found.member_id is None or found.signed_in_at is None:
             return None, False
-        return Member(found.member_id, found.signed_in_at, found.family_id, found.context), True
+        member = Member(found.member_id, found.signed_in_at, found.family_id, found.context, found.methods)
+        return member, True
 
     def should_slow_down(self, credential: Credential) -> bool:
         return bool(self.server.waiting.asks_too_often(credential.get_user_code(), datetime.now(UTC)))

@@ -18,6 +18,13 @@ REFRESH_GRACE = timedelta(seconds=10)
 PUSHED_LIFE = timedelta(seconds=90)
 DEVICE_CODE_LIFE = timedelta(minutes=10)
 DEVICE_POLL_S = 5
+SESSION_LIFE = timedelta(hours=12)
+SESSION_FRESH = timedelta(minutes=10)
+SESSIONS_MAX = 20
+# What a sign-in was made with (RFC 8176).
+BY_PASSWORD = "pwd"  # noqa: S105 (the name of a method)
+BY_BOTH_FACTORS = "pwd otp mfa"
+BY_PASSKEY = "pop user mfa"
 
 # RFC 8252, section 7.3: a native app listens on whatever port it got, but only on its own machine.
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]"})
@@ -102,6 +109,7 @@ class Code:
     family_id: str
     # The authentication context of the sign-in (RFC 9068, section 2.2.1): "" for a password alone.
     context: str = ""
+    methods: str = BY_PASSWORD
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,43 @@ class Family:
     # RFC 7638 thumbprint of the key that its refresh tokens are bound to (RFC 9449, section 5).
     key_thumbprint: str | None = None
     context: str = ""
+    methods: str = BY_PASSWORD
+
+
+@dataclass(frozen=True)
+class Session:
+    """A member who is signed in, in one browser."""
+
+    # What it is called on pages and in records; its cookie holds something else.
+    session_id: str
+    member_id: str
+    login: str
+    signed_in_at: datetime
+    expires_at: datetime
+    context: str
+    methods: str
+    # The browser, in a few words.
+    agent: str = ""
+
+    def fresh(self, now: datetime) -> bool:
+        """Whether its member signed in a moment ago: only then it may change how they sign in."""
+        return now - self.signed_in_at <= SESSION_FRESH
+
+    def suffices(self, now: datetime, *, context: str, age_s_max: int | None) -> bool:
+        """Whether the sign-in is what an app asks for (RFC 9470, section 4): "" is content with any context."""
+        if context and self.context != context:
+            return False
+        return age_s_max is None or now - self.signed_in_at <= timedelta(seconds=age_s_max)
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What a member has allowed one client, until it is withdrawn."""
+
+    client_id: str
+    name: str
+    scopes: frozenset[str]
+    given_at: datetime
 
 
 class RefreshUse(Enum):
@@ -205,6 +250,23 @@ def redirect_matches(registered: str, uri: str) -> bool:
         return False
     port = uri[len(prefix) : len(uri) - len(suffix)]
     return re.fullmatch(r"[1-9][0-9]{0,4}", port) is not None and int(port) <= 65535
+
+
+def remembers(redirect_uri: str) -> bool:
+    """Whether a consent may be remembered for whoever is at this target: on a loopback address anybody may be.
+
+    RFC 8252, section 8.6.
+    """
+    return urlsplit(redirect_uri).scheme == "https"
+
+
+def browser_name(user_agent: str) -> str:
+    """A browser in a few words, for its user to know it by: "Chrome, Linux"; "" for one that is not known."""
+    names = {"Edg/": "Edge", "OPR/": "Opera", "Firefox/": "Firefox", "Chrome/": "Chrome", "Safari/": "Safari"}
+    systems = ("Android", "iPhone", "iPad", "Windows", "Macintosh", "Linux")
+    name = next((name for mark, name in names.items() if mark in user_agent), "")
+    system = next((system for system in systems if system in user_agent), "")
+    return ", ".join(part for part in (name, system) if part)
 
 
 def fold_login(login: str) -> str:

@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
 from security.oauth.domain import REFRESH_GRACE, REFRESH_LIFE, TOKEN_LIFE, Family, RefreshUse, refresh_use
+from security.oauth.session_store import CONSENTS, SESSIONS
 from security.oauth.store import SWEEP_ROWS_MAX, digest, metadata
 from security.oauth.transactions import Transactions
 from security.tokens.revocation import REVOCATIONS_MAX, Kind, Revocation
@@ -39,6 +40,7 @@ FAMILIES = Table(
     Column("ended_at", DateTime(timezone=True)),
     Column("key_thumbprint", Text),
     Column("context", Text, nullable=False),
+    Column("methods", Text, nullable=False),
 )
 REFRESH_TOKENS = Table(
     "refresh_tokens",
@@ -166,12 +168,25 @@ class FamilyStore:
             audit(connection, record)
 
     def end_all(self, member_id: str, now: datetime, record: AuditRecord) -> None:
-        """End everything that a member has open anywhere: families, and access tokens made until now."""
+        """End everything that a member has open anywhere: sessions, families, and access tokens made until now."""
         with self._transaction() as connection:
+            connection.execute(delete(SESSIONS).where(SESSIONS.c.member_id == member_id))
             live = (FAMILIES.c.member_id == member_id) & FAMILIES.c.ended_at.is_(None)
             connection.execute(update(FAMILIES).where(live).values(ended_at=now))
             self._revoke(connection, Kind.SUBJECT, member_id, now, now + TOKEN_LIFE)
             audit(connection, record)
+
+    def withdraw(self, member_id: str, client_id: str, now: datetime, record: AuditRecord) -> bool:
+        """Take back what a member allowed a client, with all that came of it. False if nothing was allowed."""
+        allowed = (CONSENTS.c.member_id == member_id) & (CONSENTS.c.client_id == client_id)
+        live = (FAMILIES.c.member_id == member_id) & (FAMILIES.c.client_id == client_id) & FAMILIES.c.ended_at.is_(None)
+        with self._transaction() as connection:
+            if connection.execute(delete(CONSENTS).where(allowed)).rowcount == 0:
+                return False
+            for family_id in connection.execute(select(FAMILIES.c.family_id).where(live)).scalars().all():
+                self._end(connection, family_id, now)
+            audit(connection, record)
+        return True
 
     def revoke_token(self, token_id: str, until: datetime, now: datetime, record: AuditRecord) -> None:
         """Revoke one access token."""

@@ -96,7 +96,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         return None if client is None else RegisteredClient(client, self._secrets)
 
     def member(self, family: Family) -> Member:
-        return Member(family.member_id, family.signed_in_at, family.family_id, family.context)
+        return Member(family.member_id, family.signed_in_at, family.family_id, family.context, family.methods)
 
     def save_token(self, token: Mapping[str, Any], request: Request) -> None:
         """Put on record that a token is issued, with its family if there is one, before it leaves."""
@@ -114,6 +114,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
             expires_at=now + FAMILY_LIFE,
             key_thumbprint=request.client.confirmation.get("jkt"),
             context=request.user.context,
+            methods=request.user.methods,
         )
         if not self.families.begin(family, token.get("refresh_token"), now, record):
             raise InvalidGrantError("The code was redeemed before.")
@@ -129,7 +130,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
     def noted(self, event: str, request: Request, subject: str) -> AuditRecord:
         """The record of what a client had done to a member's tokens."""
         client_id = request.client.get_client_id()
-        log.info("tokens_revoked", client_id=client_id, event_name=event, subject=subject)
+        log.info("member_tokens", client_id=client_id, event_name=event, subject=subject)
         return self._journal.record(event, request.caller, client=client_id, data_subject=subject)
 
     def device_decided(self, request: Request, member_id: str | None) -> AuditRecord:
@@ -208,8 +209,7 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
         return user.context or None if user is not None else None
 
     def get_amr(self, user: Member | None) -> list[str] | None:
-        # RFC 8176.
-        return None if user is None else ["pwd", "otp", "mfa"] if user.context else ["pwd"]
+        return None if user is None else user.methods.split()
 
     def get_auth_time(self, user: Member | None) -> int | None:
         return None if user is None else int(user.signed_in_at.timestamp())
@@ -247,8 +247,9 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
             expires_at=datetime.now(UTC) + CODE_LIFE,
             family_id=user.family_id,
             context=user.context,
+            methods=user.methods,
         )
-        self.server.store.add_code(code, granted, self.server.noted("SignIn", request, user.member_id))
+        self.server.store.add_code(code, granted, self.server.noted("GiveCode", request, user.member_id))
 
     def query_authorization_code(self, code: str, client: RegisteredClient) -> RedeemedCode | None:
         now = datetime.now(UTC)
@@ -268,7 +269,7 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
 
     def authenticate_user(self, authorization_code: RedeemedCode) -> Member:
         code = authorization_code.code
-        return Member(code.member_id, code.signed_in_at, code.family_id, code.context)
+        return Member(code.member_id, code.signed_in_at, code.family_id, code.context, code.methods)
 
 
 class RequiredS256(CodeChallenge):  # type: ignore[misc]

@@ -14,6 +14,14 @@ FREE_FAILURES: Final = 10
 WAIT_S_MAX: Final = 300.0
 
 
+class TooManyError(Exception):
+    """This source asks too often, or has failed too often."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"wait {wait_s:.0f} s")
+        self.wait_s = wait_s
+
+
 @dataclass(slots=True)
 class _Source:
     tokens: float

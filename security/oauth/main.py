@@ -14,6 +14,10 @@ from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
 from security.identity.front import GatewayFront
 from security.keys.keyring import Keyring
+from security.oauth import account_page, authorize_page, device_page
+from security.oauth.account_page import AccountPage
+from security.oauth.authorize_page import AuthorizePage
+from security.oauth.device_page import DevicePage
 from security.oauth.domain import KeyRules
 from security.oauth.family_store import FamilyStore
 from security.oauth.grants import Server
@@ -23,10 +27,12 @@ from security.oauth.key_proofs import KeyProofs
 from security.oauth.key_store import GatewayKeyStore
 from security.oauth.limits import Limits
 from security.oauth.pages import Pages
+from security.oauth.passkeys import Passkeys
 from security.oauth.passwords import PasswordChecker, SecretChecker
 from security.oauth.second_factor import SecondFactors
 from security.oauth.seed import scopes_of, seed
 from security.oauth.service import AccountsService, KeysService
+from security.oauth.session_store import SessionStore
 from security.oauth.settings import OAuthSettings
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
@@ -34,7 +40,9 @@ from security.oauth.store import Store
 from security.oauth.sweeper import Sweeper
 from security.oauth.transactions import Transactions
 from security.oauth.trust import Trust
+from security.oauth.visits import Visits
 from security.oauth.waiting_store import WaitingStore
+from security.oauth.workers import Workers
 from security.tokens.dpop import Nonces
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
@@ -54,15 +62,24 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     sink = PostgresAuditSink(records)
     transactions = Transactions(database)
     store, families, waiting = Store(transactions), FamilyStore(transactions), WaitingStore(transactions)
+    sessions = SessionStore(transactions)
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
     factors = SecondFactors(transactions, keyring.index_key("oauth-second-factors"), ISSUER_NAME)
     journal = Journal(settings.workload, settings.node, clock)
     accounts = Accounts(store, families, passwords, factors, journal, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
-    await asyncio.to_thread(seed, store, passwords, process.contract, settings.client_secrets, settings.shop_callback)
+    await asyncio.to_thread(
+        seed,
+        store,
+        passwords,
+        process.contract,
+        settings.clients,
+        settings.shop_callback,
+        sandbox=settings.sandbox_client,
+    )
     gateway_keys = GatewayKeyStore(transactions)
-    sweeper = Sweeper((store.sweep, families.sweep, waiting.sweep, gateway_keys.sweep), clock)
+    sweeper = Sweeper((store.sweep, families.sweep, waiting.sweep, sessions.sweep, gateway_keys.sweep), clock)
     trust = Trust(families, gateway_keys, clock)
     revocations = Revocations(trust.listed, clock)
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, revocations)
@@ -83,13 +100,23 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         journal,
         read_token,
     )
+    limits = Limits(settings.token_requests_per_s, settings.token_requests_burst, clock)
+    pages, workers = Pages(keyring.index_key("oauth-forms"), clock), Workers()
+    passkeys = Passkeys(transactions, keyring.index_key("oauth-passkeys"), settings.issuer, families.use_proof)
+    visits = Visits(workers, sessions, accounts, passkeys, pages, limits, journal, sink, clock)
+    interactive = {
+        authorize_page.PATH: AuthorizePage(protocol, sessions, visits, pages, workers, settings.issuer).serve,
+        device_page.PATH: DevicePage(protocol, sessions, visits, pages, workers, limits).serve,
+        account_page.PATH: AccountPage(sessions, families, passkeys, accounts, visits, pages, workers, journal).serve,
+    }
     endpoints = Endpoints(
         protocol,
-        accounts,
-        Pages(keyring.index_key("oauth-forms"), clock),
+        pages,
+        interactive,
+        workers,
         keys,
         sink,
-        Limits(settings.token_requests_per_s, settings.token_requests_burst, clock),
+        limits,
         KeyProofs(Nonces(keyring.index_key("oauth-nonces"), clock), families.use_proof, clock),
         settings.issuer,
         scopes_of(process.contract),
@@ -106,6 +133,6 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     try:
         await process.serve(server.build(), sink, keys, trust, revocations, sweeper, front)
     finally:
-        endpoints.close()
+        workers.close()
         database.dispose()
         await records.dispose()

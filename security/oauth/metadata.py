@@ -26,6 +26,7 @@ def metadata(issuer: str, scopes: frozenset[str]) -> dict[str, Any]:
         "device_authorization_endpoint": f"{issuer}/oauth/device_authorization",
         "ui_locales_supported": ["en", "zh"],
         "acr_values_supported": [STEP_UP_CONTEXT],
+        "prompt_values_supported": ["none", "login", "consent"],
         "jwks_uri": f"{issuer}/oauth/jwks.json",
         "scopes_supported": sorted(scopes),
         "response_types_supported": ["code"],

@@ -18,9 +18,13 @@ CREDENTIALS_BYTES_MAX = 1024
 # An assertion is a JWT, and longer than anything else.
 LONG = frozenset({"client_assertion"})
 LONG_VALUE = re.compile(r"[A-Za-z0-9._-]{0,8192}")
+# What a browser says of a passkey is JSON.
+CREDENTIAL = "credential"
+CREDENTIAL_VALUE = re.compile(r"[\x20-\x7e]{0,8192}")
 # What people type; everything else is for programs.
 TYPED = frozenset({"login", "password", "second"})
 TYPED_LENGTH_MAX = 256
+_PATTERNS = {CREDENTIAL: CREDENTIAL_VALUE} | dict.fromkeys(LONG, LONG_VALUE)
 
 
 class TooLargeError(OAuth2Error):  # type: ignore[misc]
@@ -60,7 +64,7 @@ def parse(encoded: bytes) -> dict[str, str]:
         if name in TYPED:
             if len(value) > TYPED_LENGTH_MAX or "\x00" in value:
                 raise InvalidRequestError(f"The {name} is too long or has forbidden characters.")
-        elif not (LONG_VALUE if name in LONG else PARAMETER).fullmatch(value):
+        elif not _PATTERNS.get(name, PARAMETER).fullmatch(value):
             raise InvalidRequestError(f"The value of '{name[:64]}' is too long or has forbidden characters.")
     return {name: value for name, value in pairs if value}
 

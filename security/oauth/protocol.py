@@ -1,5 +1,6 @@
 """Our requests, clients, members and codes in the shape in which Authlib's protocol core asks about them."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import Any
 from authlib.oauth2 import OAuth2Request
 from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, OAuth2Payload
 
-from security.oauth.domain import Authentication, Client, Code
+from security.oauth.domain import BY_PASSWORD, Authentication, Client, Code, Session
 from security.oauth.journal import Caller
 from security.oauth.passwords import SecretChecker
 
@@ -124,8 +125,15 @@ class Member:
     signed_in_at: datetime
     # Of the tokens that this consent brings about.
     family_id: str
-    # What the sign-in was made with: "" for a password alone.
+    # What the sign-in amounts to, "" for a password alone; and by which methods it was made.
     context: str = ""
+    methods: str = BY_PASSWORD
+
+    @classmethod
+    def of(cls, session: Session) -> "Member":
+        """For a consent that is given in this session."""
+        family_id = secrets.token_urlsafe(16)
+        return cls(session.member_id, session.signed_in_at, family_id, session.context, session.methods)
 
     def get_user_id(self) -> str:
         return self.member_id

@@ -1,19 +1,26 @@
 """The clients that every mesh begins with: the shop's back end, its browser app, and the command line."""
 
 import fcntl
+import json
 import os
 import secrets
 from pathlib import Path
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from mesh.contract import Contract
+from mesh.errors import FailedPrecondition
 from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_key_file, write_file
 from security.oauth.device import DEVICE_CODE
 from security.oauth.domain import Authentication, Client
 from security.oauth.passwords import PasswordChecker
 from security.oauth.protocol import AUTHORIZATION_CODE, CLIENT_CREDENTIALS, REFRESH_TOKEN
 from security.oauth.store import Store
+from security.tokens.jwk import public_jwk
 
 STOREFRONT = "storefront"
+SANDBOX = "sandbox"
 SHOP_WEB = "shop-web"
 COMMAND_LINE = "isthmus-cli"
 SHOP_WEB_SCOPES = frozenset(
@@ -26,46 +33,71 @@ def scopes_of(contract: Contract) -> frozenset[str]:
     return frozenset(scope for method in contract.methods.values() for scope in method.scopes)
 
 
-def seed(store: Store, passwords: PasswordChecker, contract: Contract, secrets_directory: Path, callback: str) -> None:
-    """Register the clients, or bring them up to date. The replicas take turns; a secret is made once and kept."""
-    secrets_directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    descriptor = os.open(secrets_directory / ".lock", os.O_RDWR | os.O_CREAT, KEY_MODE)
+def seed(
+    store: Store,
+    passwords: PasswordChecker,
+    contract: Contract,
+    directory: Path,
+    callback: str,
+    *,
+    sandbox: bool = False,
+) -> None:
+    """Register the clients, or bring them up to date. The replicas take turns; keys and secrets are made once and kept.
+
+    sandbox: also a client with a shared secret, for trying things out. Without it there is none.
+    """
+    directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, KEY_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         known = scopes_of(contract)
-        store.put_client(
-            Client(
-                client_id=STOREFRONT,
-                name="Storefront",
-                secret_hash=_secret_hash(store, passwords, secrets_directory / f"{STOREFRONT}.secret"),
-                grants=frozenset({CLIENT_CREDENTIALS}),
-                scopes=known,
-                redirect_uris=(),
-                authentication=Authentication.CLIENT_SECRET,
+        for client in (
+            _program(STOREFRONT, "Storefront", known, _public_keys(directory / f"{STOREFRONT}.pem")),
+            _app(SHOP_WEB, "Shop", AUTHORIZATION_CODE, known, callback, "http://127.0.0.1/callback"),
+            _app(COMMAND_LINE, "Isthmus on the command line", DEVICE_CODE, known),
+        ):
+            store.put_client(client)
+        if sandbox:
+            secret_hash = _secret_hash(store, passwords, directory / f"{SANDBOX}.secret")
+            store.put_client(
+                Client(
+                    client_id=SANDBOX,
+                    name="Sandbox",
+                    secret_hash=secret_hash,
+                    grants=frozenset({CLIENT_CREDENTIALS}),
+                    scopes=known,
+                    redirect_uris=(),
+                    authentication=Authentication.CLIENT_SECRET,
+                )
             )
-        )
-        store.put_client(
-            Client(
-                client_id=SHOP_WEB,
-                name="Shop",
-                secret_hash=None,
-                grants=frozenset({AUTHORIZATION_CODE, REFRESH_TOKEN}),
-                scopes=SHOP_WEB_SCOPES & known,
-                redirect_uris=(callback, "http://127.0.0.1/callback"),
-            )
-        )
-        store.put_client(
-            Client(
-                client_id=COMMAND_LINE,
-                name="Isthmus on the command line",
-                secret_hash=None,
-                grants=frozenset({DEVICE_CODE, REFRESH_TOKEN}),
-                scopes=SHOP_WEB_SCOPES & known,
-                redirect_uris=(),
-            )
-        )
+        else:
+            store.remove_client(SANDBOX)
     finally:
         os.close(descriptor)
+
+
+def _program(client_id: str, name: str, scopes: frozenset[str], jwks: str) -> Client:
+    """A program that calls in its own name, and proves itself by its key."""
+    grants = frozenset({CLIENT_CREDENTIALS})
+    return Client(client_id, name, None, grants, scopes, (), Authentication.PRIVATE_KEY_JWT, jwks=jwks)
+
+
+def _app(client_id: str, name: str, grant: str, known: frozenset[str], *redirect_uris: str) -> Client:
+    """A public client, which calls in the name of members."""
+    return Client(client_id, name, None, frozenset({grant, REFRESH_TOKEN}), SHOP_WEB_SCOPES & known, redirect_uris)
+
+
+def _public_keys(path: Path) -> str:
+    """The JWK set of the file's private key, which is made if there is none."""
+    if not path.exists():
+        made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_file(path, made, KEY_MODE)
+    key = serialization.load_pem_private_key(read_key_file(path), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FailedPrecondition("KEY_FILE_INVALID", f"{path} holds no P-256 key", remedy=f"Remove {path}.")
+    return json.dumps({"keys": [public_jwk(key.public_key())]})
 
 
 def _secret_hash(store: Store, passwords: PasswordChecker, path: Path) -> str:
@@ -73,6 +105,6 @@ def _secret_hash(store: Store, passwords: PasswordChecker, path: Path) -> str:
     if not path.exists():
         write_file(path, secrets.token_urlsafe(32).encode(), KEY_MODE)
     secret = read_key_file(path).decode("ascii").strip()
-    client = store.client(STOREFRONT)
+    client = store.client(SANDBOX)
     stored = client.secret_hash if client else None
     return stored if stored and passwords.check(stored, secret) else passwords.hash(secret)

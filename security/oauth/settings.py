@@ -8,10 +8,13 @@ from mesh.database.settings import DatabaseSettings
 
 
 class OAuthSettings(DatabaseSettings):
-    """Environment ISTHMUS_*. The keyring and the seeded secrets lie below `home`, shared by the replicas."""
+    """Environment ISTHMUS_*. The keyring and the keys of seeded clients lie below `home`; the replicas share them."""
 
     # Tokens are sent back to this page of the shop, besides to loopback addresses of native apps.
     shop_callback: str = "https://shop.isthmus.example/callback"
+
+    # A client with a shared secret, `sandbox`, for trying things out. All others have a key or a certificate.
+    sandbox_client: bool = False
 
     # Of one client at one address, in each replica.
     token_requests_per_s: float = Field(default=50.0, gt=0)
@@ -22,5 +25,5 @@ class OAuthSettings(DatabaseSettings):
         return self.home / "run" / "oauth" / "keyring.json"
 
     @property
-    def client_secrets(self) -> Path:
+    def clients(self) -> Path:
         return self.home / "run" / "oauth" / "clients"

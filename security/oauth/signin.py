@@ -1,16 +1,22 @@
 """Accounts: making them, and signing members in."""
 
-import secrets
 from datetime import UTC, datetime
 
 from mesh.clock import Clock
 from mesh.errors import AlreadyExists, FieldViolation, InvalidArgument, NotFound
 from mesh.logs import logger
-from security.oauth.domain import fold_login, password_rule
+from security.oauth.domain import (
+    BY_BOTH_FACTORS,
+    BY_PASSWORD,
+    SESSION_LIFE,
+    Account,
+    Session,
+    fold_login,
+    password_rule,
+)
 from security.oauth.family_store import FamilyStore
 from security.oauth.journal import Caller, Journal
 from security.oauth.passwords import PasswordChecker
-from security.oauth.protocol import Member
 from security.oauth.second_factor import SecondFactors
 from security.oauth.store import Store
 from security.tokens.admission import STEP_UP_CONTEXT
@@ -73,8 +79,10 @@ class Accounts:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now_us() / 1e6, UTC)
 
-    def sign_in(self, login: str, password: str, second: str = "", *, require_second: bool = False) -> Member | None:
-        """The member who signs in, or None. Neither the answer nor its time says whether the login exists.
+    def sign_in(self, login: str, password: str, second: str = "", *, require_second: bool = False) -> Session | None:
+        """The session of the member who signs in, not begun yet, or None.
+
+        Neither the answer nor its time says whether the login exists.
 
         second: a one-time password; needed where the member has that factor in use, or require_second.
         """
@@ -97,7 +105,21 @@ class Accounts:
             return None
         if account.failures:
             self._store.clear_failures(folded)
-        return Member(account.member_id, now, secrets.token_urlsafe(16), context)
+        return _session(account, now, context, BY_BOTH_FACTORS if context else BY_PASSWORD)
+
+    def session(self, member_id: str, context: str, methods: str) -> Session | None:
+        """The session of a member who has proven themselves otherwise, or None without an account."""
+        now = self._now()
+        account = self._store.account_of(member_id)
+        return None if account is None else _session(account, now, context, methods)
+
+    def failed(self, rule: str) -> None:
+        """A proof other than a password was not good: to the log, for nobody's account is guessed that way."""
+        log.warning("sign_in_failed", rule=rule)
+
+
+def _session(account: Account, now: datetime, context: str, methods: str) -> Session:
+    return Session("", account.member_id, account.login, now, now + SESSION_LIFE, context, methods)
 
 
 def _invalid(field: str, rule: str) -> InvalidArgument:

@@ -69,6 +69,7 @@ CODES = Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("family_id", Text, nullable=False),
     Column("context", Text, nullable=False),
+    Column("methods", Text, nullable=False),
     # Kept until it expires, so that a second taker is noticed.
     Column("taken", Boolean, nullable=False),
 )
@@ -146,6 +147,11 @@ class Store:
                 upsert(CLIENTS).values(values).on_conflict_do_update(index_elements=["client_id"], set_=values)
             )
 
+    def remove_client(self, client_id: str) -> None:
+        """Forget a client that nothing was ever given to in a member's name."""
+        with self._transaction() as connection:
+            connection.execute(delete(CLIENTS).where(CLIENTS.c.client_id == client_id))
+
     def add_account(self, member_id: str, login: str, password_hash: str) -> Account | None:
         """Add an account; None if it was added, else the account that already has this member or this login."""
         added = upsert(ACCOUNTS).values(member_id=member_id, login=login, password_hash=password_hash, failures=0)
@@ -190,7 +196,7 @@ class Store:
             )
 
     def add_code(self, code: str, granted: Code, record: AuditRecord) -> None:
-        """Keep a code, and on record that its member signed in."""
+        """Keep a code, and on record for whom it was given."""
         with self._transaction() as connection:
             connection.execute(insert(CODES).values(digest=digest(code), taken=False, **asdict(granted)))
             audit(connection, record)

@@ -9,7 +9,7 @@ from sqlalchemy import Boolean, Column, DateTime, LargeBinary, Row, Table, Text,
 
 from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
-from security.oauth.domain import DEVICE_POLL_S
+from security.oauth.domain import BY_PASSWORD, DEVICE_POLL_S, Session
 from security.oauth.store import SWEEP_ROWS_MAX, digest, metadata
 from security.oauth.transactions import Transactions
 
@@ -35,6 +35,7 @@ DEVICES = Table(
     Column("member_id", Text),
     Column("signed_in_at", DateTime(timezone=True)),
     Column("context", Text, nullable=False),
+    Column("methods", Text, nullable=False),
 )
 
 
@@ -52,6 +53,7 @@ class Device:
     member_id: str | None = None
     signed_in_at: datetime | None = None
     context: str = ""
+    methods: str = BY_PASSWORD
 
 
 class WaitingStore:
@@ -91,17 +93,12 @@ class WaitingStore:
             row = connection.execute(select(DEVICES).where(_undecided(user_code, now))).one_or_none()
         return None if row is None else _device(row)
 
-    def decide(
-        self, user_code: str, member_id: str | None, signed_in_at: datetime, context: str, record: AuditRecord
-    ) -> bool:
-        """Keep what a person decided: who allowed it, or None who denied it. False if somebody else was first."""
-        values: dict[str, Any] = {
-            "allowed": member_id is not None,
-            "member_id": member_id,
-            "signed_in_at": signed_in_at,
-        }
-        values["context"] = context
-        decided = update(DEVICES).where(_undecided(user_code, signed_in_at)).values(values)
+    def decide(self, user_code: str, session: Session | None, now: datetime, record: AuditRecord) -> bool:
+        """Keep what a person decided: whose session allowed it, or None who denied it. False if somebody was first."""
+        values: dict[str, Any] = {"allowed": session is not None}
+        if session is not None:
+            values |= {name: getattr(session, name) for name in ("member_id", "signed_in_at", "context", "methods")}
+        decided = update(DEVICES).where(_undecided(user_code, now)).values(values)
         with self._transaction() as connection:
             if connection.execute(decided.returning(DEVICES.c.user_code)).one_or_none() is None:
                 return False
@@ -145,4 +142,5 @@ def _device(row: Row[Any]) -> Device:
         row.member_id,
         row.signed_in_at,
         row.context,
+        row.methods,
     )

@@ -37,8 +37,8 @@ async def public_client(mesh: LocalMesh, connections: int = 16) -> AsyncIterator
 
 async def bearer(mesh: LocalMesh, client: PublicClient, scope: str) -> dict[str, str]:
     """Headers of a JSON request with a token of the shop's own system."""
-    secret = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.secret"
-    return JSON | await ClientToken(client, CLIENT_ID, secret, scope).authorization()
+    key = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
+    return JSON | await ClientToken(client, CLIENT_ID, key, scope).authorization()
 
 
 async def register(mesh: LocalMesh, client: PublicClient, key: str, number: int) -> str:

@@ -47,18 +47,40 @@ async def authorize(client: PublicClient, login: str, password: str, scope: str)
         "code_challenge_method": "S256",
     }
     page = await client.send("GET", f"/oauth/authorize?{urlencode(asked)}")
-    assert page.status == 200, page.body
-    cookie = page.headers["set-cookie"].partition(";")[0]
-    html = page.body.decode()
-    form = {"csrf": _attribute(html, r'name="csrf" value="([^"]*)"'), "login": login, "password": password}
-    action = _attribute(html, r'action="([^"]*)"')
-    headers = FORM | {"cookie": cookie}
-    done = await client.send("POST", action, urlencode(form | {"decision": "allow"}).encode(), headers)
+    jar = Jar()
+    entered = await submit(client, page, jar, login=login, password=password, decision="sign-in")
+    assert entered.status == 200, (entered.status, entered.body)
+    done = await submit(client, entered, jar, decision="allow")
     assert done.status == 303, (done.status, done.body)
     target = urlsplit(done.headers["location"])
     answer = parse_qs(target.query)
     assert (f"{target.scheme}://{target.netloc}{target.path}", answer["state"]) == (CALLBACK, [state])
     return verifier, answer["code"][0]
+
+
+class Jar(dict[str, str]):
+    """A browser's cookies."""
+
+    def keep(self, answer: Answer) -> None:
+        for line in answer.cookies:
+            name, _, value = line.partition(";")[0].partition("=")
+            self[name] = value
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"cookie": "; ".join(f"{name}={value}" for name, value in self.items())}
+
+
+async def submit(client: PublicClient, page: Answer, jar: Jar, **fields: str) -> Answer:
+    """Send the first form of a page."""
+    assert page.status == 200, page.body
+    jar.keep(page)
+    html = page.body.decode()
+    form = {"csrf": _attribute(html, r'name="csrf" value="([^"]*)"')} | fields
+    action = _attribute(html, r'action="([^"]*)"')
+    answer = await client.send("POST", action, urlencode(form).encode(), FORM | jar.header)
+    jar.keep(answer)
+    return answer
 
 
 async def redeem(client: PublicClient, code: str, verifier: str) -> Answer:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import secrets
 import time
 from base64 import urlsafe_b64encode
@@ -19,6 +18,7 @@ from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from chaos.load.client import Answer, PublicClient
 from deploy.local.mesh import LocalMesh
 from mesh.channel import Channels
+from mesh.client.assertion import AssertionKey
 from mesh.contract import load
 from mesh.errors import MeshError
 from mesh.spiffe import SpiffeId
@@ -26,7 +26,7 @@ from mesh.tls import Identity
 from security.tokens.jwk import public_jwk
 from tests.e2e.command import ISTHMUS
 from tests.e2e.public import JSON, bearer, problem, public_client, register
-from tests.e2e.signin import FORM, PASSWORD, authorize, create_account, redeem
+from tests.e2e.signin import FORM, PASSWORD, Jar, authorize, create_account, redeem, submit
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 REACHES_WITHIN_S = 5.0
@@ -34,8 +34,9 @@ PATH = "/v1/campaigns"
 
 
 def credentials(mesh: LocalMesh) -> dict[str, str]:
-    secret = (mesh.home.run("oauth") / "clients" / "storefront.secret").read_text()
-    return {"client_id": "storefront", "client_secret": secret}
+    """Good once."""
+    key = mesh.home.run("oauth") / "clients" / "storefront.pem"
+    return AssertionKey("storefront", key).form(mesh.urls["edge_gateway"])
 
 
 async def post(client: PublicClient, path: str, form: dict[str, str], **headers: str) -> Answer:
@@ -93,10 +94,14 @@ async def test_a_bound_token_is_good_with_a_fresh_proof_of_its_key_alone(mesh: L
         return jwt.encode(said, by, "ES256", {"typ": "dpop+jwt", "jwk": jwk})
 
     async with public_client(mesh) as client:
-        form = credentials(mesh) | {"grant_type": "client_credentials", "scope": "catalog.read"}
-        asked = await post(client, "/oauth/token", form, dpop=proof(key, "POST", "/oauth/token", ""))
+        form = {"grant_type": "client_credentials", "scope": "catalog.read"}
+        asked = await post(
+            client, "/oauth/token", form | credentials(mesh), dpop=proof(key, "POST", "/oauth/token", "")
+        )
         nonce = asked.headers["dpop-nonce"]
-        given = await post(client, "/oauth/token", form, dpop=proof(key, "POST", "/oauth/token", nonce))
+        given = await post(
+            client, "/oauth/token", form | credentials(mesh), dpop=proof(key, "POST", "/oauth/token", nonce)
+        )
         token = json.loads(given.body)["access_token"]
 
         async def call(scheme: str, **headers: str) -> Answer:
@@ -177,12 +182,9 @@ async def test_somebody_signs_in_on_the_command_line(mesh: LocalMesh) -> None:
             said = (await asyncio.wait_for(command.stdout.readline(), 30)).decode()
             path = urlsplit(said.split()[-1])
             page = await client.send("GET", f"{path.path}?{path.query}")
-            csrf = re.search(r'name="csrf" value="([^"]*)"', page.body.decode())
-            assert csrf, page.body
-            form = {"csrf": csrf[1], "login": "edsger@example.org", "password": PASSWORD, "decision": "allow"}
-            form["user_code"] = parse_qs(path.query)["user_code"][0]
-            cookie = page.headers["set-cookie"].partition(";")[0]
-            assert (await post(client, "/oauth/device", form, cookie=cookie)).status == 200
+            jar, code = Jar(), parse_qs(path.query)["user_code"][0]
+            entered = await submit(client, page, jar, login="edsger@example.org", password=PASSWORD, user_code=code)
+            assert (await submit(client, entered, jar, decision="allow", user_code=code)).status == 200
             await asyncio.wait_for(command.communicate(), 30)
             assert command.returncode == 0
         finally:

@@ -25,6 +25,7 @@ from security.audit.port import AuditSink
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.tokens import inner
+from security.tokens.admission import STEP_UP_CONTEXT
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
 
@@ -47,9 +48,9 @@ class Issuer:
     async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         return self._private.public_key() if kid == "1" else None
 
-    def token(self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway") -> str:
+    def token(self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway", both: bool = False) -> str:
         now = int(time.time())
-        claims = {
+        claims: dict[str, Any] = {
             "iss": inner.issuer(TRUST_DOMAIN),
             "aud": self._workload,
             "sub": subject,
@@ -62,6 +63,8 @@ class Issuer:
             "origin_iat": now,
             "act": inner.act((str(SpiffeId("private", presenter)),)),
         }
+        if both:
+            claims |= {"acr": STEP_UP_CONTEXT, "auth_time": now}
         return jwt.encode(claims, self._private, "ES256", {"typ": inner.TYPE, "kid": "1"})
 
 
@@ -113,10 +116,11 @@ class PrivateRoom:
             await channels.close(0)
 
     def bearer(
-        self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway"
+        self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway", both: bool = False
     ) -> tuple[tuple[str, str | bytes], ...]:
-        """A token that `presenter` may call with."""
-        return (("authorization", f"Bearer {self.issuer.token(*scopes, subject=subject, presenter=presenter)}"),)
+        """A token that `presenter` may call with. both: the subject has just shown a second factor, too."""
+        token = self.issuer.token(*scopes, subject=subject, presenter=presenter, both=both)
+        return (("authorization", f"Bearer {token}"),)
 
     def _issue(self, workload: str) -> Path:
         directory = self.home / "run" / workload / "identity"

@@ -41,9 +41,10 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
     filters = [
         _health(),
         access.filter_(view),
+        *transcoding.filters(view),
+        # Behind the transcoder: only then a call has its method's path, and with it the route that says how often.
         rates.filter_(),
         faults.filter_(),
-        *transcoding.filters(view),
         decision.filter_(),
         _router(),
     ]

@@ -19,5 +19,7 @@ def limited(view: View, method: MethodPolicy) -> dict[str, Any]:
     """The per-route setting of one method."""
     limit = view.contract.rates[method.rate_class].gateway
     bucket = {"max_tokens": limit.burst, "tokens_per_fill": limit.per_second, "fill_interval": "1s"}
-    setting = {"@type": _TYPE, "stat_prefix": "rates", "token_bucket": bucket}
+    # To a native caller it is RESOURCE_EXHAUSTED, as from a server.
+    exhausted = {"rate_limited_as_resource_exhausted": True}
+    setting = {"@type": _TYPE, "stat_prefix": "rates", "token_bucket": bucket, **exhausted}
     return {FILTER: {**setting, "filter_enabled": _ALWAYS, "filter_enforced": _ALWAYS}}

@@ -82,7 +82,8 @@ def core(view: View) -> dict[str, Any]:
             ],
             "typed_per_filter_config": {
                 **rates.limited(view, method),
-                **faults.injected(view, method),
+                # A call that came as JSON is answered as HTTP, whatever became of it on the way.
+                **faults.injected(view, method, http=bool(method.http)),
                 **({} if decision.needed(method) else decision.skipped()),
             },
         }

@@ -15,6 +15,8 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
+from deploy.local import envoy
+from mesh.control.overrides import FILE, Fault, Overrides
 from mesh.tls import Identity
 from tests.integration.control.test_edge_gateway import problem
 from tests.integration.control.world import World, eventually
@@ -255,6 +257,40 @@ async def test_nobody_decides_and_nothing_sensitive_passes(world: World, public:
             return answer.status == 200
 
     await eventually(decided, f"a decision is made again\n{world.tail('gateway-1')}")
+
+
+async def test_what_is_said_of_a_method_s_route_holds_for_its_json_calls(
+    world: World, public: aiohttp.ClientSession
+) -> None:
+    """Rates and faults are settings of the route that a call has as gRPC."""
+    fault = Fault("/isthmus.orders.v1.Orders/GetOrder", 100, time.time() + 60, abort="RESOURCE_EXHAUSTED")
+    path = world.home.run("control-private") / FILE
+    path.write_text(Overrides((fault,)).to_json())
+
+    async def status(wanted: int) -> bool:
+        async with public.get("/v1/orders/a", headers=token()) as answer:
+            if answer.status == 429:
+                assert ((await problem(answer))["status"], answer.headers["retry-after"]) == (429, "1")
+            return answer.status == wanted
+
+    await eventually(lambda: status(429), "the fault is there")
+    path.unlink()
+    await eventually(lambda: status(200), "the fault is gone")
+    before = await counted(world)
+    for _ in range(3):
+        assert await status(200)
+    assert await counted(world) - before == 3
+
+
+async def counted(world: World) -> int:
+    """Calls that the core gateway has taken out of some method's bucket."""
+    connector = aiohttp.UnixConnector(str(envoy.admin_socket(world.home, "core-gateway")))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://admin/stats/prometheus") as answer,
+    ):
+        lines = (await answer.text()).splitlines()
+    return sum(int(line.split()[-1]) for line in lines if "http_local_rate_limit_ok" in line and line[0] != "#")
 
 
 async def test_pages_of_the_authorization_server_need_no_token(public: aiohttp.ClientSession) -> None:

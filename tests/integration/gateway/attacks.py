@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from mesh.contract import MethodPolicy
 from security.tokens import inner
+from security.tokens.admission import STEP_UP_AGE_S, STEP_UP_CONTEXT
 from security.tokens.jwk import public_jwk
 
 ISSUER: Final = "https://localhost:1"
@@ -57,10 +58,16 @@ def outside(method: MethodPolicy, now_s: int, header: dict[str, Any] | None = No
         "iat": now_s,
         "exp": now_s + 300,
         "jti": secrets.token_hex(8),
+        **_signed_in(method, now_s),
     }
     full = {"alg": "ES256", "typ": "at+jwt", "kid": kid(ISSUER_KEY)} | (header or {})
     said = {name: value for name, value in (claims | changes).items() if value is not ...}
     return signed(json.dumps({k: v for k, v in full.items() if v is not ...}), json.dumps(said), ISSUER_KEY)
+
+
+def _signed_in(method: MethodPolicy, now_s: int) -> dict[str, Any]:
+    """With both factors, a moment ago, where the method asks for that."""
+    return {"acr": STEP_UP_CONTEXT, "auth_time": now_s} if method.step_up else {}
 
 
 def inside(method: MethodPolicy, now_s: int, presenter: str, **changes: Any) -> str:
@@ -78,6 +85,7 @@ def inside(method: MethodPolicy, now_s: int, presenter: str, **changes: Any) -> 
         "origin": secrets.token_hex(8),
         "origin_iat": now_s,
         "act": {"sub": presenter},
+        **_signed_in(method, now_s),
     }
     said = {name: value for name, value in (claims | changes).items() if value is not ...}
     header = {"alg": "ES256", "typ": inner.TYPE, "kid": kid(key)}
@@ -192,7 +200,13 @@ DECISIONS: Final = (
     _attack(
         "second factor missing",
         "STEP_UP_REQUIRED",
-        lambda m, t: outside(m, t, auth_time=t),
+        lambda m, t: outside(m, t, acr=...),
+        applies=lambda m: m.step_up,
+    ),
+    _attack(
+        "second factor stale",
+        "STEP_UP_REQUIRED",
+        lambda m, t: outside(m, t, auth_time=t - STEP_UP_AGE_S - 1),
         applies=lambda m: m.step_up,
     ),
     _attack("bound to a key, no proof", "PROOF_MISSING", _bound, scheme="DPoP"),
@@ -233,6 +247,8 @@ class Intrusion:
     rules: frozenset[str]
     # Whether it concerns methods that ask for no token, too.
     everywhere: bool = False
+    # Whether it concerns methods with step-up alone.
+    step_up: bool = False
 
 
 def _intrusion(name: str, rules: str, workload: str, token: Any, **more: Any) -> Intrusion:
@@ -253,6 +269,13 @@ INTRUSIONS: Final = (
         "inner, signed with the issuer's key", "TOKEN_KEY", "", lambda m, t, by: inside(m, t, by, key=ISSUER_KEY)
     ),
     _intrusion("inner, a scope less", "SCOPE_MISSING", "", lambda m, t, by: inside(m, t, by, scope="none.at.all")),
+    _intrusion(
+        "inner, second factor missing",
+        "STEP_UP_REQUIRED",
+        "",
+        lambda m, t, by: inside(m, t, by, acr=...),
+        step_up=True,
+    ),
     _intrusion("inner, of a revoked token", "TOKEN_REVOKED", "", lambda m, t, by: inside(m, t, by, origin=REVOKED)),
     _intrusion(
         "right token, wrong SPIFFE id",

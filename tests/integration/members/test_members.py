@@ -80,18 +80,17 @@ async def test_others_see_a_record_for_a_purpose_that_the_member_consents_to_at_
         await consent(True, "another-member")
     with pytest.raises(InvalidArgument):
         await reveal(pb.PURPOSE_UNSPECIFIED)
-    export = await members.ExportMember(
-        pb.ExportMemberRequest(member_id=member_id), metadata=room.bearer(REVEAL, subject=member_id)
-    )
+    wanted = pb.ExportMemberRequest(member_id=member_id)
+    with pytest.raises(Unauthenticated, match="STEP_UP_REQUIRED"):
+        await members.ExportMember(wanted, metadata=room.bearer(REVEAL, subject=member_id))
+    export = await members.ExportMember(wanted, metadata=room.bearer(REVEAL, subject=member_id, both=True))
     assert export.member.phone == PHONE
     assert [(each.purpose, each.granted) for each in export.consents] == [
         (pb.PURPOSE_DELIVERY, True),
         (pb.PURPOSE_DELIVERY, False),
     ]
     with pytest.raises(PermissionDenied, match="NOT_YOUR_RECORD"):
-        await members.ExportMember(
-            pb.ExportMemberRequest(member_id=member_id), metadata=room.bearer(REVEAL, subject="another-member")
-        )
+        await members.ExportMember(wanted, metadata=room.bearer(REVEAL, subject="another-member", both=True))
     with psycopg.connect(plain(url)) as connection:
         reasons = connection.execute(
             "SELECT reason FROM audit.record WHERE data_subject = %s AND method ~ 'RevealMember|SetConsent'"

@@ -80,16 +80,20 @@ class Deployment:
         try:
             connection.request(method, path, body, sent)
             response = connection.getresponse()
-            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            found: dict[str, str] = {}
+            for name, value in response.getheaders():
+                # Several cookies, one on each line.
+                found[name.lower()] = "\n".join(filter(None, (found.get(name.lower()), value)))
+            return Reply(response.status, found, response.read())
         finally:
             connection.close()
 
     @property
     def secret(self) -> str:
-        return (self.home / "run" / "oauth" / "clients" / "storefront.secret").read_text()
+        return (self.home / "run" / "oauth" / "clients" / "sandbox.secret").read_text()
 
     def token(self, scope: str = "", replica: int = 0) -> Reply:
-        form = {"grant_type": "client_credentials", "client_id": "storefront", "client_secret": self.secret}
+        form = {"grant_type": "client_credentials", "client_id": "sandbox", "client_secret": self.secret}
         return self.call("POST", "/oauth/token", form=form | ({"scope": scope} if scope else {}), replica=replica)
 
     async def inner(self, scope: str) -> tuple[tuple[str, str], ...]:
@@ -141,6 +145,7 @@ def start(deployed: Deployment, node: str) -> None:
         "ISTHMUS_IDENTITY_DIR": str(deployed.identity(node)),
         "ISTHMUS_DATABASE_URL": deployed.url,
         "ISTHMUS_ISSUER": ISSUER,
+        "ISTHMUS_SANDBOX_CLIENT": "1",
         "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{deployed.http_ports[-1]}",
         "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{deployed.grpc_ports[-1]}",
     }

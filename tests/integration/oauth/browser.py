@@ -19,6 +19,7 @@ class Browser:
     def __init__(self, deployment: Deployment, replica: int = 0) -> None:
         self.deployment = deployment
         self.replica = replica
+        self.cookies: dict[str, str] = {}
         self.verifier = secrets.token_urlsafe(32)
         digest = hashlib.sha256(self.verifier.encode()).digest()
         self.request = {
@@ -32,25 +33,48 @@ class Browser:
         }
 
     def open(self) -> Reply:
-        return self.deployment.call("GET", f"/oauth/authorize?{urlencode(self.request)}", replica=self.replica)
+        path = f"/oauth/authorize?{urlencode(self.request)}"
+        return self.keep(self.deployment.call("GET", path, headers=self.headers, replica=self.replica))
 
     def send(self, page: Reply, /, *, to: int | None = None, fields: dict[str, str] | None = None) -> Reply:
+        """Send the form of a page, with the cookies that came with it and with those before."""
         text = page.body.decode()
         action = re.search(r'action="([^"]+)"', text)
         csrf = re.search(r'name="csrf" value="([^"]+)"', text)
         assert action
         assert csrf
-        form = {"csrf": csrf[1], "login": LOGIN, "password": PASSWORD, "decision": "allow"} | (fields or {})
-        return self.deployment.call(
-            "POST",
-            unescape(action[1]),
-            form=form,
-            headers={"Cookie": page.headers["set-cookie"].split(";")[0]},
-            replica=self.replica if to is None else to,
+        form = {"csrf": csrf[1], "login": LOGIN, "password": PASSWORD, "decision": "sign-in"} | (fields or {})
+        return self.keep(
+            self.deployment.call(
+                "POST",
+                unescape(action[1]),
+                form=form,
+                headers=self.headers,
+                replica=self.replica if to is None else to,
+            )
         )
 
+    def keep(self, reply: Reply) -> Reply:
+        """Take up the cookies of an answer, as a browser does."""
+        for line in reply.headers.get("set-cookie", "").splitlines():
+            name, _, value = line.partition(";")[0].partition("=")
+            self.cookies[name] = value
+        return reply
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items() if value)}
+
+    def allow(self, page: Reply, /, decision: str = "allow", to: int | None = None) -> Reply:
+        """Decide on the page that asks for consent."""
+        assert page.status == 200, page.body
+        assert b'value="allow"' in page.body, page.body
+        return self.send(page, to=to, fields={"decision": decision})
+
     def sign_in(self, **fields: str) -> Reply:
-        return self.send(self.open(), fields=fields)
+        """Sign in and allow; the answer to whichever of the two failed."""
+        entered = self.send(self.open(), fields=fields)
+        return self.allow(entered) if entered.status == 200 else entered
 
     def code(self) -> str:
         return returned(self.sign_in())["code"]

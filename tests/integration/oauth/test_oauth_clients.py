@@ -66,8 +66,8 @@ def test_a_signed_assertion_proves_a_client_once(deployment: Deployment) -> None
         {"exp": ...},
         {"exp": 1},
         {"exp": int(time.time()) + 86_400},
-        {"iss": "storefront"},
-        {"sub": "storefront"},
+        {"iss": "sandbox"},
+        {"sub": "sandbox"},
         {"iss": "holder", "sub": "holder"},
         {"sub": ...},
         {"jti": ...},
@@ -84,7 +84,7 @@ def test_a_wrong_assertion_proves_nobody(deployment: Deployment, changes: dict[s
 
 
 def test_an_assertion_beside_another_id_or_a_secret_is_refused(deployment: Deployment) -> None:
-    assert signed(deployment, assertion(), client_id="storefront").json["error"] == "invalid_client"
+    assert signed(deployment, assertion(), client_id="sandbox").json["error"] == "invalid_client"
     both = signed(deployment, assertion(), client_id="signer", client_secret="x")
     assert both.json["error"] == "invalid_request"
 
@@ -127,7 +127,7 @@ def test_a_token_is_for_this_resource_alone(deployment: Deployment) -> None:
 
 def test_guessing_a_secret_gets_slower_for_who_guesses_alone(deployment: Deployment) -> None:
     def guess(address: str) -> Reply:
-        form = {"grant_type": CLIENT_CREDENTIALS, "client_id": "storefront", "client_secret": "wrong"}
+        form = {"grant_type": CLIENT_CREDENTIALS, "client_id": "sandbox", "client_secret": "wrong"}
         return deployment.call("POST", "/oauth/token", form=form, headers={"x-forwarded-for": f"{address}, 127.0.0.1"})
 
     statuses = [guess("198.51.100.7").status for _ in range(15)]
@@ -147,7 +147,7 @@ def proof(key: ec.EllipticCurvePrivateKey, nonce: str, **changes: Any) -> dict[s
 
 
 def test_a_token_is_bound_to_the_key_whose_proof_came_with_the_request(deployment: Deployment) -> None:
-    form = {"grant_type": CLIENT_CREDENTIALS, "client_id": "storefront", "client_secret": deployment.secret}
+    form = {"grant_type": CLIENT_CREDENTIALS, "client_id": "sandbox", "client_secret": deployment.secret}
 
     def ask(headers: dict[str, str], replica: int = 0) -> Reply:
         return deployment.call("POST", "/oauth/token", form=form, headers=headers, replica=replica)

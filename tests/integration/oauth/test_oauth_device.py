@@ -1,6 +1,5 @@
 """Devices without a browser, and requests that are pushed before the browser is sent."""
 
-import re
 import secrets
 from typing import Any
 
@@ -8,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.integration.oauth.authorization_servers import ISSUER, Deployment, Reply
-from tests.integration.oauth.browser import LOGIN, PASSWORD, Browser, returned
+from tests.integration.oauth.browser import Browser, returned
 from tests.integration.room import plain
 
 pytestmark = pytest.mark.usefixtures("member")
@@ -26,12 +25,12 @@ def poll(deployment: Deployment, code: str, replica: int = 0, **changes: str) ->
 
 
 def decide(deployment: Deployment, user_code: str, **fields: str) -> Reply:
-    page = deployment.call("GET", f"/oauth/device?user_code={user_code}", replica=1)
-    csrf = re.search(r'name="csrf" value="([^"]+)"', page.body.decode())
-    assert csrf, page.body
-    form = {"csrf": csrf[1], "user_code": user_code, "login": LOGIN, "password": PASSWORD, "decision": "allow"}
-    headers = {"Cookie": page.headers["set-cookie"].split(";")[0]}
-    return deployment.call("POST", "/oauth/device", form=form | fields, headers=headers)
+    browser = Browser(deployment)
+    page = browser.keep(deployment.call("GET", f"/oauth/device?user_code={user_code}", replica=1))
+    entered = browser.send(page, fields={"user_code": user_code} | fields)
+    if b'value="allow"' not in entered.body:
+        return entered
+    return browser.send(entered, fields={"user_code": user_code, "decision": "allow"}, to=1)
 
 
 def waiting(deployment: Deployment) -> Any:
@@ -103,12 +102,12 @@ def test_a_pushed_request_is_followed_once_and_by_its_client(deployment: Deploym
     pushed = deployment.call("POST", "/oauth/par", form=browser.request)
     assert pushed.status == 201, pushed.body
     named = {"client_id": "shop-web", "request_uri": pushed.json["request_uri"]}
-    for wrong in ({"client_id": "storefront"}, {"scope": "orders.write"}, {"request_uri": "urn:x"}):
+    for wrong in ({"client_id": "sandbox"}, {"scope": "orders.write"}, {"request_uri": "urn:x"}):
         browser.request = named | wrong
         assert browser.open().status == 400
     browser.request = dict(named)
     page = browser.open()
-    back = returned(browser.send(page, to=1))
+    back = returned(browser.allow(browser.send(page, to=1)))
     assert browser.redeem(back["code"]).status == 200
     assert browser.open().json["error"] == "invalid_request"
 
@@ -121,7 +120,7 @@ def test_a_pushed_request_is_followed_once_and_by_its_client(deployment: Deploym
         {"redirect_uri": "https://evil.example/callback"},
         {"scope": "admin"},
         {"request_uri": "urn:ietf:params:oauth:request_uri:x"},
-        {"client_id": "storefront"},
+        {"client_id": "sandbox"},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -111,7 +111,7 @@ def test_a_replay_after_the_successor_was_used_ends_the_family_even_within_the_g
 
 def test_another_client_cannot_refresh_and_does_no_harm(deployment: Deployment) -> None:
     token = signed_in(deployment)["refresh_token"]
-    other = refresh(deployment, token, client_id="storefront", client_secret=deployment.secret)
+    other = refresh(deployment, token, client_id="sandbox", client_secret=deployment.secret)
     assert other.json["error"] in {"invalid_grant", "unauthorized_client"}
     assert refresh(deployment, token).status == 200
 
@@ -147,14 +147,14 @@ def test_a_revoked_refresh_token_takes_the_family_along(deployment: Deployment) 
 
 def test_nobody_revokes_the_token_of_another_client(deployment: Deployment) -> None:
     first = signed_in(deployment)
-    form = {"client_id": "storefront", "client_secret": deployment.secret, "token": first["refresh_token"]}
+    form = {"client_id": "sandbox", "client_secret": deployment.secret, "token": first["refresh_token"]}
     assert deployment.call("POST", "/oauth/revoke", form=form).json["error"] == "invalid_grant"
     assert refresh(deployment, first["refresh_token"]).status == 200
 
 
 def test_a_client_asks_about_its_own_tokens_only(deployment: Deployment) -> None:
     own = deployment.token("orders.read").json["access_token"]
-    proof = {"client_id": "storefront", "client_secret": deployment.secret}
+    proof = {"client_id": "sandbox", "client_secret": deployment.secret}
 
     def ask(token: str, **changes: str) -> Reply:
         return deployment.call("POST", "/oauth/introspect", form=proof | {"token": token} | changes, replica=1)
@@ -163,7 +163,7 @@ def test_a_client_asks_about_its_own_tokens_only(deployment: Deployment) -> None
     assert (said["active"], said["scope"], said["sub"], said["token_type"]) == (
         True,
         "orders.read",
-        "storefront",
+        "sandbox",
         "Bearer",
     )
     foreign = signed_in(deployment)
@@ -176,7 +176,7 @@ def test_a_client_asks_about_its_own_tokens_only(deployment: Deployment) -> None
 
 async def test_a_revocation_is_listed_for_every_service_on_both_replicas(deployment: Deployment) -> None:
     token = deployment.token("orders.read").json["access_token"]
-    form = {"client_id": "storefront", "client_secret": deployment.secret, "token": token}
+    form = {"client_id": "sandbox", "client_secret": deployment.secret, "token": token}
     assert deployment.call("POST", "/oauth/revoke", form=form).status == 200
     channels = deployment.channels("orders-1")
     wanted = (oauth_pb2.REVOCATION_KIND_TOKEN, claims(token)["jti"])
@@ -228,11 +228,11 @@ def test_every_issue_and_sign_in_is_on_record(deployment: Deployment) -> None:
     first = signed_in(deployment)
     refresh(deployment, first["refresh_token"])
     deployment.token("orders.read")
-    assert allowed("SignIn")[signed:] == [("1", "shop-web", "member-grace", "", "")]
+    assert allowed("SignIn")[signed:] == [("1", "shop-web", "member-grace", "", "pwd")]
     assert allowed("IssueToken")[issued:] == [
         ("1", "shop-web", "", "member-grace", "authorization_code"),
         ("1", "shop-web", "", "member-grace", "refresh_token"),
-        ("1", "storefront", "", "storefront", "client_credentials"),
+        ("1", "sandbox", "", "sandbox", "client_credentials"),
     ]
 
 

@@ -35,8 +35,8 @@ async def test_a_token_of_one_replica_verifies_with_the_keys_of_the_other(deploy
     keys = Published(deployment.call("GET", "/oauth/jwks.json", replica=1).json["keys"])
     claims = await TokenVerifier(keys, ISSUER, "isthmus-core", SystemClock()).verify(reply.json["access_token"])
     assert (claims.subject, claims.client_id, claims.scopes) == (
-        "storefront",
-        "storefront",
+        "sandbox",
+        "sandbox",
         frozenset({"orders.read"}),
     )
     assert not claims.is_member
@@ -52,7 +52,7 @@ def test_the_token_is_typed_and_names_its_key(deployment: Deployment) -> None:
 
 def test_the_client_may_authenticate_with_http_basic(deployment: Deployment) -> None:
     form = {"grant_type": "client_credentials"}
-    reply = deployment.call("POST", "/oauth/token", form=form, headers=basic("storefront", deployment.secret))
+    reply = deployment.call("POST", "/oauth/token", form=form, headers=basic("sandbox", deployment.secret))
     assert reply.status == 200
 
 
@@ -93,8 +93,8 @@ GRANT = "grant_type=client_credentials"
         ("grant_type=refresh_token&client_id=shop-web&refresh_token=x", 400, "invalid_grant"),
         ("grant_type=refresh_token&client_id=shop-web", 400, "invalid_request"),
         (GRANT, 401, "invalid_client"),
-        (f"{GRANT}&client_id=storefront", 401, "invalid_client"),
-        (f"{GRANT}&client_id=storefront&client_secret=wrong", 401, "invalid_client"),
+        (f"{GRANT}&client_id=sandbox", 401, "invalid_client"),
+        (f"{GRANT}&client_id=sandbox&client_secret=wrong", 401, "invalid_client"),
         (f"{GRANT}&client_id=nobody&client_secret=x", 401, "invalid_client"),
         (f"{GRANT}&client_id=%00&client_secret=x", 400, "invalid_request"),
         (f"{GRANT}&client_id=shop-web&client_secret=x", 401, "invalid_client"),
@@ -142,8 +142,8 @@ def test_malformed_credentials_are_refused(deployment: Deployment, header: str) 
 
 
 def test_a_client_authenticates_in_one_way_only(deployment: Deployment) -> None:
-    both = {"grant_type": "client_credentials", "client_id": "storefront", "client_secret": deployment.secret}
-    reply = deployment.call("POST", "/oauth/token", form=both, headers=basic("storefront", deployment.secret))
+    both = {"grant_type": "client_credentials", "client_id": "sandbox", "client_secret": deployment.secret}
+    reply = deployment.call("POST", "/oauth/token", form=both, headers=basic("sandbox", deployment.secret))
     assert (reply.status, reply.json["error"]) == (400, "invalid_request")
 
 

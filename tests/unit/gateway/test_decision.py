@@ -116,6 +116,15 @@ async def test_a_call_gets_an_inner_token_with_less_of_everything(mint: Mint, cl
     assert "catalog.write" not in scopes
 
 
+async def test_who_calls_too_often_waits_and_others_do_not(mint: Mint, clock: FakeClock) -> None:
+    asks = decider(mint, clock)
+    for _ in range(CONTRACT.rates[CONTRACT.methods[PLACE].rate_class].member.burst):
+        await asks.decide(Asked(PLACE, "Bearer good"))
+    assert await reason(asks.decide(Asked(PLACE, "Bearer good"))) == "RATE_EXCEEDED"
+    clock.now_s += 1
+    assert (await asks.decide(Asked(PLACE, "Bearer good"))).token
+
+
 async def test_an_inner_token_does_not_outlive_the_one_it_is_made_of(mint: Mint, clock: FakeClock) -> None:
     short = dataclasses.replace(GOOD, expires=NOW_S + 7)
     decided = await decider(mint, clock, short).decide(Asked(PLACE, "Bearer good"))

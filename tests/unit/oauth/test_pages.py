@@ -1,14 +1,20 @@
 """Pages in two languages, without script, with nothing of a request in them that was not escaped."""
 
 import re
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import pytest
 
 from mesh.clock import SystemClock
+from security.oauth.domain import Consent, Session
 from security.oauth.pages import Pages
+from security.oauth.passkeys import Passkey
 from security.oauth.words import CHINESE, ENGLISH, words_for
 
 PAGES = Pages(b"k" * 32, SystemClock())
+SHOP = "https://shop.example/cb"
 EVIL = "<script>alert(1)</script>"
 
 
@@ -35,26 +41,30 @@ def test_both_languages_say_everything() -> None:
 
 
 @pytest.mark.parametrize("words", [ENGLISH, CHINESE], ids=["en", "zh"])
-def test_every_page_is_safe_and_in_its_language(words: dict[str, str]) -> None:
-    signing_in = PAGES.sign_in(
-        words=words,
-        client=EVIL,
-        scopes=[EVIL],
-        redirect_uri="https://shop.example/cb",
-        query=EVIL,
-        cookie=None,
-        problem="wrong",
+def test_every_page_is_safe_and_in_its_language(words: dict[str, Any]) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    own = Session(EVIL, "m", EVIL, now, now, "", "pwd", EVIL)
+    form = partial(PAGES.form, words=words, cookie="c", about=EVIL, action=EVIL)
+    signing_in = form("sign_in.html", passkey=EVIL, client=EVIL, user_code=EVIL, problem="wrong", redirect_uri=SHOP)
+    consent = form("consent.html", client=EVIL, scopes=[EVIL], login=EVIL, user_code=EVIL, redirect_uri=SHOP)
+    account = form(
+        "account.html",
+        passkey=EVIL,
+        own=own,
+        sessions=[own],
+        passkeys=[Passkey(EVIL, EVIL, now)],
+        consents=[Consent(EVIL, EVIL, frozenset({EVIL}), now)],
     )
-    asking = {"words": words, "scopes": [EVIL], "cookie": None, "problem": "unknown_code", "status": 403}
-    connecting = [PAGES.device(client=name, user_code=EVIL, query="q", **asking) for name in (EVIL, "")]  # type: ignore[arg-type]
-    done = [PAGES.device_done(words, allowed) for allowed in (True, False)]
-    for page in (signing_in, *connecting, *done, PAGES.error(words, 400, EVIL, EVIL)):
+    plain = [PAGES.plain("device_done.html", words, allowed=allowed) for allowed in (True, False)]
+    plain += [PAGES.plain("device.html", words, problem="unknown_code"), PAGES.error(words, 400, EVIL, EVIL)]
+    for page in (signing_in, consent, account, *plain):
         text = bytes(page.body).decode()
         assert f'<html lang="{words["language"]}">' in text
-        assert "<script" not in text
+        assert "alert(1)</script>" not in text
         assert not re.search(r"\son[a-z]+=", text)
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
-        assert "script-src" not in policy
         assert "frame-ancestors 'none'" in policy
+        # The passkey's script, known by its hash, and only where there is one.
+        assert text.count("<script>") == ("script-src 'sha256-" in policy) == ('id="passkey"' in text)
     assert words["wrong"] in bytes(signing_in.body).decode()

@@ -105,7 +105,8 @@ class MembersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportMember(self, request, context):
-        """Everything that is kept about a member, in clear, for that member alone.
+        """Everything that is kept about a member, in clear, for that member alone: with a second factor shown a moment ago, for
+        it is what a thief of a session would come for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

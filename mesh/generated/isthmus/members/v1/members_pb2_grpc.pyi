@@ -42,7 +42,9 @@ class MembersStub:
     SetConsent: _grpc.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]
     """Gives or withdraws consent to one purpose. It holds from the very next call."""
     ExportMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.ExportMemberRequest, _members_pb2.ExportMemberResponse]
-    """Everything that is kept about a member, in clear, for that member alone."""
+    """Everything that is kept about a member, in clear, for that member alone: with a second factor shown a moment ago, for
+    it is what a thief of a session would come for.
+    """
     CheckMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.CheckMemberRequest, _members_pb2.CheckMemberResponse]
     """Says whether a member is registered, and no more."""
     CountMembers: _grpc.UnaryUnaryMultiCallable[_members_pb2.CountMembersRequest, _members_pb2.CountMembersResponse]
@@ -62,7 +64,9 @@ class MembersAsyncStub(MembersStub):
     SetConsent: _aio.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]  # type: ignore[assignment]
     """Gives or withdraws consent to one purpose. It holds from the very next call."""
     ExportMember: _aio.UnaryUnaryMultiCallable[_members_pb2.ExportMemberRequest, _members_pb2.ExportMemberResponse]  # type: ignore[assignment]
-    """Everything that is kept about a member, in clear, for that member alone."""
+    """Everything that is kept about a member, in clear, for that member alone: with a second factor shown a moment ago, for
+    it is what a thief of a session would come for.
+    """
     CheckMember: _aio.UnaryUnaryMultiCallable[_members_pb2.CheckMemberRequest, _members_pb2.CheckMemberResponse]  # type: ignore[assignment]
     """Says whether a member is registered, and no more."""
     CountMembers: _aio.UnaryUnaryMultiCallable[_members_pb2.CountMembersRequest, _members_pb2.CountMembersResponse]  # type: ignore[assignment]
@@ -109,7 +113,9 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
         request: _members_pb2.ExportMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_members_pb2.ExportMemberResponse, _abc.Awaitable[_members_pb2.ExportMemberResponse]]:
-        """Everything that is kept about a member, in clear, for that member alone."""
+        """Everything that is kept about a member, in clear, for that member alone: with a second factor shown a moment ago, for
+        it is what a thief of a session would come for.
+        """
 
     @_abc_1.abstractmethod
     def CheckMember(
