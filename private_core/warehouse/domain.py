@@ -1,5 +1,6 @@
 """What the reports say, and the one rule of arithmetic in them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -35,6 +36,51 @@ class TrafficReport:
     # The key "" stands for impressions where no campaign could be shown.
     campaigns: tuple[Traffic, ...]
     content_views: int
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """From impression over click to order: of one slot, one campaign, or of all."""
+
+    key: str
+    impressions: int
+    # Net clicks: the first of each impression, crawlers left out.
+    clicks: int
+    # Orders that were not cancelled, each by its last click within the window.
+    orders: int
+    # Sums of these orders, in the smallest unit of each currency.
+    revenue_minor: Mapping[str, int]
+
+    @property
+    def click_rate(self) -> float | None:
+        """Clicks over impressions; None where there are no impressions."""
+        return self.clicks / self.impressions if self.impressions else None
+
+    @property
+    def order_rate(self) -> float | None:
+        """Orders over clicks; None where there are no clicks."""
+        return self.orders / self.clicks if self.clicks else None
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelReport:
+    total: Funnel
+    slots: tuple[Funnel, ...]
+    campaigns: tuple[Funnel, ...]
+    orders_unattributed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Customers with the same scores of recency, frequency and monetary value: fifths, 5 the best."""
+
+    recency: int
+    frequency: int
+    monetary: int
+    customers: int
+    purchases: int
+    currency: str
+    spent_minor: int
 
 
 @dataclass(frozen=True, slots=True)

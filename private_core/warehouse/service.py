@@ -1,11 +1,14 @@
 """The warehouse over gRPC."""
 
+from datetime import timedelta
+
 import grpc
+from isthmus.money.v1 import money_pb2
 from isthmus.warehouse.v1 import warehouse_pb2 as pb
 from isthmus.warehouse.v1 import warehouse_pb2_grpc
 
 from mesh.errors import InvalidArgument
-from private_core.warehouse.domain import Traffic
+from private_core.warehouse.domain import Funnel, Traffic
 from private_core.warehouse.store import WarehouseStore
 
 # The end of the year 9999: what the database's and Python's times both hold.
@@ -28,6 +31,37 @@ class WarehouseService(warehouse_pb2_grpc.WarehouseServicer):
             campaigns=map(_traffic, report.campaigns),
             content_views=report.content_views,
         )
+
+    async def ReportFunnel(
+        self,
+        request: pb.ReportFunnelRequest,
+        context: grpc.aio.ServicerContext[pb.ReportFunnelRequest, pb.ReportFunnelResponse],
+    ) -> pb.ReportFunnelResponse:
+        report = await self._store.funnel(timedelta(seconds=request.window_s))
+        return pb.ReportFunnelResponse(
+            total=_funnel(report.total),
+            slots=map(_funnel, report.slots),
+            campaigns=map(_funnel, report.campaigns),
+            orders_unattributed=report.orders_unattributed,
+        )
+
+    async def ReportCustomers(
+        self,
+        request: pb.ReportCustomersRequest,
+        context: grpc.aio.ServicerContext[pb.ReportCustomersRequest, pb.ReportCustomersResponse],
+    ) -> pb.ReportCustomersResponse:
+        segments = [
+            pb.CustomerSegment(
+                recency_score=segment.recency,
+                frequency_score=segment.frequency,
+                monetary_score=segment.monetary,
+                customers=segment.customers,
+                purchases=segment.purchases,
+                spent=money_pb2.Money(minor=segment.spent_minor, currency=segment.currency),
+            )
+            for segment in await self._store.customers()
+        ]
+        return pb.ReportCustomersResponse(segments=segments)
 
     async def ReportFreshness(
         self,
@@ -72,4 +106,16 @@ def _traffic(traffic: Traffic) -> pb.Traffic:
         replayed_clicks=traffic.replayed_clicks,
         crawler_clicks=traffic.crawler_clicks,
         click_through_rate=traffic.click_through_rate,
+    )
+
+
+def _funnel(funnel: Funnel) -> pb.Funnel:
+    return pb.Funnel(
+        key=funnel.key,
+        impressions=funnel.impressions,
+        clicks=funnel.clicks,
+        orders=funnel.orders,
+        revenue=[money_pb2.Money(minor=minor, currency=name) for name, minor in funnel.revenue_minor.items()],
+        click_rate=funnel.click_rate,
+        order_rate=funnel.order_rate,
     )

@@ -1,6 +1,7 @@
 """The reports, one statement each: what they show is of one moment."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -8,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import execute
 from private_core.times import to_datetime
-from private_core.warehouse.domain import Freshness, Landing, Traffic, TrafficReport
+from private_core.warehouse.domain import Freshness, Funnel, FunnelReport, Landing, Segment, Traffic, TrafficReport
 
 # One row for all, one for each slot, one for each campaign; `grouped` says which (bit 1: not by slot, bit 0: not by
 # campaign).
@@ -24,6 +25,36 @@ _TRAFFIC: Final = text(
 )
 _BY_SLOT: Final = 0b01
 _BY_CAMPAIGN: Final = 0b10
+# As above, and of each group also one row for every currency of its orders (bit 0: not by currency).
+_FUNNEL: Final = text(
+    """
+    WITH sold AS (
+        SELECT slot, campaign_id, currency, click_event_id IS NOT NULL AND click_age <= :age AS attributed,
+            count(*) AS orders, sum(total_minor) AS revenue
+        FROM warehouse.attributed_purchase WHERE state <> 'cancelled' GROUP BY 1, 2, 3, 4
+    ), step AS (
+        SELECT slot, campaign_id, NULL AS currency, impressions, net_clicks AS clicks, 0 AS orders, 0 AS revenue
+        FROM warehouse.traffic
+        UNION ALL SELECT slot, campaign_id, currency, 0, 0, orders, revenue FROM sold WHERE attributed
+    )
+    SELECT grouping(slot, campaign_id, currency) AS grouped, slot, campaign_id, currency,
+        coalesce(sum(impressions), 0)::bigint AS impressions, coalesce(sum(clicks), 0)::bigint AS clicks,
+        coalesce(sum(orders), 0)::bigint AS orders, coalesce(sum(revenue), 0)::bigint AS revenue,
+        (SELECT coalesce(sum(orders), 0)::bigint FROM sold WHERE NOT attributed) AS unattributed
+    FROM step
+    GROUP BY GROUPING SETS ((), (slot), (campaign_id), (currency), (slot, currency), (campaign_id, currency))
+    HAVING grouping(currency) = 1 OR currency IS NOT NULL
+    ORDER BY slot, campaign_id, currency
+    """
+)
+_CUSTOMERS: Final = text(
+    """
+    SELECT recency_score, frequency_score, monetary_score, count(*) AS customers, sum(purchases)::bigint AS purchases,
+        currency, sum(spent_minor)::bigint AS spent_minor
+    FROM warehouse.rfm GROUP BY currency, recency_score, frequency_score, monetary_score
+    ORDER BY currency, recency_score DESC, frequency_score DESC, monetary_score DESC
+    """
+)
 _FRESHNESS: Final = text(
     """
     SELECT count(*) AS clicks, coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY ms), 0) AS p50_ms,
@@ -59,6 +90,33 @@ class WarehouseStore:
             campaigns=tuple(_traffic(row.campaign_id or "", row) for row in rows if row.grouped == _BY_CAMPAIGN),
             content_views=total.content_views,
         )
+
+    async def funnel(self, window: timedelta) -> FunnelReport:
+        """Orders count for the last click before them, when it was no longer ago than `window`."""
+        rows = await execute(self._engine, _FUNNEL, {"age": window})
+        revenue: dict[tuple[int, str | None, str | None], dict[str, int]] = {}
+        for row in rows:
+            if not row.grouped & 1:
+                revenue.setdefault((row.grouped >> 1, row.slot, row.campaign_id), {})[row.currency] = row.revenue
+
+        def found(grouped: int, key: str | None) -> tuple[Funnel, ...]:
+            return tuple(
+                Funnel(
+                    (getattr(row, key) or "") if key else "",
+                    row.impressions,
+                    row.clicks,
+                    row.orders,
+                    revenue.get((grouped, row.slot, row.campaign_id), {}),
+                )
+                for row in rows
+                if row.grouped == grouped << 1 | 1
+            )
+
+        (total,) = found(_BY_SLOT | _BY_CAMPAIGN, None)
+        return FunnelReport(total, found(_BY_SLOT, "slot"), found(_BY_CAMPAIGN, "campaign_id"), rows[0].unattributed)
+
+    async def customers(self) -> tuple[Segment, ...]:
+        return tuple(Segment(*row) for row in await execute(self._engine, _CUSTOMERS))
 
     async def freshness(self, accepted_from_us: int, accepted_to_us: int) -> Freshness:
         """Of clicks accepted in [from, to); 0: no bound."""

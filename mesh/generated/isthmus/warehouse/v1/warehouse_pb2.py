@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from isthmus.money.v1 import money_pb2 as isthmus_dot_money_dot_v1_dot_money__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$isthmus/warehouse/v1/warehouse.proto\x12\x14isthmus.warehouse.v1\x1a\x1eisthmus/policy/v1/policy.proto\"\x1e\n\x14ReportTrafficRequest:\x06\x9a\xe7\x18\x02\x08\x02\"\xc4\x01\n\x15ReportTrafficResponse\x12,\n\x05total\x18\x01 \x01(\x0b\x32\x1d.isthmus.warehouse.v1.Traffic\x12,\n\x05slots\x18\x02 \x03(\x0b\x32\x1d.isthmus.warehouse.v1.Traffic\x12\x30\n\tcampaigns\x18\x03 \x03(\x0b\x32\x1d.isthmus.warehouse.v1.Traffic\x12\x15\n\rcontent_views\x18\x04 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\xd6\x01\n\x07Traffic\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bimpressions\x18\x02 \x01(\x04\x12\x14\n\x0cgross_clicks\x18\x03 \x01(\x04\x12\x0e\n\x06\x63licks\x18\x04 \x01(\x04\x12\x12\n\nnet_clicks\x18\x05 \x01(\x04\x12\x17\n\x0freplayed_clicks\x18\x06 \x01(\x04\x12\x16\n\x0e\x63rawler_clicks\x18\x07 \x01(\x04\x12\x1f\n\x12\x63lick_through_rate\x18\x08 \x01(\x01H\x00\x88\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\x42\x15\n\x13_click_through_rate\"R\n\x16ReportFreshnessRequest\x12\x18\n\x10\x61\x63\x63\x65pted_from_us\x18\x01 \x01(\x03\x12\x16\n\x0e\x61\x63\x63\x65pted_to_us\x18\x02 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\"a\n\x17ReportFreshnessResponse\x12\x0e\n\x06\x63licks\x18\x01 \x01(\x04\x12\x0e\n\x06p50_ms\x18\x02 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x03 \x01(\x01\x12\x0e\n\x06max_ms\x18\x04 \x01(\x01:\x06\x9a\xe7\x18\x02\x08\x02\"\x1e\n\x14ReportLandingRequest:\x06\x9a\xe7\x18\x02\x08\x02\"q\n\x15ReportLandingResponse\x12:\n\npartitions\x18\x01 \x03(\x0b\x32&.isthmus.warehouse.v1.PartitionLanding\x12\x14\n\x0c\x64oubled_rows\x18\x02 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\x8b\x01\n\x10PartitionLanding\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x13\n\x0bnext_offset\x18\x03 \x01(\x03\x12\x0e\n\x06landed\x18\x04 \x01(\x04\x12\x12\n\nduplicates\x18\x05 \x01(\x04\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\x32\xcb\x03\n\tWarehouse\x12\x8a\x01\n\rReportTraffic\x12*.isthmus.warehouse.v1.ReportTrafficRequest\x1a+.isthmus.warehouse.v1.ReportTrafficResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\x90\x01\n\x0fReportFreshness\x12,.isthmus.warehouse.v1.ReportFreshnessRequest\x1a-.isthmus.warehouse.v1.ReportFreshnessResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\x8a\x01\n\rReportLanding\x12*.isthmus.warehouse.v1.ReportLandingRequest\x1a+.isthmus.warehouse.v1.ReportLandingResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x1a\x11\x8a\xe7\x18\r\x08\x02\x12\twarehouseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$isthmus/warehouse/v1/warehouse.proto\x12\x14isthmus.warehouse.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x1e\n\x14ReportTrafficRequest:\x06\x9a\xe7\x18\x02\x08\x02\"\xc4\x01\n\x15ReportTrafficResponse\x12,\n\x05total\x18\x01 \x01(\x0b\x32\x1d.isthmus.warehouse.v1.Traffic\x12,\n\x05slots\x18\x02 \x03(\x0b\x32\x1d.isthmus.warehouse.v1.Traffic\x12\x30\n\tcampaigns\x18\x03 \x03(\x0b\x32\x1d.isthmus.warehouse.v1.Traffic\x12\x15\n\rcontent_views\x18\x04 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\xd6\x01\n\x07Traffic\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bimpressions\x18\x02 \x01(\x04\x12\x14\n\x0cgross_clicks\x18\x03 \x01(\x04\x12\x0e\n\x06\x63licks\x18\x04 \x01(\x04\x12\x12\n\nnet_clicks\x18\x05 \x01(\x04\x12\x17\n\x0freplayed_clicks\x18\x06 \x01(\x04\x12\x16\n\x0e\x63rawler_clicks\x18\x07 \x01(\x04\x12\x1f\n\x12\x63lick_through_rate\x18\x08 \x01(\x01H\x00\x88\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\x42\x15\n\x13_click_through_rate\"=\n\x13ReportFunnelRequest\x12\x1e\n\x08window_s\x18\x01 \x01(\rB\x0c\xbaH\t*\x07\x18\x80\x9a\x9e\x01(\x01:\x06\x9a\xe7\x18\x02\x08\x02\"\xc6\x01\n\x14ReportFunnelResponse\x12+\n\x05total\x18\x01 \x01(\x0b\x32\x1c.isthmus.warehouse.v1.Funnel\x12+\n\x05slots\x18\x02 \x03(\x0b\x32\x1c.isthmus.warehouse.v1.Funnel\x12/\n\tcampaigns\x18\x03 \x03(\x0b\x32\x1c.isthmus.warehouse.v1.Funnel\x12\x1b\n\x13orders_unattributed\x18\x04 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\xcc\x01\n\x06\x46unnel\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0bimpressions\x18\x02 \x01(\x04\x12\x0e\n\x06\x63licks\x18\x03 \x01(\x04\x12\x0e\n\x06orders\x18\x04 \x01(\x04\x12(\n\x07revenue\x18\x05 \x03(\x0b\x32\x17.isthmus.money.v1.Money\x12\x17\n\nclick_rate\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\norder_rate\x18\x07 \x01(\x01H\x01\x88\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\x42\r\n\x0b_click_rateB\r\n\x0b_order_rate\" \n\x16ReportCustomersRequest:\x06\x9a\xe7\x18\x02\x08\x02\"Z\n\x17ReportCustomersResponse\x12\x37\n\x08segments\x18\x01 \x03(\x0b\x32%.isthmus.warehouse.v1.CustomerSegment:\x06\x9a\xe7\x18\x02\x08\x02\"\xaf\x01\n\x0f\x43ustomerSegment\x12\x15\n\rrecency_score\x18\x01 \x01(\r\x12\x17\n\x0f\x66requency_score\x18\x02 \x01(\r\x12\x16\n\x0emonetary_score\x18\x03 \x01(\r\x12\x11\n\tcustomers\x18\x04 \x01(\x04\x12\x11\n\tpurchases\x18\x05 \x01(\x04\x12&\n\x05spent\x18\x06 \x01(\x0b\x32\x17.isthmus.money.v1.Money:\x06\x9a\xe7\x18\x02\x08\x02\"R\n\x16ReportFreshnessRequest\x12\x18\n\x10\x61\x63\x63\x65pted_from_us\x18\x01 \x01(\x03\x12\x16\n\x0e\x61\x63\x63\x65pted_to_us\x18\x02 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\"a\n\x17ReportFreshnessResponse\x12\x0e\n\x06\x63licks\x18\x01 \x01(\x04\x12\x0e\n\x06p50_ms\x18\x02 \x01(\x01\x12\x0e\n\x06p99_ms\x18\x03 \x01(\x01\x12\x0e\n\x06max_ms\x18\x04 \x01(\x01:\x06\x9a\xe7\x18\x02\x08\x02\"\x1e\n\x14ReportLandingRequest:\x06\x9a\xe7\x18\x02\x08\x02\"q\n\x15ReportLandingResponse\x12:\n\npartitions\x18\x01 \x03(\x0b\x32&.isthmus.warehouse.v1.PartitionLanding\x12\x14\n\x0c\x64oubled_rows\x18\x02 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\"\x8b\x01\n\x10PartitionLanding\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x13\n\x0bnext_offset\x18\x03 \x01(\x03\x12\x0e\n\x06landed\x18\x04 \x01(\x04\x12\x12\n\nduplicates\x18\x05 \x01(\x04\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x04:\x06\x9a\xe7\x18\x02\x08\x02\x32\xe8\x05\n\tWarehouse\x12\x8a\x01\n\rReportTraffic\x12*.isthmus.warehouse.v1.ReportTrafficRequest\x1a+.isthmus.warehouse.v1.ReportTrafficResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\x87\x01\n\x0cReportFunnel\x12).isthmus.warehouse.v1.ReportFunnelRequest\x1a*.isthmus.warehouse.v1.ReportFunnelResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\x90\x01\n\x0fReportCustomers\x12,.isthmus.warehouse.v1.ReportCustomersRequest\x1a-.isthmus.warehouse.v1.ReportCustomersResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\x90\x01\n\x0fReportFreshness\x12,.isthmus.warehouse.v1.ReportFreshnessRequest\x1a-.isthmus.warehouse.v1.ReportFreshnessResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\x8a\x01\n\rReportLanding\x12*.isthmus.warehouse.v1.ReportLandingRequest\x1a+.isthmus.warehouse.v1.ReportLandingResponse\" \x92\xe7\x18\x1c\n\x08operator(\x01\x30\xa0\x9c\x01:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x1a\x11\x8a\xe7\x18\r\x08\x02\x12\twarehouseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +40,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORTTRAFFICRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_TRAFFIC']._loaded_options = None
   _globals['_TRAFFIC']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_REPORTFUNNELREQUEST'].fields_by_name['window_s']._loaded_options = None
+  _globals['_REPORTFUNNELREQUEST'].fields_by_name['window_s']._serialized_options = b'\272H\t*\007\030\200\232\236\001(\001'
+  _globals['_REPORTFUNNELREQUEST']._loaded_options = None
+  _globals['_REPORTFUNNELREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_REPORTFUNNELRESPONSE']._loaded_options = None
+  _globals['_REPORTFUNNELRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_FUNNEL']._loaded_options = None
+  _globals['_FUNNEL']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_REPORTCUSTOMERSREQUEST']._loaded_options = None
+  _globals['_REPORTCUSTOMERSREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_REPORTCUSTOMERSRESPONSE']._loaded_options = None
+  _globals['_REPORTCUSTOMERSRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_CUSTOMERSEGMENT']._loaded_options = None
+  _globals['_CUSTOMERSEGMENT']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_REPORTFRESHNESSREQUEST']._loaded_options = None
   _globals['_REPORTFRESHNESSREQUEST']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_REPORTFRESHNESSRESPONSE']._loaded_options = None
@@ -52,26 +68,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WAREHOUSE']._serialized_options = b'\212\347\030\r\010\002\022\twarehouse'
   _globals['_WAREHOUSE'].methods_by_name['ReportTraffic']._loaded_options = None
   _globals['_WAREHOUSE'].methods_by_name['ReportTraffic']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\002H\003P\002'
+  _globals['_WAREHOUSE'].methods_by_name['ReportFunnel']._loaded_options = None
+  _globals['_WAREHOUSE'].methods_by_name['ReportFunnel']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\002H\003P\002'
+  _globals['_WAREHOUSE'].methods_by_name['ReportCustomers']._loaded_options = None
+  _globals['_WAREHOUSE'].methods_by_name['ReportCustomers']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\002H\003P\002'
   _globals['_WAREHOUSE'].methods_by_name['ReportFreshness']._loaded_options = None
   _globals['_WAREHOUSE'].methods_by_name['ReportFreshness']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\002H\003P\002'
   _globals['_WAREHOUSE'].methods_by_name['ReportLanding']._loaded_options = None
   _globals['_WAREHOUSE'].methods_by_name['ReportLanding']._serialized_options = b'\222\347\030\034\n\010operator(\0010\240\234\001:\004\010\003\020\024@\002H\003P\002'
-  _globals['_REPORTTRAFFICREQUEST']._serialized_start=94
-  _globals['_REPORTTRAFFICREQUEST']._serialized_end=124
-  _globals['_REPORTTRAFFICRESPONSE']._serialized_start=127
-  _globals['_REPORTTRAFFICRESPONSE']._serialized_end=323
-  _globals['_TRAFFIC']._serialized_start=326
-  _globals['_TRAFFIC']._serialized_end=540
-  _globals['_REPORTFRESHNESSREQUEST']._serialized_start=542
-  _globals['_REPORTFRESHNESSREQUEST']._serialized_end=624
-  _globals['_REPORTFRESHNESSRESPONSE']._serialized_start=626
-  _globals['_REPORTFRESHNESSRESPONSE']._serialized_end=723
-  _globals['_REPORTLANDINGREQUEST']._serialized_start=725
-  _globals['_REPORTLANDINGREQUEST']._serialized_end=755
-  _globals['_REPORTLANDINGRESPONSE']._serialized_start=757
-  _globals['_REPORTLANDINGRESPONSE']._serialized_end=870
-  _globals['_PARTITIONLANDING']._serialized_start=873
-  _globals['_PARTITIONLANDING']._serialized_end=1012
-  _globals['_WAREHOUSE']._serialized_start=1015
-  _globals['_WAREHOUSE']._serialized_end=1474
+  _globals['_REPORTTRAFFICREQUEST']._serialized_start=153
+  _globals['_REPORTTRAFFICREQUEST']._serialized_end=183
+  _globals['_REPORTTRAFFICRESPONSE']._serialized_start=186
+  _globals['_REPORTTRAFFICRESPONSE']._serialized_end=382
+  _globals['_TRAFFIC']._serialized_start=385
+  _globals['_TRAFFIC']._serialized_end=599
+  _globals['_REPORTFUNNELREQUEST']._serialized_start=601
+  _globals['_REPORTFUNNELREQUEST']._serialized_end=662
+  _globals['_REPORTFUNNELRESPONSE']._serialized_start=665
+  _globals['_REPORTFUNNELRESPONSE']._serialized_end=863
+  _globals['_FUNNEL']._serialized_start=866
+  _globals['_FUNNEL']._serialized_end=1070
+  _globals['_REPORTCUSTOMERSREQUEST']._serialized_start=1072
+  _globals['_REPORTCUSTOMERSREQUEST']._serialized_end=1104
+  _globals['_REPORTCUSTOMERSRESPONSE']._serialized_start=1106
+  _globals['_REPORTCUSTOMERSRESPONSE']._serialized_end=1196
+  _globals['_CUSTOMERSEGMENT']._serialized_start=1199
+  _globals['_CUSTOMERSEGMENT']._serialized_end=1374
+  _globals['_REPORTFRESHNESSREQUEST']._serialized_start=1376
+  _globals['_REPORTFRESHNESSREQUEST']._serialized_end=1458
+  _globals['_REPORTFRESHNESSRESPONSE']._serialized_start=1460
+  _globals['_REPORTFRESHNESSRESPONSE']._serialized_end=1557
+  _globals['_REPORTLANDINGREQUEST']._serialized_start=1559
+  _globals['_REPORTLANDINGREQUEST']._serialized_end=1589
+  _globals['_REPORTLANDINGRESPONSE']._serialized_start=1591
+  _globals['_REPORTLANDINGRESPONSE']._serialized_end=1704
+  _globals['_PARTITIONLANDING']._serialized_start=1707
+  _globals['_PARTITIONLANDING']._serialized_end=1846
+  _globals['_WAREHOUSE']._serialized_start=1849
+  _globals['_WAREHOUSE']._serialized_end=2593
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from isthmus.money.v1 import money_pb2 as _money_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -113,6 +114,187 @@ class Traffic(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__click_through_rate) -> _WhichOneofReturnType__click_through_rate | None: ...
 
 Global___Traffic: _TypeAlias = Traffic  # noqa: Y015
+
+@_typing.final
+class ReportFunnelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    window_s: _builtins.int
+    """How long before the order its last click may have been, in seconds. Clicks are kept for 30 days."""
+    def __init__(
+        self,
+        *,
+        window_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportFunnelRequest: _TypeAlias = ReportFunnelRequest  # noqa: Y015
+
+@_typing.final
+class ReportFunnelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    CAMPAIGNS_FIELD_NUMBER: _builtins.int
+    ORDERS_UNATTRIBUTED_FIELD_NUMBER: _builtins.int
+    orders_unattributed: _builtins.int
+    """Orders that no click within the window led to."""
+    @_builtins.property
+    def total(self) -> Global___Funnel: ...
+    @_builtins.property
+    def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Funnel]:
+        """Keyed by the slot's name."""
+
+    @_builtins.property
+    def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Funnel]:
+        """Keyed by the campaign's id."""
+
+    def __init__(
+        self,
+        *,
+        total: Global___Funnel | None = ...,
+        slots: _abc.Iterable[Global___Funnel] | None = ...,
+        campaigns: _abc.Iterable[Global___Funnel] | None = ...,
+        orders_unattributed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaigns", b"campaigns", "orders_unattributed", b"orders_unattributed", "slots", b"slots", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportFunnelResponse: _TypeAlias = ReportFunnelResponse  # noqa: Y015
+
+@_typing.final
+class Funnel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    CLICKS_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    REVENUE_FIELD_NUMBER: _builtins.int
+    CLICK_RATE_FIELD_NUMBER: _builtins.int
+    ORDER_RATE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    impressions: _builtins.int
+    clicks: _builtins.int
+    """The first click of each impression, without crawlers."""
+    orders: _builtins.int
+    """Orders that were not cancelled."""
+    click_rate: _builtins.float
+    """clicks over impressions; absent when there are no impressions."""
+    order_rate: _builtins.float
+    """orders over clicks; absent when there are no clicks."""
+    @_builtins.property
+    def revenue(self) -> _containers.RepeatedCompositeFieldContainer[_money_pb2.Money]:
+        """One sum for each currency."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        impressions: _builtins.int = ...,
+        clicks: _builtins.int = ...,
+        orders: _builtins.int = ...,
+        revenue: _abc.Iterable[_money_pb2.Money] | None = ...,
+        click_rate: _builtins.float | None = ...,
+        order_rate: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_click_rate", b"_click_rate", "_order_rate", b"_order_rate", "click_rate", b"click_rate", "order_rate", b"order_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_click_rate", b"_click_rate", "_order_rate", b"_order_rate", "click_rate", b"click_rate", "clicks", b"clicks", "impressions", b"impressions", "key", b"key", "order_rate", b"order_rate", "orders", b"orders", "revenue", b"revenue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__click_rate: _TypeAlias = _typing.Literal["click_rate"]  # noqa: Y015
+    _WhichOneofArgType__click_rate: _TypeAlias = _typing.Literal["_click_rate", b"_click_rate"]  # noqa: Y015
+    _WhichOneofReturnType__order_rate: _TypeAlias = _typing.Literal["order_rate"]  # noqa: Y015
+    _WhichOneofArgType__order_rate: _TypeAlias = _typing.Literal["_order_rate", b"_order_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__click_rate) -> _WhichOneofReturnType__click_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__order_rate) -> _WhichOneofReturnType__order_rate | None: ...
+
+Global___Funnel: _TypeAlias = Funnel  # noqa: Y015
+
+@_typing.final
+class ReportCustomersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCustomersRequest: _TypeAlias = ReportCustomersRequest  # noqa: Y015
+
+@_typing.final
+class ReportCustomersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___CustomerSegment]:
+        """By currency, then the best customers first. Purchases that were cancelled are left out."""
+
+    def __init__(
+        self,
+        *,
+        segments: _abc.Iterable[Global___CustomerSegment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["segments", b"segments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportCustomersResponse: _TypeAlias = ReportCustomersResponse  # noqa: Y015
+
+@_typing.final
+class CustomerSegment(_message.Message):
+    """Customers with the same three scores: fifths by rank, 1 to 5, 5 the best. Equal customers have equal scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECENCY_SCORE_FIELD_NUMBER: _builtins.int
+    FREQUENCY_SCORE_FIELD_NUMBER: _builtins.int
+    MONETARY_SCORE_FIELD_NUMBER: _builtins.int
+    CUSTOMERS_FIELD_NUMBER: _builtins.int
+    PURCHASES_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    recency_score: _builtins.int
+    frequency_score: _builtins.int
+    monetary_score: _builtins.int
+    customers: _builtins.int
+    purchases: _builtins.int
+    @_builtins.property
+    def spent(self) -> _money_pb2.Money: ...
+    def __init__(
+        self,
+        *,
+        recency_score: _builtins.int = ...,
+        frequency_score: _builtins.int = ...,
+        monetary_score: _builtins.int = ...,
+        customers: _builtins.int = ...,
+        purchases: _builtins.int = ...,
+        spent: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spent", b"spent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customers", b"customers", "frequency_score", b"frequency_score", "monetary_score", b"monetary_score", "purchases", b"purchases", "recency_score", b"recency_score", "spent", b"spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomerSegment: _TypeAlias = CustomerSegment  # noqa: Y015
 
 @_typing.final
 class ReportFreshnessRequest(_message.Message):

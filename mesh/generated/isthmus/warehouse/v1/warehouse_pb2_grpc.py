@@ -40,6 +40,16 @@ class WarehouseStub:
                 request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportTrafficRequest.SerializeToString,
                 response_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportTrafficResponse.FromString,
                 _registered_method=True)
+        self.ReportFunnel = channel.unary_unary(
+                '/isthmus.warehouse.v1.Warehouse/ReportFunnel',
+                request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFunnelRequest.SerializeToString,
+                response_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFunnelResponse.FromString,
+                _registered_method=True)
+        self.ReportCustomers = channel.unary_unary(
+                '/isthmus.warehouse.v1.Warehouse/ReportCustomers',
+                request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersRequest.SerializeToString,
+                response_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersResponse.FromString,
+                _registered_method=True)
         self.ReportFreshness = channel.unary_unary(
                 '/isthmus.warehouse.v1.Warehouse/ReportFreshness',
                 request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFreshnessRequest.SerializeToString,
@@ -58,6 +68,21 @@ class WarehouseServicer:
 
     def ReportTraffic(self, request, context):
         """Impressions, clicks and rates per slot and per campaign.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportFunnel(self, request, context):
+        """From impression over click to order, per slot and per campaign. An order belongs to the last click before it on the
+        ad that it names, when that was within a window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportCustomers(self, request, context):
+        """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +109,16 @@ def add_WarehouseServicer_to_server(servicer, server):
                     servicer.ReportTraffic,
                     request_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportTrafficRequest.FromString,
                     response_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportTrafficResponse.SerializeToString,
+            ),
+            'ReportFunnel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportFunnel,
+                    request_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFunnelRequest.FromString,
+                    response_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFunnelResponse.SerializeToString,
+            ),
+            'ReportCustomers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportCustomers,
+                    request_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersRequest.FromString,
+                    response_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersResponse.SerializeToString,
             ),
             'ReportFreshness': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportFreshness,
@@ -124,6 +159,60 @@ class Warehouse:
             '/isthmus.warehouse.v1.Warehouse/ReportTraffic',
             isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportTrafficRequest.SerializeToString,
             isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportFunnel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.warehouse.v1.Warehouse/ReportFunnel',
+            isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFunnelRequest.SerializeToString,
+            isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFunnelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportCustomers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.warehouse.v1.Warehouse/ReportCustomers',
+            isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersRequest.SerializeToString,
+            isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,12 @@ class WarehouseStub:
     def __new__(cls, channel: _aio.Channel) -> WarehouseAsyncStub: ...
     ReportTraffic: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportTrafficRequest, _warehouse_pb2.ReportTrafficResponse]
     """Impressions, clicks and rates per slot and per campaign."""
+    ReportFunnel: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportFunnelRequest, _warehouse_pb2.ReportFunnelResponse]
+    """From impression over click to order, per slot and per campaign. An order belongs to the last click before it on the
+    ad that it names, when that was within a window.
+    """
+    ReportCustomers: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportCustomersRequest, _warehouse_pb2.ReportCustomersResponse]
+    """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value."""
     ReportFreshness: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportFreshnessRequest, _warehouse_pb2.ReportFreshnessResponse]
     """How long clicks took from the edge to a queryable row."""
     ReportLanding: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportLandingRequest, _warehouse_pb2.ReportLandingResponse]
@@ -47,6 +53,12 @@ class WarehouseAsyncStub(WarehouseStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportTraffic: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportTrafficRequest, _warehouse_pb2.ReportTrafficResponse]  # type: ignore[assignment]
     """Impressions, clicks and rates per slot and per campaign."""
+    ReportFunnel: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportFunnelRequest, _warehouse_pb2.ReportFunnelResponse]  # type: ignore[assignment]
+    """From impression over click to order, per slot and per campaign. An order belongs to the last click before it on the
+    ad that it names, when that was within a window.
+    """
+    ReportCustomers: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportCustomersRequest, _warehouse_pb2.ReportCustomersResponse]  # type: ignore[assignment]
+    """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value."""
     ReportFreshness: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportFreshnessRequest, _warehouse_pb2.ReportFreshnessResponse]  # type: ignore[assignment]
     """How long clicks took from the edge to a queryable row."""
     ReportLanding: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportLandingRequest, _warehouse_pb2.ReportLandingResponse]  # type: ignore[assignment]
@@ -62,6 +74,24 @@ class WarehouseServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_warehouse_pb2.ReportTrafficResponse, _abc.Awaitable[_warehouse_pb2.ReportTrafficResponse]]:
         """Impressions, clicks and rates per slot and per campaign."""
+
+    @_abc_1.abstractmethod
+    def ReportFunnel(
+        self,
+        request: _warehouse_pb2.ReportFunnelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.ReportFunnelResponse, _abc.Awaitable[_warehouse_pb2.ReportFunnelResponse]]:
+        """From impression over click to order, per slot and per campaign. An order belongs to the last click before it on the
+        ad that it names, when that was within a window.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportCustomers(
+        self,
+        request: _warehouse_pb2.ReportCustomersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.ReportCustomersResponse, _abc.Awaitable[_warehouse_pb2.ReportCustomersResponse]]:
+        """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value."""
 
     @_abc_1.abstractmethod
     def ReportFreshness(
