@@ -37,7 +37,7 @@ drill: setup ## Break the mesh in every way of the short suite, and prove from i
 setup: $(SET_UP) ## Bring all that is needed: Python packages, Java, Kafka, data sets. Quick when nothing is missing
 
 .PHONY: test
-test: setup browser lint ## Check style, types and architecture, then run every test
+test: setup browser softhsm lint ## Check style, types and architecture, then run every test
 	$(BIN)/python -m pytest
 
 .PHONY: lint
@@ -66,6 +66,10 @@ help: ## Show this
 .PHONY: browser
 browser:
 	@deploy/local/setup.sh browser
+
+.PHONY: softhsm
+softhsm:
+	@deploy/local/setup.sh softhsm
 
 .PHONY: java
 java:

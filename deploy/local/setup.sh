@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings one part of what a mesh on this machine needs: setup.sh packages|java|browser|kafka|archive|datasets. Called by the Makefile,
+# Brings one part of what a mesh on this machine needs: setup.sh packages|java|browser|softhsm|kafka|archive|datasets. Called by the Makefile,
 # which knows when a part is out of date. Debian packages are installed only where they are missing and we are root.
 set -eu
 
@@ -57,6 +57,16 @@ browser() {
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         (install "Chromium, for the tests of the pages," chromium fonts-wqy-zenhei) || say "Chromium could not be installed"
     fi
+}
+
+# For tests of keys in a module by PKCS#11, which are skipped without it.
+softhsm() {
+    [ -e /usr/lib/softhsm/libsofthsm2.so ] && return
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        say "SoftHSM2 is missing, so that keys in a module are not tested. Install the Debian package softhsm2."
+        return
+    fi
+    install "SoftHSM2" softhsm2
 }
 
 kafka() {

@@ -15,7 +15,6 @@ from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
 from security.keys.blind_index import BlindIndex
-from security.keys.keyring import Keyring
 from security.keys.vault import Vault
 from security.tokens.remote import TokenCheck
 
@@ -25,11 +24,11 @@ async def main(settings: MembersSettings, process: Process) -> None:
     engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
     await require_current(engine, Owner.beside(__file__))
 
-    keyring = Keyring.open(settings.keyring_path)
-    vault = Vault(keyring, settings.tenant, clock=clock)
-    store = MemberStore(engine, vault, BlindIndex(keyring.index_key("members.phone")))
-    await store.require_keks(keyring.holds)
-    bodies = BlindIndex(keyring.index_key("members.idempotency"))
+    kms = await settings.open_kms()
+    vault = Vault(kms, settings.tenant, clock=clock)
+    store = MemberStore(engine, vault, BlindIndex(await kms.index_key("members.phone")))
+    await store.require_keks(await kms.held())
+    bodies = BlindIndex(await kms.index_key("members.idempotency"))
     service = MembersService(store, bodies, settings.default_region, clock)
 
     tokens = TokenCheck(settings, process.channels, process.contract)
@@ -38,7 +37,7 @@ async def main(settings: MembersSettings, process: Process) -> None:
 
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
-    rotation = KeyRotation(engine, keyring, vault)
+    rotation = KeyRotation(engine, kms, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
     expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s).rounds()
     await process.serve(server.build(), sink, tokens, expiry)

@@ -7,8 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import execute
-from security.keys.keyring import Keyring
-from security.keys.port import KekRef, WrappedKey
+from security.keys.port import KekRef, Kms, WrappedKey
 from security.keys.vault import Vault
 
 # Longer than a registration lives, from wrapping its key to its commit.
@@ -38,7 +37,7 @@ _REPLACE: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class KekUse:
-    """held: whether the keyring has it."""
+    """held: whether the KMS has it."""
 
     kek: KekRef
     held: bool
@@ -56,30 +55,30 @@ class KeyStatus:
 class KeyRotation:
     """Without downtime: every KEK unwraps until nothing is wrapped under it any more."""
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring, vault: Vault, settled_s: float = SETTLED_S) -> None:
+    def __init__(self, engine: AsyncEngine, kms: Kms, vault: Vault, settled_s: float = SETTLED_S) -> None:
         self._engine = engine
-        self._keyring = keyring
+        self._kms = kms
         self._vault = vault
         self._settled_s = settled_s
 
     async def status(self) -> KeyStatus:
         used = {KekRef(row.kek_id, row.kek_version): int(row.data_keys) for row in await execute(self._engine, _BY_KEK)}
-        held = self._keyring.held
+        held = await self._kms.held()
         keks = sorted({*held, *used}, key=lambda kek: (kek in held, kek.version))
         erased = int((await execute(self._engine, _ERASED))[0].members)
         remaining = sum(count for kek, count in used.items() if kek != held[-1])
         return KeyStatus([KekUse(kek, kek in held, used.get(kek, 0)) for kek in keks], remaining, erased)
 
-    def add(self, newest_version: int) -> int:
+    async def add(self, newest_version: int) -> int:
         """A new KEK, unless there is one newer than `newest_version`. Gives the newest version."""
-        return self._keyring.rotate(newest_version).version
+        return (await self._kms.rotate(newest_version)).version
 
     async def rewrap(self, limit: int) -> tuple[int, int]:
         """Wrap up to `limit` data keys under the newest KEK. Gives how many, and how many remain.
 
         Raises KekUnknown or EnvelopeRejected for a row that no KEK opens: it is never passed over.
         """
-        newest = self._keyring.newest
+        newest = (await self._kms.held())[-1]
         about = {"kek_id": newest.id, "kek_version": newest.version}
         rows = await execute(self._engine, _OLDER, about | {"limit": limit})
         subjects, old, new = [], [], []
@@ -96,4 +95,4 @@ class KeyRotation:
     async def retire(self) -> list[int]:
         """Destroy the KEKs that wrap nothing. Gives their versions. Raises KeyringBusy right after a rotation."""
         idle = [use.kek.version for use in (await self.status()).keks if use.held and not use.data_keys]
-        return list(self._keyring.retire(idle, self._settled_s))
+        return list(await self._kms.retire(idle, self._settled_s))

@@ -151,7 +151,7 @@ class DataKeysService(members_pb2_grpc.DataKeysServicer):
         )
 
     async def AddKek(self, request: pb.AddKekRequest, context: Any) -> pb.AddKekResponse:
-        return pb.AddKekResponse(newest_version=self._rotation.add(request.newest_version))
+        return pb.AddKekResponse(newest_version=await self._rotation.add(request.newest_version))
 
     async def RewrapDataKeys(self, request: pb.RewrapDataKeysRequest, context: Any) -> pb.RewrapDataKeysResponse:
         rewrapped, remaining = await self._rotation.rewrap(request.limit)

@@ -1,7 +1,7 @@
 """Members in PostgreSQL: particulars as envelopes, the phone's blind index for equality, data keys apart."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -116,12 +116,12 @@ class MemberStore:
         self._cipher = RowCipher(MEMBER, vault.tenant)
         self._idempotency = Idempotency(SCHEMA)
 
-    async def require_keks(self, holds: Callable[[KekRef], bool]) -> None:
+    async def require_keks(self, held: Collection[KekRef]) -> None:
         """Raise KekUnknown when a data key needs a KEK that is not there: no service is better than a blind one."""
         async with self._engine.connect() as connection:
             for kek_id, kek_version in (await connection.execute(_KEKS)).all():
                 kek = KekRef(kek_id, kek_version)
-                if not holds(kek):
+                if kek not in held:
                     raise KekUnknown(str(kek))
 
     async def register(self, intent: Intent, member: Member, answer: Answer) -> Answer | None:

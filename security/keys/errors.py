@@ -1,6 +1,6 @@
 """What can be wrong with an envelope or a key. None of these ever repeats a value, a key or a row's id."""
 
-from mesh.errors import DataLoss, FailedPrecondition
+from mesh.errors import DataLoss, FailedPrecondition, Unavailable
 
 
 class EnvelopeMalformed(DataLoss):
@@ -48,6 +48,22 @@ class KeyringUnusable(FailedPrecondition):
             f"the keyring cannot be used: {detail}",
             remedy="Restore the keyring file from its backup.",
         )
+
+
+class KmsAway(Unavailable):
+    """The key management system does not answer, or is sealed."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "KMS_AWAY", f"the key management system cannot be used now: {detail}", remedy="Try again later."
+        )
+
+
+class KmsRefused(FailedPrecondition):
+    """The key management system does not let us, or is not set up for us."""
+
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__("KMS_REFUSED", f"the key management system refuses: {detail}", remedy=remedy)
 
 
 class KeyringBusy(FailedPrecondition):

@@ -65,7 +65,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     sessions = SessionStore(transactions)
     keyring = Keyring.open(settings.keyring)
     passwords = PasswordChecker()
-    factors = SecondFactors(transactions, keyring.index_key("oauth-second-factors"), ISSUER_NAME)
+    factors = SecondFactors(transactions, await keyring.index_key("oauth-second-factors"), ISSUER_NAME)
     journal = Journal(settings.workload, settings.node, clock)
     accounts = Accounts(store, families, passwords, factors, journal, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
@@ -101,8 +101,8 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         read_token,
     )
     limits = Limits(settings.token_requests_per_s, settings.token_requests_burst, clock)
-    pages, workers = Pages(keyring.index_key("oauth-forms"), clock), Workers()
-    passkeys = Passkeys(transactions, keyring.index_key("oauth-passkeys"), settings.issuer, families.use_proof)
+    pages, workers = Pages(await keyring.index_key("oauth-forms"), clock), Workers()
+    passkeys = Passkeys(transactions, await keyring.index_key("oauth-passkeys"), settings.issuer, families.use_proof)
     visits = Visits(workers, sessions, accounts, passkeys, pages, limits, journal, sink, clock)
     interactive = {
         authorize_page.PATH: AuthorizePage(protocol, sessions, visits, pages, workers, settings.issuer).serve,
@@ -117,7 +117,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         keys,
         sink,
         limits,
-        KeyProofs(Nonces(keyring.index_key("oauth-nonces"), clock), families.use_proof, clock),
+        KeyProofs(Nonces(await keyring.index_key("oauth-nonces"), clock), families.use_proof, clock),
         settings.issuer,
         scopes_of(process.contract),
     )

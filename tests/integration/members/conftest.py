@@ -56,7 +56,7 @@ async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
     engine = async_engine(url)
     ring = Keyring.open(keyring)
     try:
-        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(ring.index_key("members.phone")))
+        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(await ring.index_key("members.phone")))
     finally:
         await engine.dispose()
 
@@ -75,7 +75,7 @@ async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["
     sink = PostgresAuditSink(async_engine(url))
     await sink.start()
     async with store_of(url, keyring) as store:
-        bodies = BlindIndex(Keyring.open(keyring).index_key("members.idempotency"))
+        bodies = BlindIndex(await Keyring.open(keyring).index_key("members.idempotency"))
         service = MembersService(store, bodies, "CN", SystemClock())
         ring = Keyring.open(keyring)
         rotation = KeyRotation(store._engine, ring, Vault(ring, "isthmus"), settled_s=0)

@@ -227,14 +227,14 @@ async def test_records_outlive_a_new_kek_and_a_foreign_keyring_stops_the_start(
 ) -> None:
     member_id = await registered(members, room)
     ring = Keyring.open(keyring)
-    ring.rotate(ring.newest.version)
+    await ring.rotate((await ring.held())[-1].version)
     async with store_of(url, keyring) as store:
-        await store.require_keks(Keyring.open(keyring).holds)
+        await store.require_keks(await Keyring.open(keyring).held())
         member = await store.find(member_id)
         assert member is not None
         assert member.particulars.phone == PHONE
         with pytest.raises(KekUnknown):
-            await store.require_keks(Keyring.open(tmp_path / "other" / "keyring.json").holds)
+            await store.require_keks(await Keyring.open(tmp_path / "other" / "keyring.json").held())
 
 
 async def test_orders_learns_whether_and_the_operator_how_many(members: "MembersAsyncStub", room: PrivateRoom) -> None:
