@@ -95,7 +95,7 @@ datasets() {
 }
 
 case "${1:-}" in
-    packages | browser | kafka | archive | datasets) "$1" ;;
+    packages | browser | softhsm | kafka | archive | datasets) "$1" ;;
     java) java_runtime ;;
-    *) fail "usage: setup.sh packages|java|kafka|archive|datasets" ;;
+    *) fail "usage: setup.sh packages|java|kafka|archive|datasets|softhsm" ;;
 esac
