@@ -97,5 +97,5 @@ datasets() {
 case "${1:-}" in
     packages | browser | softhsm | kafka | archive | datasets) "$1" ;;
     java) java_runtime ;;
-    *) fail "usage: setup.sh packages|java|kafka|archive|datasets|softhsm" ;;
+    *) fail "usage: setup.sh packages|java|browser|softhsm|kafka|archive|datasets" ;;
 esac
