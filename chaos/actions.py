@@ -9,10 +9,12 @@ import random
 
 from chaoslib.exceptions import ActivityFailed
 
+from chaos.checkers.members import rotated
 from chaos.drill import current
 from chaos.drill.leaders import leader
 from chaos.drill.session import Session
 from deploy.local.errors import LauncherError
+from mesh.errors import MeshError
 
 __all__ = [
     "disturb_calls",
@@ -30,11 +32,13 @@ __all__ = [
     "kill_share",
     "lose_identities",
     "lose_patience",
+    "rotate_data_keys",
     "spoil_identity",
     "starve",
     "surge",
     "wait_ready",
 ]
+ROTATED_WITHIN_S = 60.0
 SURGE_MAX = 50
 SURGE_S_MAX = 120
 IMPATIENCE_MAX = 50
@@ -148,6 +152,16 @@ def disturb_calls(method: str, for_s: float, percent: int = 100, delay_ms: int =
     except LauncherError as error:
         raise ActivityFailed(str(error)) from error
     return method
+
+
+def rotate_data_keys() -> int:
+    """Wrap every member's data key under a new key, as `isthmus keys rotate` does. Returns how many keys there are."""
+    session = _session()
+    try:
+        with session.window("data keys: rotated"):
+            return session.loop.run(rotated(session.crowd.channel), ROTATED_WITHIN_S)
+    except MeshError as error:
+        raise ActivityFailed(f"the keys could not be rotated: {error}") from error
 
 
 def surge(times: float, for_s: float) -> float:

@@ -12,11 +12,13 @@ from isthmus.payments.v1.payments_pb2_grpc import LedgerStub
 from chaos.checkers import audit
 from chaos.drill import current
 from chaos.drill.session import Session
+from chaos.load.outcomes import CallFailed
 from chaos.load.timeline import PUBLIC, SENSITIVE, Call, availability, percentile_ms
 from deploy.local import replication
 from mesh.errors import MeshError
 
 __all__ = [
+    "a_member_can_register",
     "audit_verifies",
     "freshness_p99_ms",
     "ledger_balances",
@@ -79,6 +81,15 @@ def ledger_balances() -> bool:
         return session.loop.run(read(), ANSWER_DEADLINE_S)
     except MeshError as error:
         raise ActivityFailed(f"the ledger does not answer: {error}") from error
+
+
+def a_member_can_register() -> bool:
+    """Whether a new member's personal data is taken, encrypted under the keys of now."""
+    session = _session()
+    try:
+        return bool(session.loop.run(session.crowd.register_one(), ANSWER_DEADLINE_S))
+    except CallFailed as failure:
+        raise ActivityFailed(f"nobody can register: {failure}") from failure
 
 
 def standby_streams() -> bool:

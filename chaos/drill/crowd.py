@@ -56,6 +56,7 @@ class Crowd:
         self.ledger = Ledger()
         self.began_us = 0
         self.refused = 0
+        self._registered = 0
         self._target = target
         self._load = load
         self._seed = seed
@@ -78,12 +79,12 @@ class Crowd:
         self.client = await self._stack.enter_async_context(PublicClient(url, root, CONNECTIONS_MAX))
         self._channel: Channel = await self._stack.enter_async_context(operator(home, self._target.table))
         token = ClientToken(self.client, CLIENT_ID, key, SCOPE)
-        shop = Storefront(self.client, token, Outcomes(), self.run)
+        self._shop = shop = Storefront(self.client, token, Outcomes(), self.run)
         self.slots = sorted({slot_of(row) for row in rows.impressions})
         try:
             await shop.publish_item(_page(self.run))
             await shop.publish_campaign(_campaign(self.slots, self.run))
-            members = [await shop.register(f"{PREFIX}-{self.run}-{n}", n) for n in range(MEMBERS)]
+            members = [await self.register_one() for _ in range(MEMBERS)]
             await self._wait_live()
         except CallFailed as failure:
             raise DrillRefused(
@@ -97,7 +98,17 @@ class Crowd:
     @property
     def personal(self) -> tuple[bytes, ...]:
         """Personal values of this run's members, as the storefront made them up."""
-        return tuple(f"Customer {PREFIX}-{self.run}-{n}".encode() for n in range(MEMBERS))
+        return tuple(f"Customer {PREFIX}-{self.run}-{n}".encode() for n in range(self._registered))
+
+    async def register_one(self) -> str:
+        """A new member's id.
+
+        Raises:
+            CallFailed: the mesh does not take one.
+        """
+        number = self._registered
+        self._registered += 1
+        return await self._shop.register(f"{PREFIX}-{self.run}-{number}", number)
 
     def begin(self) -> None:
         self.began_us = time.time_ns() // 1000

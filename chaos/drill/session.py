@@ -5,7 +5,7 @@ import contextlib
 import getpass
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,6 +135,16 @@ class Session:
         blast.check_method(self.drill.radius, method)
         request = {"method": method, "ttl_s": for_s, "percent": percent, "delay_ms": delay_ms, "abort": abort}
         self._break(f"{method}: {abort or f'{delay_ms} ms'}, {percent}%", OVERRIDES, request)
+
+    @contextlib.contextmanager
+    def window(self, what: str) -> Iterator[None]:
+        """Something that is done on purpose, needs no undoing, and is to be seen in the report."""
+        window = Window(what, f"brief/{what}", self.now_s)
+        self.windows.append(window)
+        try:
+            yield
+        finally:
+            window.ended_s = self.now_s
 
     def heal(self) -> list[str]:
         """Undo everything that is open, the newest first."""

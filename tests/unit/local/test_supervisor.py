@@ -45,6 +45,13 @@ async def test_stopping_drains_those_that_depend_before_what_they_depend_on(
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+@pytest.fixture
+def never_stable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the machine keeps a test waiting, no life counts as a stable one, which would begin a new count."""
+    monkeypatch.setattr("deploy.local.supervisor.STABLE_S", 3600.0)
+
+
+@pytest.mark.usefixtures("never_stable")
 async def test_a_killed_process_comes_back_by_itself(home: Home, row: MakeRow) -> None:
     supervisor = Supervisor(home, [row("room")])
     await supervisor.start()
@@ -91,6 +98,7 @@ async def test_the_start_waits_for_a_process_that_was_ready_and_ended(home: Home
     await supervisor.stop()
 
 
+@pytest.mark.usefixtures("never_stable")
 async def test_restarts_wait_longer_each_time(home: Home, row: MakeRow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.local.supervisor.BACK_OFF_FIRST_S", 0.01)
     waits: list[float] = []
