@@ -9,7 +9,7 @@ import random
 
 from chaoslib.exceptions import ActivityFailed
 
-from chaos.checkers.members import rotated
+from chaos.checkers.keys import ROOT_WITHIN_S, root_rotated, rotated
 from chaos.drill import current
 from chaos.drill.leaders import leader
 from chaos.drill.session import Session
@@ -33,6 +33,7 @@ __all__ = [
     "lose_identities",
     "lose_patience",
     "rotate_data_keys",
+    "rotate_root",
     "spoil_identity",
     "starve",
     "surge",
@@ -162,6 +163,16 @@ def rotate_data_keys() -> int:
             return session.loop.run(rotated(session.crowd.channel), ROTATED_WITHIN_S)
     except MeshError as error:
         raise ActivityFailed(f"the keys could not be rotated: {error}") from error
+
+
+def rotate_root(zone: str) -> str:
+    """Replace the root of a zone's certificates, as `isthmus keys rotate-root` does. Takes half a minute."""
+    session = _session()
+    with session.window(f"root of the {zone} zone: rotated"):
+        done = session.loop.run(root_rotated(session.target.home.root, zone), ROOT_WITHIN_S + 30)
+    if not done:
+        raise ActivityFailed(f"the root of the {zone} zone was not rotated")
+    return zone
 
 
 def surge(times: float, for_s: float) -> float:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BATCH = 500
 PROOF_POLL_S = 0.5
 PROOF_WAIT_S = 30.0
+ROOT_WAIT_S = 120.0
 
 app = typer.Typer(help="The keys of personal data.", no_args_is_help=True)
 
@@ -47,6 +48,35 @@ def rotate(
     _show(found, as_json)
     if found["remaining"]:
         raise typer.Exit(1)
+
+
+@app.command("rotate-root")
+def rotate_root(
+    zone: Annotated[str, typer.Argument(help="public or private.")],
+) -> None:
+    """Replace the root of a zone's certificates in three steps, while everything runs; returns when all are taken."""
+    import time
+
+    from deploy.local.errors import LauncherError, UnknownName
+    from deploy.local.settings import LauncherSettings
+    from security.identity import rotation
+    from security.identity.bundle import ZONES
+
+    with clear_errors():
+        if zone not in ZONES:
+            raise UnknownName(f"there is no zone {zone}", f"It is one of {', '.join(ZONES)}")
+        directory = LauncherSettings().layout.root / "ca" / zone
+        if not (directory / "root.pem").exists():
+            raise LauncherError(f"{directory} has no root yet", "Start the mesh first")
+        rotation.request(directory)
+        ends = time.monotonic() + ROOT_WAIT_S
+        while rotation.under_way(directory):
+            if time.monotonic() > ends:
+                raise LauncherError(
+                    "The root is not rotated yet", f"See the log of identity-{zone}; the agent goes on by itself"
+                )
+            time.sleep(PROOF_POLL_S)
+    typer.echo(f"{zone}: every leaf is under another root")
 
 
 @app.command()

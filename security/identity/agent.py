@@ -54,7 +54,7 @@ class Agent:
 
     def round(self) -> int:
         """Look at every holder once; returns how many leaves were issued."""
-        self._authority = self._authority.reopened()
+        self._authority = self._authority.reopened().rotated()
         found = holders(self._home, self._authority.zone) | self._always
         for gone in self._checked.keys() - found:
             del self._checked[gone]

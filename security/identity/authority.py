@@ -21,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mesh.errors import FailedPrecondition
 from mesh.spiffe import SpiffeId
+from security.identity import rotation
 from security.identity.files import (
     CERTIFICATE_MODE,
     DIRECTORY_MODE,
@@ -81,6 +82,9 @@ class Authority:
         """
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         with _locked(directory):
+            if rotation.due(directory) == "switch":
+                # Perhaps begun by an agent that was killed: half a switch would be a key without its certificate.
+                rotation.switch(directory)
             root = _open_or_create_issuer(directory, "root", f"Isthmus {zone} root", zone, None)
             gateway = _open_or_create_issuer(directory, "gateway", f"Isthmus {zone} gateway issuer", zone, root)
         return cls(directory, trust_domain, zone, root, gateway)
@@ -94,14 +98,26 @@ class Authority:
             pass
         return self.open_or_create(self._directory, self.trust_domain, self.zone)
 
+    def rotated(self) -> Self:
+        """This authority, or the one after the step of a rotation that was due (security.identity.rotation)."""
+        match rotation.due(self._directory):
+            case "introduce":
+                self.open_or_create(self._directory / rotation.NEXT, self.trust_domain, self.zone)
+                (self._directory / rotation.REQUEST).unlink(missing_ok=True)
+            case "switch":
+                return self.open_or_create(self._directory, self.trust_domain, self.zone)
+            case "forget":
+                rotation.forget(self._directory)
+        return self
+
     @property
     def root_pem(self) -> bytes:
         return self._root.pem
 
     @property
     def gateway_pem(self) -> bytes:
-        """The certificate that signs the zone's gateway and nothing else."""
-        return self._gateway.pem
+        """What signs the zone's gateway and nothing else, to be trusted by those behind it; two during a rotation."""
+        return rotation.known(self._directory, "gateway")
 
     @property
     def ends(self) -> datetime:

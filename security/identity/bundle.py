@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from security.identity.files import read_file
+from security.identity import rotation
 
 ZONES = ("public", "private")
 
@@ -34,13 +34,9 @@ def trusted_zones(workload: str, zone: str) -> tuple[str, ...]:
     return (zone,)
 
 
-def root_path(home: Path, zone: str) -> Path:
-    return home / "ca" / zone / "root.pem"
-
-
 def bundle(home: Path, workload: str, zone: str) -> bytes | None:
     """The PEM roots `workload` trusts, or None while one of them does not exist yet."""
     try:
-        return b"".join(read_file(root_path(home, trusted)) for trusted in trusted_zones(workload, zone))
+        return b"".join(rotation.known(home / "ca" / trusted, "root") for trusted in trusted_zones(workload, zone))
     except FileNotFoundError:
         return None

@@ -1,4 +1,9 @@
-"""The keys of members' personal data, as an operator rotates them."""
+"""Keys, as an operator rotates them."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
 
 from isthmus.members.v1 import members_pb2 as pb
 from isthmus.members.v1.members_pb2_grpc import DataKeysStub
@@ -6,6 +11,7 @@ from isthmus.members.v1.members_pb2_grpc import DataKeysStub
 from chaos.checkers.books import DEADLINE_S, Channel
 
 BATCH = 500
+ROOT_WITHIN_S = 150.0
 
 
 async def rotated(channel: Channel) -> int:
@@ -23,3 +29,19 @@ async def rotated(channel: Channel) -> int:
         if not answer.remaining:
             break
     return len((await keys.GetKeyStatus(pb.GetKeyStatusRequest(), timeout=DEADLINE_S)).keks)
+
+
+async def root_rotated(home: Path, zone: str) -> bool:
+    """`isthmus keys rotate-root` of a home: exit status 0."""
+    process = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).with_name("isthmus"), "keys", "rotate-root", zone),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | {"ISTHMUS_HOME": str(home)},
+    )
+    try:
+        return await asyncio.wait_for(process.wait(), ROOT_WITHIN_S) == 0
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return False
