@@ -20,6 +20,7 @@ from mesh.tls import Identity, require_tls13
 # What this hop keeps of its caller's deadline, to turn a late answer into a typed error of its own.
 _HOP_S: Final = 0.02
 _LEAST_S: Final = 0.005
+_XDS: Final = "xds:///"
 # Before the first retry, at most; doubled for each further one. By chance, so that callers do not come together.
 _BACKOFF_S: Final = 0.025
 _BACKOFF_S_MAX: Final = 0.25
@@ -57,7 +58,7 @@ class Channels:
 
         Its stubs raise mesh.errors types. The certificates are the xDS bootstrap's, rotated by gRPC itself.
         """
-        target = f"xds:///{workload}"
+        target = f"{_XDS}{workload}"
         if target not in self._open:
             require_tls13()
             # The control plane demands mTLS for every cluster; without it the fallback has no roots and fails closed.
@@ -74,6 +75,11 @@ class Channels:
             options = (*_OPTIONS, ("grpc.ssl_target_name_override", peer.dns_name))
             self._open[target] = grpc.aio.secure_channel(address, self._identity.channel_credentials(), options=options)
         return self._policed(target, hedged=False)
+
+    @property
+    def discover(self) -> bool:
+        """Whether a channel follows the control plane."""
+        return any(target.startswith(_XDS) for target in self._open)
 
     async def close(self, grace_s: float = 1.0) -> None:
         await asyncio.gather(*(channel.close(grace_s) for channel in self._open.values()))

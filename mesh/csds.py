@@ -8,12 +8,16 @@ SERVICE: Final = "envoy.service.status.v3.ClientStatusDiscoveryService"
 METHOD: Final = f"/{SERVICE}/FetchClientStatus"
 
 
-async def fetch(request: bytes, context: Any) -> bytes:
-    """Takes and returns serialized messages: their types take long to load, in many processes that are seldom asked."""
+def applied() -> bytes:
+    """A serialized ClientStatusResponse: the types take long to load, in many processes that are seldom asked."""
     from grpc_csds import ClientStatusDiscoveryServiceServicer
 
-    answer: bytes = ClientStatusDiscoveryServiceServicer.FetchClientStatus(None, context).SerializeToString()
+    answer: bytes = ClientStatusDiscoveryServiceServicer.FetchClientStatus(None, None).SerializeToString()
     return answer
+
+
+async def fetch(request: bytes, context: Any) -> bytes:
+    return applied()
 
 
 def add(_: object, server: Any) -> None:

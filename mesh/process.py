@@ -12,7 +12,7 @@ import uvloop
 from opentelemetry.metrics import Observation
 from pydantic import ValidationError
 
-from mesh import logs, telemetry
+from mesh import csds, fallback, logs, telemetry
 from mesh.channel import Channels
 from mesh.contract import Contract, ContractError, load
 from mesh.server import MeshServer
@@ -47,6 +47,9 @@ class Process:
         One of `others` that fails to start ends the process: half a process is worse than none.
         """
         services: list[Service] = list(others)
+        standby = fallback.of_process(self._applied)
+        if standby is not None:
+            services.insert(0, standby)
         if self.settings.metrics_address:
             services.insert(0, telemetry.MetricsEndpoint(self.settings.metrics_address, self.identity))
         if server is not None:
@@ -71,6 +74,9 @@ class Process:
                     async with asyncio.timeout(self.settings.drain_s + 1):
                         await service.stop(self.settings.drain_s)
             await self.channels.close()
+
+    async def _applied(self) -> bytes:
+        return csds.applied() if self.channels.discover else b""
 
 
 def start(main: Callable[[S, Process], Awaitable[None]], settings_type: type[S]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from deploy.local import envoy
 from deploy.local.errors import NotRunning, UnknownName
 from deploy.local.settings import Home
 from deploy.local.topology import Process, Topology
+from mesh.lastgood import MARK
 
 CONTROL_PLANES: Final = ("control-public", "control-private")
 _DEADLINE_S: Final = 3.0
@@ -111,7 +113,7 @@ async def _of_grpc(home: Home, process: Process) -> dict[str, set[str]]:
     for config in answer.config:
         for resource in config.generic_xds_configs:
             if resource.version_info:
-                found.setdefault(resource.type_url, set()).add(resource.version_info)
+                found.setdefault(resource.type_url, set()).add(resource.version_info.removesuffix(MARK))
     return found
 
 
@@ -128,22 +130,32 @@ async def admin(home: Home, process: Process, path: str) -> dict[str, Any]:
 
 async def _of_envoy(home: Home, process: Process) -> dict[str, set[str]]:
     """Envoy serves no CSDS of its own; its admin interface says the same."""
-    dump = await admin(home, process, "config_dump?include_eds")
     found: dict[str, set[str]] = {}
-    for section in dump["configs"]:
-        for kind, version in _versions(section):
-            found.setdefault(kind, set()).add(version)
+    for kind, version, _ in resources(await admin(home, process, "config_dump?include_eds")):
+        if version:
+            found.setdefault(kind, set()).add(version.removesuffix(MARK))
     return found
 
 
 _TYPE: Final = "type.googleapis.com/envoy.config."
 
 
-def _versions(section: dict[str, Any]) -> list[tuple[str, str]]:
-    pairs = [
-        (f"{_TYPE}cluster.v3.Cluster", section.get("dynamic_active_clusters", [])),
-        (f"{_TYPE}listener.v3.Listener", [one.get("active_state", {}) for one in section.get("dynamic_listeners", [])]),
-        (f"{_TYPE}route.v3.RouteConfiguration", section.get("dynamic_route_configs", [])),
-        (f"{_TYPE}endpoint.v3.ClusterLoadAssignment", section.get("dynamic_endpoint_configs", [])),
-    ]
-    return [(kind, one["version_info"]) for kind, found in pairs for one in found if one.get("version_info")]
+def resources(dump: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Type, version and content of what an Envoy works with and was told over ADS, from its config_dump."""
+    for section in dump["configs"]:
+        # One that has not changed for a while keeps its own older version; the set has the newest.
+        whole = section.get("version_info", "")
+        active = [one.get("active_state", {}) for one in section.get("dynamic_listeners", [])]
+        for kind, found, name in (
+            (f"{_TYPE}cluster.v3.Cluster", section.get("dynamic_active_clusters", []), "cluster"),
+            (f"{_TYPE}listener.v3.Listener", active, "listener"),
+            (f"{_TYPE}route.v3.RouteConfiguration", section.get("dynamic_route_configs", []), "route_config"),
+            (
+                f"{_TYPE}endpoint.v3.ClusterLoadAssignment",
+                section.get("dynamic_endpoint_configs", []),
+                "endpoint_config",
+            ),
+        ):
+            for one in found:
+                if name in one:
+                    yield kind, whole or one.get("version_info", ""), one[name]

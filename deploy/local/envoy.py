@@ -9,6 +9,7 @@ import yaml
 from deploy.local.errors import ToolMissing
 from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
+from mesh import fallback
 
 TLS_1_3 = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
 TYPE_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
@@ -52,6 +53,10 @@ def admin_socket(home: Home, name: str) -> Path:
     return home.sockets(name) / "admin.sock"
 
 
+def fallback_socket(home: Home, name: str) -> Path:
+    return home.sockets(name) / fallback.SOCKET
+
+
 def prepare(home: Home, process: Process, control: str, trust_domain: str) -> None:
     """Write envoy.yaml and the two SDS files into run/<process>/. `control` is the control plane's host:port."""
     run, sockets = home.run(process.name), home.sockets(process.name)
@@ -93,30 +98,33 @@ def bootstrap(home: Home, process: Process, control: str, trust_domain: str) -> 
         "connect_timeout": "2s",
         "load_assignment": _endpoint("ads", {"socket_address": {"address": host, "port_value": int(port)}}),
         "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": upstream},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": TYPE_HTTP,
-                "explicit_http_config": {
-                    # A control plane that froze is noticed, and the stream opened again.
-                    "http2_protocol_options": {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
-                },
-            }
-        },
+        # A control plane that froze is noticed, and the stream opened again.
+        "typed_extension_protocol_options": _http2({"connection_keepalive": {"interval": "10s", "timeout": "5s"}}),
+    }
+    # Asked only by an Envoy that has started and not reached its control plane yet.
+    standby = {
+        "name": "fallback",
+        "type": "STATIC",
+        "load_assignment": _endpoint("fallback", {"pipe": {"path": str(fallback_socket(home, process.name))}}),
+        "typed_extension_protocol_options": _http2({}),
     }
     pipe = {"pipe": {"path": str(admin_socket(home, process.name)), "mode": 0o600}}
     admin = {"name": "admin", "type": "STATIC", "load_assignment": _endpoint("admin", pipe)}
     metrics = process.listen("metrics")
     assert metrics is not None
-    stream = {"envoy_grpc": {"cluster_name": "ads"}}
+    streams = [{"envoy_grpc": {"cluster_name": name}} for name in ("ads", "fallback")]
     return {
         "node": {"id": process.node, "cluster": process.workload, "locality": {"zone": process.zone}},
         "admin": {"address": pipe},
         "dynamic_resources": {
-            "ads_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [stream]},
+            "ads_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": streams},
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
-        "static_resources": {"clusters": [ads, admin], "listeners": [_metrics_listener(metrics, secrets)]},
+        "static_resources": {"clusters": [ads, standby, admin], "listeners": [_metrics_listener(metrics, secrets)]},
+        "layered_runtime": {
+            "layers": [{"name": "start", "static_layer": {"envoy.restart_features.xds_failover_support": True}}]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -156,6 +164,12 @@ def _metrics_listener(listen: Listen, secrets: dict[str, Any]) -> dict[str, Any]
             }
         ],
     }
+
+
+def _http2(options: dict[str, Any]) -> dict[str, Any]:
+    config = {"http2_protocol_options": options}
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {name: {"@type": TYPE_HTTP, "explicit_http_config": config}}
 
 
 def _endpoint(cluster: str, address: dict[str, Any]) -> dict[str, Any]:

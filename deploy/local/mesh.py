@@ -9,7 +9,7 @@ from typing import IO, Self
 
 import grpc
 
-from deploy.local import door, links, postgres, preflight, replication, table, topology
+from deploy.local import door, links, postgres, preflight, replication, standby, table, topology
 from deploy.local.door import Door
 from deploy.local.failover import Failover
 from deploy.local.faults import Faults
@@ -44,6 +44,8 @@ class LocalMesh:
         self._supervisor = Supervisor(self.home, self.rows, self._changed)
         self._faults = Faults(self._supervisor, self.home)
         self._door = Door(door.path(self.home), self._faults.handle)
+        gateways = [row.process for row in self.rows if row.process.workload.endswith("-gateway")]
+        self._fallbacks = [standby.fallback(self.home, gateway) for gateway in gateways]
         self._lock: IO[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -72,9 +74,11 @@ class LocalMesh:
             preflight.check_ports(self.rows)
             self._write_topology()
             await self._door.open()
+            for fallback in self._fallbacks:
+                await fallback.start()
             await self._supervisor.start()
         except BaseException:
-            await self._door.close()
+            await self._close()
             self._release()
             raise
         for row in self.rows:
@@ -89,10 +93,15 @@ class LocalMesh:
             return
         for task in self._tasks:
             task.cancel()
-        await self._door.close()
+        await self._close()
         await self._faults.close()
         await self._supervisor.stop()
         self._release()
+
+    async def _close(self) -> None:
+        await self._door.close()
+        for fallback in self._fallbacks:
+            await fallback.stop(0)
 
     def process(self, name: str) -> Child:
         """The process at run time: `.pid`, `.state`, `.restarts`."""

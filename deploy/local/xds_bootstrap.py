@@ -1,16 +1,20 @@
 """The xDS bootstrap of a gRPC client: which control plane to ask, and with which certificate.
 
-Format: gRFC A27, with mTLS towards the control plane (A65) and towards the services (A29).
+Format: gRFC A27, with mTLS towards the control plane (A65) and towards the services (A29). While the control plane is
+away, a client that starts asks the fallback of its own process (A71).
 """
 
 import json
 
 from deploy.local.settings import Home
 from deploy.local.topology import Process
+from mesh import fallback
 
 REFRESH_INTERVAL = "1s"
 # The name by which the control plane's answers refer to this process' certificate and roots.
 CERTIFICATE_PROVIDER = "identity"
+# A resource that is missing from an answer is no reason to drop what works.
+FEATURES = ["xds_v3", "ignore_resource_deletion"]
 
 
 def write_xds_bootstrap(home: Home, process: Process, control: str) -> None:
@@ -27,9 +31,14 @@ def write_xds_bootstrap(home: Home, process: Process, control: str) -> None:
             {
                 "server_uri": control,
                 "channel_creds": [{"type": "tls", "config": certificate}],
-                # A resource that is missing from an answer is no reason to drop what works.
-                "server_features": ["xds_v3", "ignore_resource_deletion"],
-            }
+                "server_features": FEATURES,
+            },
+            {
+                "server_uri": f"unix:{home.sockets(process.name) / fallback.SOCKET}",
+                # Who may open the socket is for the file system to say.
+                "channel_creds": [{"type": "insecure"}],
+                "server_features": FEATURES,
+            },
         ],
         "node": {"id": process.node, "cluster": process.workload, "locality": {"zone": process.zone}},
         "certificate_providers": {CERTIFICATE_PROVIDER: {"plugin_name": "file_watcher", "config": certificate}},

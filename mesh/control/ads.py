@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Container, Mapping
 from typing import Any, Final
@@ -11,18 +10,14 @@ import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from mesh.control.cache import SnapshotCache
-from mesh.control.conversation import Ack, Conversation, ConversationError, Nack
+from mesh.control.conversation import Ack, ConversationError, Nack
 from mesh.control.status import REASON_CHARACTERS_MAX, Plane, Planes
+from mesh.control.stream import converse
 from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
 from mesh.logs import logger
 from mesh.tls import peer_of
 
-# Requests that a client may have sent ahead of their handling.
-_INBOX_MAX: Final = 64
-# How long a stream sleeps at most before it looks at its own deadlines.
-_TICK_S: Final = 5.0
 _NODE_CHARACTERS_MAX: Final = 128
-_WARMING_TICK_S: Final = 0.25
 
 
 class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -37,9 +32,11 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         streams_max: int,
         streams_per_workload_max: int,
         known: Callable[[], Container[str]],
+        name: str = "control",
     ) -> None:
         """groups: workload to group, for those that are not of the default one. known: the zone's workloads of now."""
         self._known = known
+        self._name = name
         self._cache = cache
         self._groups = groups
         self._default_group = default_group
@@ -95,62 +92,46 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         self._streams[workload] += 1
 
     async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncGenerator[Any, None]:
-        conversation = Conversation()
-        inbox: asyncio.Queue[Any] = asyncio.Queue(_INBOX_MAX)
-        wake = asyncio.Event()
-        reader = asyncio.create_task(_read(requests, inbox, wake), name=f"ads {workload}")
-        plane: Plane | None = None
-        self._cache.subscribe(group, wake)
+        changed = asyncio.Event()
+        told = _Told(self._cache, self.planes, group, workload)
+        self._cache.subscribe(group, changed)
         try:
-            while True:
-                wake.clear()
-                while not inbox.empty():
-                    request = inbox.get_nowait()
-                    if plane is None:
-                        plane = self.planes.connected(workload, request.node.id[:_NODE_CHARACTERS_MAX], group)
-                    self._note(plane, conversation.receive(request))
-                snapshot = self._cache.get(group)
-                response = conversation.next(snapshot, time.monotonic()) if snapshot else None
-                if response is not None:
-                    if plane is not None:
-                        plane.sent(response.type_url, response.version_info)
+            responses = converse(requests, lambda: self._cache.get(group), changed, told, name=self._name)
+            async with contextlib.aclosing(responses):
+                async for response in responses:
                     yield response
-                    continue
-                if reader.done() and inbox.empty():
-                    return
-                if conversation.overdue(time.monotonic()):
-                    raise TimeoutError("an answer was neither acknowledged nor refused")
-                tick = _WARMING_TICK_S if conversation.waits_for_warmth() else _TICK_S
-                await _wait(wake, tick)
         finally:
-            reader.cancel()
-            self._cache.unsubscribe(group, wake)
-            if plane is not None:
-                plane.connected = False
+            self._cache.unsubscribe(group, changed)
+            told.gone()
 
-    def _note(self, plane: Plane, event: Ack | Nack | None) -> None:
+
+class _Told:
+    """Notes what the data plane of one stream is told and answers. It has a name from its first request on."""
+
+    def __init__(self, cache: SnapshotCache, planes: Planes, group: str, workload: str) -> None:
+        self._cache = cache
+        self._planes = planes
+        self._group = group
+        self._workload = workload
+        self._plane: Plane | None = None
+
+    def received(self, request: Any, event: Ack | Nack | None) -> None:
+        if self._plane is None:
+            node = request.node.id[:_NODE_CHARACTERS_MAX]
+            self._plane = self._planes.connected(self._workload, node, self._group)
         if event is None:
             return
-        plane.heard(event)
+        self._plane.heard(event)
         if isinstance(event, Ack):
-            self._cache.acknowledge(plane.group, event.kind, event.version)
+            self._cache.acknowledge(self._group, event.kind, event.version)
         else:
             reason = event.reason[:REASON_CHARACTERS_MAX]
-            self._cache.reject(plane.group, plane.node, event.kind, event.version, reason)
+            self._cache.reject(self._group, self._plane.node, event.kind, event.version, reason)
 
+    def sent(self, kind: str, version: str) -> None:
+        if self._plane is not None:
+            self._plane.sent(kind, version)
 
-async def _read(requests: AsyncIterator[Any], inbox: asyncio.Queue[Any], wake: asyncio.Event) -> None:
-    try:
-        async for request in requests:
-            await inbox.put(request)
-            wake.set()
-    finally:
-        wake.set()
-
-
-async def _wait(wake: asyncio.Event, at_most_s: float) -> None:
-    try:
-        async with asyncio.timeout(at_most_s):
-            await wake.wait()
-    except TimeoutError:
-        return
+    def gone(self) -> None:
+        if self._plane is not None:
+            self._plane.connected = False
