@@ -29,8 +29,8 @@ class LastGood:
     """Times are seconds since the epoch. Not for several writers."""
 
     def __init__(self, path: Path, *, by_name: bool, now: Callable[[], float] = time.time) -> None:
-        """by_name: the data plane asks for what it needs, as gRPC does, and what it has not needed yet stays until it is
-        old. Of one that asks for everything, what it does not have any more goes."""
+        """by_name: the data plane asks for what it needs, as gRPC does, and what it has not needed yet stays until
+        it is old. Of one that asks for everything, what it does not have any more goes."""
         self.path = path
         self._by_name = by_name
         self._now = now

@@ -94,6 +94,56 @@ def diff(
         raise typer.Exit(1)
 
 
+@app.command()
+def retry(
+    group: Annotated[str, typer.Argument(help="edge-gateway, core-gateway or grpc.")],
+    configuration: Annotated[str, typer.Argument(help="The refused one, of `isthmus config history`.")],
+    as_json: Json = False,
+) -> None:
+    """Offer a refused configuration once more, where its reason has passed, and wait for what becomes of it.
+
+    Exit status 1 when it is refused again: the group is back at what was good.
+    """
+    with clear_errors():
+        row = asyncio.run(_retry(group, configuration))
+    if as_json:
+        print_json(row)
+    else:
+        print(f"{group} {configuration}: {row['fate']}" + (f": {row['reason']}" if row["reason"] else ""))
+    if row["fate"] != "good":
+        raise typer.Exit(1)
+
+
+_RETRY_WITHIN_S = 45.0
+
+
+async def _retry(group: str, name: str) -> dict[str, Any]:
+    import time
+    from dataclasses import replace
+
+    from deploy.local import configuration, overriding
+    from deploy.local.errors import LauncherError
+    from deploy.local.settings import LauncherSettings
+    from mesh.control.overrides import Retry
+
+    home = LauncherSettings().layout
+    report, change = configuration.newest(home, group, name)
+    if change["configuration"] != name or change["fate"] not in ("rejected", "withheld"):
+        raise LauncherError(
+            f"{name} is not what {group} was refused last", "Only the newest one can be offered again: config history"
+        )
+    started = time.time()
+    added = Retry(group, name, started + _RETRY_WITHIN_S)
+    zone = report.control.removeprefix("control-")
+    overriding.change(zone, lambda now: replace(now, retries=(*now.retries, added)))
+    while time.time() < started + _RETRY_WITHIN_S:
+        _, change = configuration.newest(home, group, name)
+        if change["fate"] != "offered" and (change["decided"] or 0) >= started:
+            return change
+        await asyncio.sleep(0.1)
+    raise LauncherError(f"{group} has not answered within {_RETRY_WITHIN_S:.0f} s", "See isthmus config status")
+
+
 _COLOURS = {
     "applied": "[green]applied[/]",
     "acknowledged": "[green]acknowledged[/]",

@@ -52,6 +52,15 @@ def reports(home: Home) -> list[Report]:
     return found
 
 
+def newest(home: Home, group: str, configuration: str) -> tuple[Report, dict[str, Any]]:
+    """The newest change of the group to which a configuration belongs, and who reports it. Raises UnknownName."""
+    for report in reports(home):
+        changes = [change for change in report.changes if change["group"] == group]
+        if any(change["configuration"] == configuration for change in changes):
+            return report, changes[-1]
+    raise UnknownName(f"{group} has no configuration {configuration}", "See them: isthmus config history")
+
+
 def short(kind: str) -> str:
     """CDS for type.googleapis.com/envoy.config.cluster.v3.Cluster, and so on."""
     return _SHORT.get(kind.rsplit(".", 1)[-1], kind)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mesh.control.history import Configuration, History
@@ -36,6 +36,8 @@ class _Group:
     # (type, version), oldest first.
     acknowledged: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KEPT))
     refused: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KEPT))
+    # Configurations that were refused and offered again, and how often.
+    attempts: dict[str, int] = field(default_factory=dict)
     streams: set[asyncio.Event] = field(default_factory=set)
 
 
@@ -73,6 +75,8 @@ class SnapshotCache:
     def set(self, group: str, snapshot: Snapshot, source: Configuration | None = None) -> None:
         """Offer a snapshot to a group. `source` is what the history keeps of its configuration."""
         state = self._groups.setdefault(group, _Group())
+        if state.attempts:
+            snapshot = replace(snapshot, attempt=state.attempts.get(snapshot.configuration, 0))
         state.offered = snapshot
         if not _refuses(state, snapshot):
             self.history.offered(group, snapshot, source)
@@ -110,6 +114,23 @@ class SnapshotCache:
                 self.history.rejected(group, state.current.configuration, node, kind, version, reason)
             self._choose(state)
 
+    def retry(self, group: str, configuration: str) -> bool:
+        """Offer once more what was refused. False when it is not what the group is to be told, or was not refused."""
+        state = self._groups.get(group)
+        offered = state.offered if state is not None else None
+        if state is None or offered is None or offered.configuration != configuration or not _refuses(state, offered):
+            return False
+        kept = [each for each in state.refused if each not in offered.versions.items()]
+        state.refused.clear()
+        state.refused.extend(kept)
+        # One at a time: what came before it has been decided.
+        state.attempts = {configuration: offered.attempt + 1}
+        state.offered = replace(offered, attempt=offered.attempt + 1)
+        self._log.info("configuration offered again", group=group, configuration=configuration)
+        self.history.again(group, state.offered)
+        self._choose(state)
+        return True
+
     def _choose(self, state: _Group) -> None:
         offered = state.offered
         if offered is None:
@@ -122,7 +143,8 @@ class SnapshotCache:
             chosen = state.current.with_endpoints_of(offered)
         else:
             chosen = offered
-        if state.current is not None and state.current.versions == chosen.versions:
+        before = state.current
+        if before is not None and (before.versions, before.attempt) == (chosen.versions, chosen.attempt):
             return
         state.current = chosen
         for changed in state.streams:

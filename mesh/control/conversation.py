@@ -105,7 +105,7 @@ class Conversation:
             if subscription is None or subscription.in_flight:
                 continue
             resources = self._wanted(kind, subscription, snapshot)
-            if not _due(subscription, version(resources.values())):
+            if not _due(subscription, _digest(resources, snapshot)):
                 continue
             if kind in _REFERRERS and not self._warm(snapshot, now):
                 continue
@@ -132,7 +132,7 @@ class Conversation:
             subscription = self._subscriptions.get(kind)
             if subscription is None or subscription.digest == subscription.refused != "":
                 continue
-            wanted = version(snapshot.select(kind, subscription.names).values())
+            wanted = _digest(snapshot.select(kind, subscription.names), snapshot)
             if subscription.in_flight or subscription.digest != wanted:
                 return False
         return True
@@ -154,7 +154,7 @@ class Conversation:
         for kind, subscription in ((CLUSTER, clusters), (ENDPOINTS, endpoints)):
             if subscription is None:
                 continue
-            wanted = version(self._wanted(kind, subscription, snapshot).values())
+            wanted = _digest(self._wanted(kind, subscription, snapshot), snapshot)
             if subscription.in_flight or _due(subscription, wanted):
                 return False
         if clusters is None:
@@ -172,7 +172,7 @@ class Conversation:
         subscription.in_flight = True
         subscription.sent_at = now
         subscription.nonce = str(self._nonce)
-        subscription.digest = version(resources.values())
+        subscription.digest = _digest(resources, snapshot)
         subscription.version = snapshot.versions[kind] + (_RETIRING if retiring else "")
         if kind == CLUSTER:
             self._clusters = resources
@@ -182,6 +182,11 @@ class Conversation:
             type_url=kind,
             nonce=subscription.nonce,
         )
+
+
+def _digest(resources: Mapping[str, Resource], snapshot: Snapshot) -> str:
+    """Of what a subscription is to be told: another one when the same is offered again."""
+    return version(resources.values()) + (f"#{snapshot.attempt}" if snapshot.attempt else "")
 
 
 def _due(subscription: _Subscription, digest: str) -> bool:

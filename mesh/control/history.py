@@ -66,6 +66,11 @@ class History:
         self.changes.append(Change(group, snapshot.configuration, self._now()))
         self._write()
 
+    def again(self, group: str, snapshot: Snapshot) -> None:
+        """One that was refused is offered once more."""
+        self.changes.append(Change(group, snapshot.configuration, self._now()))
+        self._write()
+
     def accepted(self, group: str, snapshot: Snapshot) -> None:
         self._decide(group, snapshot.configuration, Fate.GOOD)
 
@@ -76,6 +81,9 @@ class History:
         """A configuration that this control plane itself refuses to push."""
         newest = self._newest(group)
         if newest is not None and newest.configuration == configuration:
+            # The same again: when it was looked at last, and what stands against it now.
+            newest.fate, newest.decided, newest.reason = Fate.WITHHELD, self._now(), reason
+            self._write()
             return
         if source is not None:
             self._keep(group, configuration, source)
@@ -95,10 +103,9 @@ class History:
         )
 
     def refused(self, group: str) -> list[tuple[str, str]]:
-        """Types and versions that data planes of the group have refused."""
-        return [
-            (each.kind, each.version) for each in self.changes if each.group == group and each.fate is Fate.REJECTED
-        ]
+        """Types and versions that data planes of the group have refused, and not taken since."""
+        newest = {each.configuration: each for each in self.changes if each.group == group}
+        return [(each.kind, each.version) for each in newest.values() if each.fate is Fate.REJECTED]
 
     def source(self, group: str, configuration: str) -> Configuration | None:
         if self._directory is None:

@@ -15,7 +15,7 @@ from mesh.control.compile import GRPC, Assignments, configuration, gateway, pack
 from mesh.control.health import Health, State
 from mesh.control.history import Configuration, History
 from mesh.control.overrides import FILE as OVERRIDES
-from mesh.control.overrides import Fault, OverridesFile
+from mesh.control.overrides import Fault, OverridesFile, Retry
 from mesh.control.registry import Endpoint, Registry
 from mesh.control.resources.view import View
 from mesh.control.settings import ControlSettings
@@ -55,6 +55,7 @@ class Planner:
         self._groups = (gateway(settings.zone), GRPC)
         self._configured: dict[str, _Configured] = {}
         self._assignments = Assignments()
+        self._retried: frozenset[Retry] = frozenset()
         self._compiled_for: dict[str, tuple[tuple[Endpoint, ...], tuple[Fault, ...]]] = {}
         self._overrides = OverridesFile(settings.state_path / OVERRIDES)
         self._validator = EnvoyValidator(settings.state_path / "validation", settings.identity_dir)
@@ -139,6 +140,10 @@ class Planner:
 
     async def _publish(self) -> None:
         view = self._view()
+        retries = frozenset(view.overrides.retries) - self._retried
+        for retry in retries:
+            # What was withheld is looked at again.
+            self._compiled_for.pop(retry.group, None)
         for group in self._groups:
             # Nodes that come, go or fall ill change endpoints only. All else follows from the gateway's own port and
             # the faults, and is compiled anew when those change: it takes longer than a new node may wait.
@@ -150,6 +155,9 @@ class Planner:
             if known is not None:
                 snapshot = with_endpoints(view, known.resources, self.health.state, self._assignments)
                 self._cache.set(group, snapshot, known.source)
+        for retry in retries:
+            self._cache.retry(retry.group, retry.configuration)
+        self._retried = frozenset(view.overrides.retries)
 
     async def _configure(self, view: View, group: str) -> None:
         """Compile what the group is to be told from now on.

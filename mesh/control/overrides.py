@@ -1,4 +1,5 @@
-"""What operators lay over the contract for a while: faults put into calls, and shares of traffic for canaries.
+"""What operators lay over the contract for a while: faults put into calls, shares of traffic for canaries, and leave to
+offer a refused configuration once more.
 
 Every override ends by itself. They lie in one file, which an operator's command replaces as a whole.
 """
@@ -67,9 +68,23 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """The reason for which a configuration of a group was refused has passed: it is offered once more."""
+
+    group: str
+    configuration: str
+    expires: float
+
+    def __post_init__(self) -> None:
+        if not self.group or not self.configuration:
+            raise OverrideError("name the group and the configuration that is to be offered again")
+
+
+@dataclass(frozen=True, slots=True)
 class Overrides:
     faults: tuple[Fault, ...] = ()
     splits: tuple[Split, ...] = ()
+    retries: tuple[Retry, ...] = ()
 
     def fault(self, path: str) -> Fault | None:
         return next((fault for fault in self.faults if fault.method == path), None)
@@ -80,12 +95,11 @@ class Overrides:
     def alive(self, now: float) -> "Overrides":
         """Those that have not ended."""
         faults = tuple(each for each in self.faults if now < each.expires)
-        return Overrides(faults, tuple(each for each in self.splits if now < each.expires))
+        splits = tuple(each for each in self.splits if now < each.expires)
+        return Overrides(faults, splits, tuple(each for each in self.retries if now < each.expires))
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"faults": list(map(asdict, self.faults)), "splits": list(map(asdict, self.splits))}, indent=1
-        )
+        return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: bytes, now: float) -> "Overrides":
@@ -94,14 +108,15 @@ class Overrides:
             found: dict[str, list[dict[str, Any]]] = json.loads(text)
             faults = tuple(Fault(**each) for each in found["faults"])
             splits = tuple(Split(**{**each, "nodes": tuple(each["nodes"])}) for each in found["splits"])
+            retries = tuple(Retry(**each) for each in found.get("retries", ()))
         except (ValueError, TypeError, KeyError) as error:
             raise OverrideError(f"no overrides: {type(error).__name__}: {error}") from error
-        if len(faults) + len(splits) > _OVERRIDES_MAX:
+        overrides: tuple[Fault | Split | Retry, ...] = (*faults, *splits, *retries)
+        if len(overrides) > _OVERRIDES_MAX:
             raise OverrideError(f"more than {_OVERRIDES_MAX} overrides")
-        ends = [fault.expires for fault in faults] + [split.expires for split in splits]
-        if any(each > now + LIFE_S_MAX for each in ends):
+        if any(each.expires > now + LIFE_S_MAX for each in overrides):
             raise OverrideError(f"an override lives at most {LIFE_S_MAX:.0f} s")
-        return cls(faults, splits)
+        return cls(faults, splits, retries)
 
 
 class OverridesFile:

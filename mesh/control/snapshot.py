@@ -59,6 +59,8 @@ class Snapshot:
 
     resources: Mapping[str, Resources]
     versions: Mapping[str, str]
+    # Offered so many times before, and refused: the same content is worth another answer.
+    attempt: int = 0
 
     @classmethod
     def of(cls, resources: Mapping[str, Resources]) -> "Snapshot":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -142,3 +143,26 @@ async def test_the_next_good_one_is_taken(world: World) -> None:
         return str(changes(world)[-1]["fate"]) == "good"
 
     await eventually(good, "what worked before is good again")
+
+
+async def test_what_was_refused_for_a_passing_reason_is_offered_again_by_command(world: World) -> None:
+    gateway = world.processes["edge-gateway"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        moved = tuple(replace(each, port=port) if each.name == "https" else each for each in gateway.listens)
+        world.processes["edge-gateway"] = replace(gateway, listens=moved)
+        world.publish()
+
+        async def rejected() -> bool:
+            return str(changes(world)[-1]["fate"]) == "rejected"
+
+        await eventually(rejected, f"a port that is taken is refused; {world.tail('control-public')}")
+        name = changes(world)[-1]["configuration"]
+        status, again = await isthmus(world, "config", "retry", "edge-gateway", name)
+        assert (status, again["fate"]) == (1, "rejected")
+        assert str(port) in again["reason"]
+    status, again = await isthmus(world, "config", "retry", "edge-gateway", name)
+    assert (status, again["fate"]) == (0, "good")
+    assert await answers(world, f"https://localhost:{port}")

@@ -96,3 +96,42 @@ def test_a_group_is_never_told_again_what_it_has_refused(offers: list[tuple[int,
         elif good is None or not current.same_configuration(good):
             cache.reject(GROUP, "n", LISTENER, current.versions[LISTENER], "no")
             refused.add(current.configuration)
+
+
+def test_what_was_refused_for_a_passing_reason_is_offered_again_and_can_become_good(tmp_path: Path) -> None:
+    good, bad = snapshot(["a"]), snapshot(["a"], mark=1)
+    cache = SnapshotCache(history=History(tmp_path))
+    cache.set(GROUP, good, SOURCE)
+    acknowledge(cache, good)
+    cache.set(GROUP, bad, SOURCE)
+    cache.reject(GROUP, "n", LISTENER, bad.versions[LISTENER], "taken")
+    assert not cache.retry(GROUP, good.configuration)
+    assert cache.retry(GROUP, bad.configuration)
+    # An endpoint that changes meanwhile takes nothing back.
+    cache.set(GROUP, bad, SOURCE)
+    current = cache.get(GROUP)
+    assert current is not None
+    assert (current.configuration, current.attempt) == (bad.configuration, 1)
+    acknowledge(cache, bad)
+    assert [change.fate for change in cache.history.changes] == [Fate.GOOD, Fate.REJECTED, Fate.GOOD]
+    assert History(tmp_path).refused(GROUP) == []
+
+
+def test_one_that_is_refused_again_stays_away(tmp_path: Path) -> None:
+    good, bad = snapshot(["a"]), snapshot(["a"], mark=1)
+    cache = SnapshotCache(history=History(tmp_path))
+    cache.set(GROUP, good, SOURCE)
+    acknowledge(cache, good)
+    cache.set(GROUP, bad, SOURCE)
+    for _ in range(2):
+        cache.reject(GROUP, "n", LISTENER, bad.versions[LISTENER], "taken")
+        current = cache.get(GROUP)
+        assert current is not None
+        assert current.same_configuration(good)
+        cache.retry(GROUP, bad.configuration)
+    assert [change.fate for change in History(tmp_path).changes] == [
+        Fate.GOOD,
+        Fate.REJECTED,
+        Fate.REJECTED,
+        Fate.OFFERED,
+    ]

@@ -53,6 +53,12 @@ def test_envoy_obeys_the_control_plane_of_its_own_zone_alone(told: dict[str, Any
     assert [name["matcher"]["exact"] for name in names] == ["spiffe://isthmus.internal/public/control-public"]
 
 
+def test_envoy_asks_for_what_was_good_last_only_after_its_control_plane(told: dict[str, Any]) -> None:
+    streams = told["dynamic_resources"]["ads_config"]["grpc_services"]
+    assert [stream["envoy_grpc"]["cluster_name"] for stream in streams] == ["ads", "fallback"]
+    assert list(values(told, "envoy.restart_features.xds_failover_support")) == [True]
+
+
 def test_envoys_figures_are_for_those_with_a_certificate_and_nothing_else_is_behind_that_port(
     told: dict[str, Any],
 ) -> None:
@@ -75,7 +81,9 @@ def test_a_grpc_client_asks_its_control_plane_with_its_own_certificate(tmp_path:
     process = Process("orders-1", "private", "orders", "orders-1")
     xds_bootstrap.write_xds_bootstrap(home, process, CONTROL)
     told = json.loads((home.run("orders-1") / "xds-bootstrap.json").read_text())
-    (server,) = told["xds_servers"]
+    server, standby = told["xds_servers"]
+    # Whoever starts while it is away asks the fallback of its own process.
+    assert standby["server_uri"] == f"unix:{home.sockets('orders-1') / 'xds.sock'}"
     assert server["server_uri"] == CONTROL
     assert [creds["type"] for creds in server["channel_creds"]] == ["tls"]
     assert "ignore_resource_deletion" in server["server_features"]
