@@ -9,7 +9,7 @@ from typing import IO, Self
 
 import grpc
 
-from deploy.local import door, links, postgres, preflight, replication, standby, table, topology
+from deploy.local import door, gateway_fallback, links, postgres, preflight, replication, table, topology
 from deploy.local.door import Door
 from deploy.local.failover import Failover
 from deploy.local.faults import Faults
@@ -45,7 +45,7 @@ class LocalMesh:
         self._faults = Faults(self._supervisor, self.home)
         self._door = Door(door.path(self.home), self._faults.handle)
         gateways = [row.process for row in self.rows if row.process.workload.endswith("-gateway")]
-        self._fallbacks = [standby.fallback(self.home, gateway) for gateway in gateways]
+        self._fallbacks = [gateway_fallback.fallback(self.home, gateway) for gateway in gateways]
         self._lock: IO[str] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from deploy.local import standby
+from deploy.local import gateway_fallback
 from mesh.fallback import NAME
 from mesh.lastgood import FILE
 from tests.integration.control.world import World, eventually
@@ -28,7 +28,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     world.add("core-gateway", "core-gateway", "private", "https", "metrics")
     world.publish("orders-2")
     # As the launcher does for every gateway.
-    kept = standby.fallback(world.home, world.processes["core-gateway"])
+    kept = gateway_fallback.fallback(world.home, world.processes["core-gateway"])
     await kept.start()
     try:
         # In no order in particular: a gateway that is there first finds neither a control plane nor what was good last.
@@ -63,7 +63,7 @@ async def answered_by(world: World, node: str) -> None:
 
 
 async def told_by(world: World) -> str:
-    return await standby.told_by(world.home, world.processes["core-gateway"])
+    return await gateway_fallback.told_by(world.home, world.processes["core-gateway"])
 
 
 async def test_a_grpc_client_starts_without_its_control_plane_and_follows_it_again(world: World) -> None:
