@@ -172,7 +172,7 @@ class Planner:
             self._log.error("snapshot refused", group=group, reason=str(error))
             return
         name = with_endpoints(view, resources, lambda _: State.UNKNOWN).configuration
-        reasons = capabilities.refusals(source, capabilities.GRPC if group == GRPC else ())
+        reasons = capabilities.refusals(source, capabilities.GRPC if group == GRPC else capabilities.ENVOY)
         if not reasons and group != GRPC and not self._cache.history.knows_as_good(group, name):
             refusal = await self._validator.refusal(view, group)
             reasons = [refusal] if refusal else []

@@ -128,7 +128,7 @@ def configuration(capability: Capability, value: Any, name: str) -> Configuratio
         LISTENER: {name: listener},
     }
     if capability.kind != LISTENER:
-        _put(source[capability.kind][name], capability.path.split("."), value)
+        _put(source[capability.kind][name], capability.path.split("/"), value)
     return copy.deepcopy(source)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from deploy.local.settings import REPOSITORY
 from mesh.contract import load
-from mesh.control.capabilities import GRPC, Capability, Effect, refusals
+from mesh.control.capabilities import ENVOY, GRPC, Capability, Effect, refusals
 from mesh.control.compile import GRPC as CLIENTS
 from mesh.control.compile import configuration, gateway
 from mesh.control.registry import Endpoint
@@ -20,6 +21,7 @@ from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
 from mesh.control.validation import EnvoyValidator
 from mesh.environment import GRPC as ENVIRONMENT
 from tests.integration.conftest import TRUST_DOMAIN, Identities
+from tests.integration.control import envoy_probe
 from tests.integration.control.capability_probe import configuration as probed
 
 CASES = [(each, value) for each in GRPC for value in sorted(each.values) or [""]]
@@ -57,6 +59,39 @@ def test_it_is_refused_before_it_is_pushed(capability: Capability, value: str) -
     assert capability.remedy in reason
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def passed_over(tmp_path_factory: pytest.TempPathFactory) -> envoy_probe.Seen:
+    """What a real Envoy did with each setting alone, and with what must stand beside it."""
+    return await envoy_probe.probe(tmp_path_factory.mktemp("envoy"), ENVOY)
+
+
+# What came back of six calls, and how often the upstream was asked: alone, and with what must stand beside it.
+ENVOY_SHOWS = {
+    "rate limit that is not enabled": (({200: 6}, 6), ({200: 1, 429: 5}, 1)),
+    "rate limit that is not enforced": (({200: 6}, 6), ({200: 1, 429: 5}, 1)),
+    "hedging without a limit for each try": (({200: 6}, 6), ({200: 6}, 12)),
+    "retry on a word that is none": (({503: 6}, 6), ({503: 6}, 12)),
+    "ejection after local errors": (({200: 3, 503: 3}, 3), ({200: 5, 503: 1}, 5)),
+}
+
+
+@pytest.mark.parametrize("capability", ENVOY, ids=lambda each: each.name.replace(" ", "-"))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_envoy_does_what_the_table_says(capability: Capability, passed_over: envoy_probe.Seen) -> None:
+    alone, beside = ENVOY_SHOWS[capability.name]
+    seen = passed_over[capability.name]
+    assert (dict(seen[False][0]), seen[False][1]) == alone
+    assert (dict(seen[True][0]), seen[True][1]) == beside
+
+
+@pytest.mark.parametrize("capability", ENVOY, ids=lambda each: each.name.replace(" ", "-"))
+def test_what_envoy_would_pass_over_is_refused_before_it_is_pushed(capability: Capability) -> None:
+    for right in (False, True):
+        source = {LISTENER: {}, **envoy_probe.configuration(capability, right=right)}
+        reasons = refusals(source, ENVOY)
+        assert any(capability.remedy in reason for reason in reasons) is not right, reasons
+
+
 @pytest.fixture
 def view(tmp_path: Path) -> View:
     places = (("edge", "http", "public"), ("edge-gateway", "https", "public"), ("core-gateway", "https", "private"))
@@ -69,7 +104,7 @@ def view(tmp_path: Path) -> View:
 def test_what_is_compiled_has_nothing_against_it(zone: str, group: str) -> None:
     view = View(TRUST_DOMAIN, zone, load(), (), "https://issuer.test", "isthmus-core", Path("/run"))
     source = configuration(view, gateway(zone) if group == "gateway" else group)
-    assert refusals(source, GRPC if group == CLIENTS else ()) == []
+    assert refusals(source, GRPC if group == CLIENTS else ENVOY) == []
 
 
 def test_what_refers_to_nothing_is_refused(view: View) -> None:
