@@ -163,6 +163,7 @@ async def main(settings: ProcessSettings, process: Process) -> None:
         services.append(await gateway(settings, process, builder))
     else:
         builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
+        builder.add(orders_pb2_grpc.add_StockServicer_to_server, bare(orders_pb2_grpc.StockServicer))
     address = settings.http_address
     if address:
         services.append(HttpServer(Echo(settings), address, settings.identity_dir))  # type: ignore[arg-type]
