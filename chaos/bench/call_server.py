@@ -63,6 +63,7 @@ async def guarded(settings: ProcessSettings, process: Process) -> None:
     audit = AuditInterceptor(process.contract, Accepted(), settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders())  # type: ignore[abstract]
+    server.add(orders_pb2_grpc.add_StockServicer_to_server, orders_pb2_grpc.StockServicer())  # type: ignore[abstract]
     await process.serve(server.build(), keys)
 
 
