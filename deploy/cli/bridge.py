@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from deploy.cli import dead_letters, flow, ledger
+from deploy.cli import backfill, dead_letters, flow, ledger
 from deploy.cli.operator import channels
 from deploy.cli.output import Json, clear_errors, console, print_json
 
@@ -18,6 +18,8 @@ app.command("pause")(flow.pause)
 app.command("resume")(flow.resume)
 app.command("rate-limit")(flow.rate_limit)
 app.command("drain")(flow.drain)
+app.command("backfill")(backfill.backfill)
+app.command("shadow")(backfill.shadow)
 
 
 @app.command()

@@ -7,10 +7,12 @@ from typing import Any, Final, TypeVar
 
 import grpc
 import psycopg
+from confluent_kafka import Consumer, KafkaException
 from isthmus.bridge.v1 import bridge_pb2 as pb
 from isthmus.bridge.v1 import bridge_pb2_grpc
 
 from mesh.errors import InvalidArgument, NotFound, Unavailable
+from sync_bridge.inbound import backfill
 from sync_bridge.inbound.decoder import Decoder
 from sync_bridge.inbound.meters import Meters
 from sync_bridge.inbound.replay import replay
@@ -24,6 +26,7 @@ from sync_bridge.ledger.settlement import Letter, Selection
 
 T = TypeVar("T")
 _STATEMENT_S_MAX: Final = 15.0
+_LOOK: Final = "see `isthmus status`"
 # The end of the year 9998: what Python's and the database's times both hold.
 _TIME_US_MAX: Final = 253_370_764_800_000_000
 _STATES: Final = {
@@ -36,6 +39,7 @@ _NAMES: Final = {number: name for name, number in _STATES.items()}
 
 class BridgeService(bridge_pb2_grpc.BridgeServicer):
     def __init__(self, settings: InboundSettings, tables: dict[str, Table], decoder: Decoder, meters: Meters) -> None:
+        self._settings = settings
         self._url = libpq_url(settings.database_url)
         self._name = f"{settings.node}-operate"
         self._decoder = decoder
@@ -137,22 +141,89 @@ class BridgeService(bridge_pb2_grpc.BridgeServicer):
         await self._with(change)
         return pb.SetFlowResponse(flow=flow)
 
-    async def _with(self, work: Callable[[Store], T]) -> T:
-        """`work` with a store of its own, in a thread. Raises Unavailable without the database."""
+    async def FindRecords(
+        self,
+        request: pb.FindRecordsRequest,
+        context: grpc.aio.ServicerContext[pb.FindRecordsRequest, pb.FindRecordsResponse],
+    ) -> pb.FindRecordsResponse:
+        self._table(request.topic)
+        spans = await self._reading_log(
+            lambda consumer: backfill.find(consumer, request.topic, request.from_us, request.to_us)
+        )
+        return pb.FindRecordsResponse(
+            spans=[pb.RecordSpan(partition=each.partition, begin=each.begin, end=each.end) for each in spans]
+        )
+
+    async def LandAgain(
+        self,
+        request: pb.LandAgainRequest,
+        context: grpc.aio.ServicerContext[pb.LandAgainRequest, pb.LandAgainResponse],
+    ) -> pb.LandAgainResponse:
+        self._table(request.topic)
+        span = backfill.Span(request.span.partition, request.span.begin, request.span.end)
+
+        def land(store: Store, consumer: Consumer) -> backfill.Landed:
+            return backfill.land_again(consumer, store, self._decoder, request.topic, span, shadow=request.shadow)
+
+        done = await self._reading_log(lambda consumer: self._with_store(lambda store: land(store, consumer)))
+        return pb.LandAgainResponse(
+            read=done.read,
+            landed=done.landed,
+            duplicates=done.duplicates,
+            refused=done.refused,
+            next_offset=done.next_offset,
+        )
+
+    async def CompareShadow(
+        self,
+        request: pb.CompareShadowRequest,
+        context: grpc.aio.ServicerContext[pb.CompareShadowRequest, pb.CompareShadowResponse],
+    ) -> pb.CompareShadowResponse:
+        table = self._table(request.topic)
+        found = await self._with(lambda store: backfill.compare(store, table, drop=request.drop))
+        return pb.CompareShadowResponse(rows=found.rows, missing=found.missing, different=found.different)
+
+    def _table(self, topic: str) -> Table:
+        if topic not in self._by_topic:
+            known = ", ".join(sorted(self._by_topic))
+            raise NotFound("NO_SUCH_TOPIC", f"no event comes inward by {topic}", remedy=f"one of {known}")
+        return self._by_topic[topic]
+
+    async def _reading_log(self, work: Callable[[Consumer], T]) -> T:
+        """`work` with a consumer of its own, in a thread. Raises Unavailable without Kafka or the database."""
 
         def run() -> T:
-            store = Store(self._url, self._name, _STATEMENT_S_MAX, self._by_topic.values())
+            consumer = backfill.open_consumer(self._settings)
             try:
-                return work(store)
+                return work(consumer)
             finally:
-                store.close()
+                consumer.close()
 
         try:
             return await asyncio.to_thread(run)
+        except KafkaException as error:
+            raise Unavailable("KAFKA_AWAY", "the bridge's Kafka does not answer", remedy=_LOOK) from error
         except psycopg.OperationalError as error:
-            raise Unavailable(
-                "DATABASE_AWAY", "the bridge's database does not answer", remedy="see `isthmus status`"
-            ) from error
+            raise _database_away() from error
+
+    async def _with(self, work: Callable[[Store], T]) -> T:
+        """`work` with a store of its own, in a thread. Raises Unavailable without the database."""
+
+        try:
+            return await asyncio.to_thread(self._with_store, work)
+        except psycopg.OperationalError as error:
+            raise _database_away() from error
+
+    def _with_store(self, work: Callable[[Store], T]) -> T:
+        store = Store(self._url, self._name, _STATEMENT_S_MAX, self._by_topic.values())
+        try:
+            return work(store)
+        finally:
+            store.close()
+
+
+def _database_away() -> Unavailable:
+    return Unavailable("DATABASE_AWAY", "the bridge's database does not answer", remedy=_LOOK)
 
 
 def _reading(store: Store, read: Callable[..., T], *arguments: Any) -> T:

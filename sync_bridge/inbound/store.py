@@ -153,6 +153,26 @@ class Store:
         self._try(table, tallies, [(values, record)])
         return tallies[place].landed
 
+    def land_again(
+        self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]], *, shadow: bool
+    ) -> tuple[int, int]:
+        """Inside a transaction: how many rows were not there, and how many the database will not have."""
+        landed, refused, insert = 0, 0, table.insert_again(shadow=shadow)
+
+        def accept(part: Sequence[tuple[tuple[Any, ...], Record]]) -> None:
+            nonlocal landed
+            with self._connection.transaction(), _values_at_fault():
+                self._connection.execute(f"TRUNCATE {table.staging}")
+                self._copy(table, part)
+                landed += self._connection.execute(insert).rowcount
+
+        def refuse(row: tuple[tuple[Any, ...], Record], why: Refused) -> None:
+            nonlocal refused
+            refused += 1
+
+        isolate(rows, accept, refuse)
+        return landed, refused
+
     def recount(self, tallies: Mapping[Partition, Tally]) -> None:
         """Records that are dead letters no longer: they landed, or were duplicates."""
         for (topic, partition), tally in sorted(tallies.items()):
@@ -200,18 +220,15 @@ class Store:
         self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]], tallies: dict[Partition, Tally]
     ) -> None:
         topic = rows[0][1].topic()
-        try:
-            with self._connection.cursor() as cursor:
-                with cursor.copy(table.copy) as copy:
-                    copy.write(table.text([values for values, _ in rows]))
-                landed = cursor.execute(table.insert, (topic,)).fetchall()
-        except psycopg.Error as error:
-            if (error.sqlstate or "")[:2] not in _DATA_CLASSES:
-                raise
-            # Not the values themselves: PostgreSQL's context and detail repeat them, its message seldom does.
-            raise Refused("REFUSED_BY_DATABASE", f"{error.sqlstate}: {error.diag.message_primary}") from error
+        with _values_at_fault():
+            self._copy(table, rows)
+            landed = self._connection.execute(table.insert, (topic,)).fetchall()
         for partition, count in landed:
             tallies[topic, partition].landed += count
+
+    def _copy(self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]]) -> None:
+        with self._connection.cursor() as cursor, cursor.copy(table.copy) as copy:
+            copy.write(table.text([values for values, _ in rows]))
 
     def _advance(self, batch: Batch, claims: Mapping[Partition, Claim], tallies: Mapping[Partition, Tally]) -> None:
         done: list[tuple[Any, ...]] = []
@@ -222,6 +239,18 @@ class Store:
         advanced = self._connection.execute(_ADVANCE, [list(column) for column in zip(*done, strict=True)]).rowcount
         if advanced != len(done):
             raise Fenced(f"{len(done) - advanced} of {len(done)} partitions belong to another worker now")
+
+
+@contextmanager
+def _values_at_fault() -> Iterator[None]:
+    """Raises Refused for what the database will not have because of the values."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if (error.sqlstate or "")[:2] not in _DATA_CLASSES:
+            raise
+        # Not the values themselves: PostgreSQL's context and detail repeat them, its message seldom does.
+        raise Refused("REFUSED_BY_DATABASE", f"{error.sqlstate}: {error.diag.message_primary}") from error
 
 
 def _letter(message: Record, why: Refused) -> DeadLetter:

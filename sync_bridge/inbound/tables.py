@@ -123,14 +123,41 @@ class Table:
 
         The same statement enters both into the ledger, per node and minute of acceptance.
         """
-        values = [column.expression.format(column.name) for column in self.columns]
         return _INSERT.format(
             table=self.name,
             staging=self.staging,
             names=", ".join(self.names),
-            values=", ".join((*values, *(name for name, _ in _ORIGIN))),
+            values=self._values,
             accepted=_INSTANT.format("accepted_time"),
         )
+
+    @property
+    def shadow(self) -> str:
+        return f"bridge.shadow_{self.name}"
+
+    def insert_again(self, *, shadow: bool) -> str:
+        """For records that were counted when they came the first time: rows alone, and nothing in the ledger."""
+        into = self.shadow if shadow else f"warehouse.{self.name}"
+        return (
+            f"INSERT INTO {into} ({', '.join(self.names)}) SELECT {self._values} FROM {self.staging}"  # noqa: S608
+            " ON CONFLICT (event_id) DO NOTHING"
+        )
+
+    @cached_property
+    def compare(self) -> str:
+        """Rows of the shadow, those that the table has not, those that it has with other values."""
+        told = [column.name for column in self.columns if column.name != "event_id"]
+        one, other = (", ".join(f"{side}.{name}" for name in told) for side in ("seen", "live"))
+        return (
+            "SELECT count(*), count(*) FILTER (WHERE live.event_id IS NULL),"  # noqa: S608
+            f" count(*) FILTER (WHERE live.event_id IS NOT NULL AND ({one}) IS DISTINCT FROM ({other}))"
+            f" FROM {self.shadow} AS seen LEFT JOIN warehouse.{self.name} AS live USING (event_id)"
+        )
+
+    @property
+    def _values(self) -> str:
+        values = [column.expression.format(column.name) for column in self.columns]
+        return ", ".join((*values, *(name for name, _ in _ORIGIN)))
 
     @cached_property
     def _plain(self) -> Callable[[Message], tuple[Any, ...]]:

@@ -75,6 +75,10 @@ def operate(home: Path) -> None:
     assert not answer(home, "resume")["paused"]
     assert answer(home, "drain", "--within", "20")["waiting"] == 0
 
+    again = answer(home, "backfill", letter["topic"], "--shadow", "--from", "2020-01-01T00:00:00")
+    assert (again["read"], again["landed"], again["duplicates"], again["refused"]) == (4, 2, 1, 1)
+    assert answer(home, "shadow", letter["topic"], "--drop") == {"rows": 2, "missing": 0, "different": 0}
+
 
 def audited(mesh: LocalMesh) -> set[str]:
     """Methods of the bridge of which the audit log holds a record, by their last name."""
@@ -103,7 +107,12 @@ async def test_what_landed_is_shown(tmp_path: Path) -> None:
         table = await asyncio.to_thread(isthmus, tmp_path, "bridge", "status")
         assert "isthmus.click.v1" in table.stdout
         await asyncio.to_thread(operate, tmp_path)
-        assert await asyncio.to_thread(audited, mesh) >= {"DropDeadLetters", "ReplayDeadLetters", "SetFlow"}
+        assert await asyncio.to_thread(audited, mesh) >= {
+            "DropDeadLetters",
+            "ReplayDeadLetters",
+            "SetFlow",
+            "LandAgain",
+        }
     stopped = await asyncio.to_thread(isthmus, tmp_path, "bridge", "status")
     assert stopped.returncode == 16
     assert "Traceback" not in stopped.stderr

@@ -70,6 +70,21 @@ class BridgeStub:
                 request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.SetFlowRequest.SerializeToString,
                 response_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.SetFlowResponse.FromString,
                 _registered_method=True)
+        self.FindRecords = channel.unary_unary(
+                '/isthmus.bridge.v1.Bridge/FindRecords',
+                request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.FindRecordsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.FindRecordsResponse.FromString,
+                _registered_method=True)
+        self.LandAgain = channel.unary_unary(
+                '/isthmus.bridge.v1.Bridge/LandAgain',
+                request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainRequest.SerializeToString,
+                response_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainResponse.FromString,
+                _registered_method=True)
+        self.CompareShadow = channel.unary_unary(
+                '/isthmus.bridge.v1.Bridge/CompareShadow',
+                request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowRequest.SerializeToString,
+                response_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowResponse.FromString,
+                _registered_method=True)
 
 
 class BridgeServicer:
@@ -126,6 +141,28 @@ class BridgeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindRecords(self, request, context):
+        """Which offsets of a topic hold the records of a time range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LandAgain(self, request, context):
+        """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
+        its table. Takes some thousands at a time and says where to go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareShadow(self, request, context):
+        """Hold a shadow against the table that it shadows, and remove it when asked to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BridgeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +200,21 @@ def add_BridgeServicer_to_server(servicer, server):
                     servicer.SetFlow,
                     request_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.SetFlowRequest.FromString,
                     response_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.SetFlowResponse.SerializeToString,
+            ),
+            'FindRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRecords,
+                    request_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.FindRecordsRequest.FromString,
+                    response_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.FindRecordsResponse.SerializeToString,
+            ),
+            'LandAgain': grpc.unary_unary_rpc_method_handler(
+                    servicer.LandAgain,
+                    request_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainRequest.FromString,
+                    response_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainResponse.SerializeToString,
+            ),
+            'CompareShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareShadow,
+                    request_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowRequest.FromString,
+                    response_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +407,87 @@ class Bridge:
             '/isthmus.bridge.v1.Bridge/SetFlow',
             isthmus_dot_bridge_dot_v1_dot_bridge__pb2.SetFlowRequest.SerializeToString,
             isthmus_dot_bridge_dot_v1_dot_bridge__pb2.SetFlowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.bridge.v1.Bridge/FindRecords',
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.FindRecordsRequest.SerializeToString,
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.FindRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LandAgain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.bridge.v1.Bridge/LandAgain',
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainRequest.SerializeToString,
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.bridge.v1.Bridge/CompareShadow',
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowRequest.SerializeToString,
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,14 @@ class BridgeStub:
     """Whether records are taken from Kafka, and how fast at most."""
     SetFlow: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.SetFlowRequest, _bridge_pb2.SetFlowResponse]
     """Pause, resume, or bound the rate at which records are taken from Kafka."""
+    FindRecords: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.FindRecordsRequest, _bridge_pb2.FindRecordsResponse]
+    """Which offsets of a topic hold the records of a time range."""
+    LandAgain: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.LandAgainRequest, _bridge_pb2.LandAgainResponse]
+    """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
+    its table. Takes some thousands at a time and says where to go on.
+    """
+    CompareShadow: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.CompareShadowRequest, _bridge_pb2.CompareShadowResponse]
+    """Hold a shadow against the table that it shadows, and remove it when asked to."""
 
 @_typing.type_check_only
 class BridgeAsyncStub(BridgeStub):
@@ -71,6 +79,14 @@ class BridgeAsyncStub(BridgeStub):
     """Whether records are taken from Kafka, and how fast at most."""
     SetFlow: _aio.UnaryUnaryMultiCallable[_bridge_pb2.SetFlowRequest, _bridge_pb2.SetFlowResponse]  # type: ignore[assignment]
     """Pause, resume, or bound the rate at which records are taken from Kafka."""
+    FindRecords: _aio.UnaryUnaryMultiCallable[_bridge_pb2.FindRecordsRequest, _bridge_pb2.FindRecordsResponse]  # type: ignore[assignment]
+    """Which offsets of a topic hold the records of a time range."""
+    LandAgain: _aio.UnaryUnaryMultiCallable[_bridge_pb2.LandAgainRequest, _bridge_pb2.LandAgainResponse]  # type: ignore[assignment]
+    """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
+    its table. Takes some thousands at a time and says where to go on.
+    """
+    CompareShadow: _aio.UnaryUnaryMultiCallable[_bridge_pb2.CompareShadowRequest, _bridge_pb2.CompareShadowResponse]  # type: ignore[assignment]
+    """Hold a shadow against the table that it shadows, and remove it when asked to."""
 
 class BridgeServicer(metaclass=_abc_1.ABCMeta):
     """What operators do with the bridge: look at what could not cross, let it cross or drop it, balance the books."""
@@ -132,5 +148,31 @@ class BridgeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bridge_pb2.SetFlowResponse, _abc.Awaitable[_bridge_pb2.SetFlowResponse]]:
         """Pause, resume, or bound the rate at which records are taken from Kafka."""
+
+    @_abc_1.abstractmethod
+    def FindRecords(
+        self,
+        request: _bridge_pb2.FindRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bridge_pb2.FindRecordsResponse, _abc.Awaitable[_bridge_pb2.FindRecordsResponse]]:
+        """Which offsets of a topic hold the records of a time range."""
+
+    @_abc_1.abstractmethod
+    def LandAgain(
+        self,
+        request: _bridge_pb2.LandAgainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bridge_pb2.LandAgainResponse, _abc.Awaitable[_bridge_pb2.LandAgainResponse]]:
+        """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
+        its table. Takes some thousands at a time and says where to go on.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareShadow(
+        self,
+        request: _bridge_pb2.CompareShadowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bridge_pb2.CompareShadowResponse, _abc.Awaitable[_bridge_pb2.CompareShadowResponse]]:
+        """Hold a shadow against the table that it shadows, and remove it when asked to."""
 
 def add_BridgeServicer_to_server(servicer: BridgeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
