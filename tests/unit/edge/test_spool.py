@@ -135,6 +135,35 @@ def test_sequences_go_on_behind_a_watermark_that_is_ahead_of_the_disk(tmp_path: 
     again.close()
 
 
+@pytest.mark.parametrize("snapshot_at", ["while it runs", "after it has ended"])
+def test_a_restored_old_snapshot_sends_again_what_it_holds_and_goes_on(tmp_path: Path, snapshot_at: str) -> None:
+    limits, live, backup = SpoolLimits(segment_bytes=200), tmp_path / "live", tmp_path / "backup"
+    spool = Spool(live, limits)
+    for number in range(10):
+        spool.append(bytes([number]) * 50)
+    spool.acknowledge(4, b"books of four")
+    spool.save_watermark()
+    if snapshot_at == "after it has ended":
+        spool.close()
+    shutil.copytree(live, backup)
+    if snapshot_at == "after it has ended":
+        spool = Spool(live, limits)
+    for number in range(10, 20):
+        spool.append(bytes([number]) * 50)
+    spool.acknowledge(20, b"books of twenty")
+    spool.close()
+    shutil.rmtree(live)
+    backup.rename(live)
+
+    restored = Spool(live, limits)
+    assert (restored.acknowledged, restored.note, restored.watermark_known) == (4, b"books of four", True)
+    # All that the snapshot holds and had not told comes again: whoever takes it knows it by its event id.
+    assert [payload[0] for payload in read_all(restored)] == list(range(4, 10))
+    assert restored.append(b"after") == 11
+    assert read_all(restored)[-1] == b"after"
+    restored.close()
+
+
 def test_a_damaged_watermark_sends_again_rather_than_skips(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append(b"kept")

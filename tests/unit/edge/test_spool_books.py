@@ -1,5 +1,6 @@
 """The node's side of the ledger counts every event once, whatever happens to the process in between."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,23 @@ def test_a_line_has_the_same_id_in_every_process_until_it_is_told() -> None:
     ]
     again.told(1)
     assert Books(again.note()).lines == {}
+
+
+@pytest.mark.parametrize("step", [-60, 60])
+def test_a_clock_that_steps_delays_lines_and_loses_none(step: int) -> None:
+    """By an hour, either way, in the middle of a minute."""
+    books, told = Books(b""), 0
+    books.count({(100, CLICK, 0): 3})
+    books.close(100, {}, 100)
+    books.count({(100 + step, CLICK, 0): 4, (100, CLICK, 0): 1})
+    for minute in (100 + step, 101 + step, 99, 101, 102, 102 + abs(step)):
+        books.close(minute, {}, minute)
+        for number, line in list(books.lines.items()):
+            told += line.sent
+            assert line.minute < minute
+            books.told(number)
+    assert told == 8
+    assert not books.busy
 
 
 def test_damaged_books_begin_anew_under_another_name() -> None:
