@@ -7,15 +7,18 @@ of each key is always the newest.
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from typing import Final
 
+import grpc
 from confluent_kafka import KafkaException, Producer
 
 from mesh.clock import Clock
 from mesh.logs import logger
 from mesh.telemetry import HEADER
+from security.audit.record import AuditRecord, Decision, clean
 from sync_bridge.kafka import SILENT, client_settings, libpq_url
 from sync_bridge.ledger.dead_letters import DeadLetter
 from sync_bridge.outbound.gate import Gate, Leak
@@ -25,6 +28,8 @@ from sync_bridge.outbound.store import Row, Store
 
 TRANSACTIONAL_ID: Final = "isthmus.outbound"
 ORIGIN: Final = "private"
+# No call is behind it: the way outward, named as a method would be.
+AUDITED_AS: Final = "/isthmus.bridge.v1.Outbound/Send"
 _COUNT_EVERY_S: Final = 1.0
 
 
@@ -86,6 +91,7 @@ class Relay:
 
     def _pass_on(self, producer: Producer, rows: Sequence[Row]) -> None:
         letters: list[DeadLetter] = []
+        records: list[AuditRecord] = []
         sent: list[Row] = []
         producer.begin_transaction()
         try:
@@ -94,6 +100,7 @@ class Relay:
                     payload = self._gate.admit(row.topic, row.key, row.payload)
                 except Leak as leak:
                     letters.append(self._stopped(row, leak))
+                    records.append(self._record(row, leak))
                     continue
                 producer.produce(row.topic, payload, row.key, headers=self._headers(row))
                 sent.append(row)
@@ -102,7 +109,7 @@ class Relay:
             if error.args[0].txn_requires_abort():
                 producer.abort_transaction(self._settings.outbound_send_s_max)
             raise
-        self._store.remove([row.seq for row in rows], letters)
+        self._store.remove([row.seq for row in rows], letters, records)
         now_ms = self._clock.now_us() / 1000
         for row in sent:
             self._meters.sent(row.topic, (now_ms - row.created_ms) / 1000)
@@ -121,6 +128,24 @@ class Relay:
             key=row.key.encode(),
             payload=row.payload,
             time_ms=row.created_ms,
+        )
+
+    def _record(self, row: Row, leak: Leak) -> AuditRecord:
+        """For the audit log: whose record it was is not said, for the key may be what may not leave."""
+        return AuditRecord(
+            record_id=os.urandom(16).hex(),
+            time_us=self._clock.now_us(),
+            peer=str(self._settings.spiffe_id),
+            token_subject="",
+            token_client="",
+            method=AUDITED_AS,
+            data_subject="",
+            decision=Decision.DENIED,
+            result=grpc.StatusCode.PERMISSION_DENIED.name,
+            reason=clean(f"LEAK_STOPPED {leak.cause} {row.topic} {row.seq}"),
+            trace_id=row.traceparent[3:35],
+            workload=self._settings.workload,
+            node=self._settings.node,
         )
 
     def _headers(self, row: Row) -> list[tuple[str, str | bytes | None]]:

@@ -6,6 +6,8 @@ from typing import Final
 
 import psycopg
 
+from security.audit.postgres import INSERT, parameters
+from security.audit.record import AuditRecord
 from sync_bridge.ledger.dead_letters import DeadLetter, bury
 
 # Any number will do, as long as all relays of one database agree on it.
@@ -67,10 +69,12 @@ class Store:
         """The oldest rows, in their order."""
         return [Row(*values) for values in self._connection.execute(_READ, (self._within, limit), binary=True)]
 
-    def remove(self, seqs: Sequence[int], letters: Sequence[DeadLetter]) -> None:
-        """Take rows out of the outbox that were sent, or are buried in the same transaction."""
+    def remove(self, seqs: Sequence[int], letters: Sequence[DeadLetter], records: Sequence[AuditRecord] = ()) -> None:
+        """Take rows out of the outbox that were sent, or are buried and put on record in the same transaction."""
         with self._connection.transaction():
             bury(self._connection, letters)
+            if records:
+                self._connection.execute(INSERT, parameters(records))
             self._connection.execute("DELETE FROM outbox.event WHERE seq = ANY(%s)", (list(seqs),))
 
     def waiting(self) -> tuple[int, float]:

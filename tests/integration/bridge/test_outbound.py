@@ -13,9 +13,11 @@ from opentelemetry import metrics
 
 from mesh import contract
 from mesh.clock import SystemClock
+from security.audit.alerts import RULES, read_rules
+from security.audit.record import Decision
 from sync_bridge.outbound.gate import Gate
 from sync_bridge.outbound.meters import Meters
-from sync_bridge.outbound.relay import Relay
+from sync_bridge.outbound.relay import AUDITED_AS, Relay
 from sync_bridge.outbound.settings import OutboundSettings
 from tests.integration.bridge.cluster import Cluster, Room, until
 
@@ -171,7 +173,7 @@ def test_what_is_rolled_back_is_never_sent(
     assert edge.versions() == [("summer", 2)]
 
 
-def test_a_leak_is_stopped_and_buried_and_the_rest_goes_on(
+def test_a_leak_is_stopped_buried_and_put_on_record_and_the_rest_goes_on(
     database: psycopg.Connection, edge: Edge, start_relay: Callable[[str], Running]
 ) -> None:
     member = members_pb2.Member(member_id="m-1", phone="+8613900005511", name="Li").SerializeToString()
@@ -187,6 +189,17 @@ def test_a_leak_is_stopped_and_buried_and_the_rest_goes_on(
     assert letters[0] == ("outward", "NOT_OUTWARD")
     assert letters[1][1] in {"UNREADABLE", "UNKNOWN_FIELD", "INVALID"}
     assert letters[2] == ("outward", "UNKNOWN_FIELD")
+
+    found = database.execute("SELECT peer, method, decision, result, reason, data_subject FROM audit.record")
+    records = sorted(found.fetchall(), key=lambda row: int(row[4].rpartition(" ")[2]))
+    assert [(row[4].split()[:2]) for row in records] == [["LEAK_STOPPED", cause] for _, cause in letters]
+    assert {row[:4] for row in records} == {
+        ("spiffe://isthmus.internal/private/bridge-outbound", AUDITED_AS, Decision.DENIED, "PERMISSION_DENIED")
+    }
+    # Nothing of what was to leave: neither its key nor its values.
+    assert not any("m-1" in str(row) or "+86139" in str(row) for row in records)
+    (rule,) = [rule for rule in read_rules(RULES) if "LEAK_STOPPED" in rule.reasons]
+    assert (rule.decision, rule.count) == ("denied", 1)
 
 
 def test_one_relay_is_active_and_another_takes_over(
