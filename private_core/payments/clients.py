@@ -41,6 +41,7 @@ class SandboxClient:
     """domain.Provider and statement.Statements at the sandbox provider."""
 
     name = "sandbox"
+    acts = frozenset(Act)
 
     def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
         self._stub: sandbox_pb2_grpc.SandboxProviderAsyncStub = sandbox_pb2_grpc.SandboxProviderStub(channel)

@@ -102,10 +102,20 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ProviderAnswer:
-    """provider_id: the provider's own id of the operation."""
+    """approved: None while the provider waits for the payer. provider_id: the provider's own id of the operation.
 
-    approved: bool
+    pay_url: where the payer pays, if the provider waits for that.
+    """
+
+    approved: bool | None
     provider_id: str
+    pay_url: str = ""
+
+    @property
+    def progress(self) -> Progress:
+        if self.approved is None:
+            return Progress.OPEN
+        return Progress.DONE if self.approved else Progress.DECLINED
 
 
 class Provider(Protocol):

@@ -1,5 +1,6 @@
 """Put the payments process together."""
 
+import aiohttp
 from isthmus.payments.v1 import notifications_pb2_grpc, payments_pb2_grpc
 
 from mesh.clock import SystemClock
@@ -15,6 +16,9 @@ from private_core.payments.service import LedgerService, PaymentsService
 from private_core.payments.settings import PaymentsSettings
 from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
+from private_core.payments.wechat.client import WechatPay
+from private_core.payments.wechat.notification import Notifications
+from private_core.payments.wechat.settings import account
 from private_core.rounds import Rounds
 from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
@@ -29,7 +33,15 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
 
     store = PaymentStore(engine)
     orders = OrdersClient(process.channels.open("orders"))
-    provider = SandboxClient(process.channels.open("sandbox-provider"), settings.provider_timeout_s)
+    session = aiohttp.ClientSession()
+    provider: SandboxClient | WechatPay
+    wechat = None
+    if settings.wechat is None:
+        provider = SandboxClient(process.channels.open("sandbox-provider"), settings.provider_timeout_s)
+    else:
+        keys = account(settings.wechat)
+        provider = WechatPay(keys, session, clock, settings.provider_timeout_s)
+        wechat = Notifications(provider.certificates, keys.api_key, keys.mchid)
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
@@ -42,7 +54,7 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     entries = ReconciliationStore(engine)
     reconciliation = Reconciliation(entries, provider, clock)
     server.add(payments_pb2_grpc.add_LedgerServicer_to_server, LedgerService(store, reconciliation))
-    notifications = NotificationService(store, entries, settlement, reconciliation)
+    notifications = NotificationService(store, entries, settlement, reconciliation, wechat)
     server.add(notifications_pb2_grpc.add_ProviderNotificationsServicer_to_server, notifications)
     await process.serve(
         server.build(),
@@ -52,4 +64,5 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
         Rounds("reconciliation", reconciliation.round, INTERVAL_S),
         IdempotencyExpiry(engine, "payments", settings.idempotency_s).rounds(),
     )
+    await session.close()
     await engine.dispose()

@@ -9,7 +9,7 @@ from typing import Final
 
 from mesh import telemetry
 from mesh.clock import Clock
-from mesh.errors import FailedPrecondition, ResourceExhausted
+from mesh.errors import FailedPrecondition, MeshError, ResourceExhausted
 from mesh.logs import logger
 from private_core.payments import statement
 from private_core.payments.reconciliation_store import PAGE, ReconciliationStore, bounds
@@ -17,6 +17,7 @@ from private_core.payments.statement import Difference, Line, Statements
 from private_core.times import to_datetime
 
 INTERVAL_S: Final = 3600.0
+DAYS_BACK: Final = 4
 DIFFERENCES_MAX: Final = 10_000
 # An operation begun at the end of a day may be stated on the next one; and one begun just now, not at all yet.
 _LATE: Final = timedelta(minutes=1)
@@ -42,13 +43,22 @@ class Reconciliation:
         self._log = logger("reconciliation")
         self._differences = telemetry.meter().create_counter("payments.differences")
 
-    async def round(self) -> bool:
-        """Reconcile yesterday, unless that was done. Returns whether it was done now."""
-        yesterday = self._today() - timedelta(days=1)
-        if await self._store.done(self._provider.name, yesterday):
-            return False
-        await self.run(yesterday)
-        return True
+    async def round(self) -> int:
+        """Reconcile the last days, the oldest first, that were not yet; how many were now.
+
+        A provider may state a day only long after it; its day may not be ours.
+        """
+        done = 0
+        for back in range(DAYS_BACK, 0, -1):
+            day = self._today() - timedelta(days=back)
+            if await self._store.done(self._provider.name, day):
+                continue
+            try:
+                await self.run(day)
+                done += 1
+            except MeshError as error:
+                self._log.warning("a day is not reconciled yet", day=day.isoformat(), reason=error.reason)
+        return done
 
     async def run(self, day: date) -> Report:
         """Hold one day against the books. Raises MeshError; what was found until then stays written down."""
@@ -100,7 +110,11 @@ class Reconciliation:
         after = ""
         while True:
             entries = await self._store.answered(begins, min(ends, until), after)
-            missing += [entry for entry in entries if entry.operation_id not in stated]
+            missing += [
+                entry
+                for entry in entries
+                if entry.operation_id not in stated and statement.ACTS[entry.kind] in self._provider.acts
+            ]
             if len(entries) < PAGE:
                 break
             after = entries[-1].operation_id

@@ -11,7 +11,7 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from isthmus.payments.v1 import payments_pb2_grpc
 
 from mesh.clock import Clock
-from mesh.errors import Internal, InvalidArgument, MeshError, NotFound
+from mesh.errors import Internal, InvalidArgument, MeshError, NotFound, Unavailable
 from private_core.identifiers import new_id
 from private_core.money import MINOR_MAX
 from private_core.payments import domain
@@ -125,9 +125,11 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
         if isinstance(begun, Answer):
             return begun
         answer = await domain.ask(self._provider, begun)
-        progress = Progress.DONE if answer.approved else Progress.DECLINED
+        if answer.progress is Progress.OPEN:
+            # No answer to keep: the same call may have another one in a moment.
+            return _undecided(begun, answer)
         return await self._store.finish(
-            intent, begun, progress, say, provider_id=answer.provider_id, member_id=member_id
+            intent, begun, answer.progress, say, provider_id=answer.provider_id, member_id=member_id
         )
 
 
@@ -179,6 +181,19 @@ class LedgerService(payments_pb2_grpc.LedgerServicer):
                 for one in report.differences
             ],
         )
+
+
+def _undecided(operation: Operation, answer: domain.ProviderAnswer) -> Answer:
+    if operation.kind is not domain.Kind.HOLD:
+        return Answer.of(
+            Unavailable(
+                "PROVIDER_UNDECIDED",
+                "the payment provider is still at it",
+                remedy="read the payment later, or repeat the call with the same idempotency key",
+            )
+        )
+    payment = payment_message(operation.payment)
+    return Answer.of(pb.AuthorizePaymentResponse(payment=payment, pay_url=answer.pay_url))
 
 
 def _unless_declined(kind: domain.Kind, response: Callable[..., Message]) -> Say:

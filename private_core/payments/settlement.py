@@ -19,7 +19,7 @@ from private_core.translation import error_of
 
 # Longer than the longest deadline of a call, so that whoever began an operation is gone.
 ABANDONED_S: Final = 10.0
-_ROUND_MAX: Final = 100
+_ROUND_MAX: Final = 500
 # No call is answered here: the repetition of the call that began it finds the operation done, and answers then.
 _NOBODY: Final = Intent(b"", b"")
 
@@ -54,6 +54,9 @@ class Settlement:
             except MeshError as error:
                 self._log.warning("an operation stays open", operation=operation.operation_id, reason=error.reason)
                 continue
+            if progress is Progress.OPEN:
+                # The provider waits for the payer.
+                continue
             finished += 1
             self._settled.add(1, {"kind": operation.kind.value, "progress": progress.value})
             self._log.info("settled", operation=operation.operation_id, kind=operation.kind, progress=progress)
@@ -75,8 +78,9 @@ class Settlement:
             else:
                 member_id = order.member_id
         answer = answer or await domain.ask(self._provider, operation)
-        progress = Progress.DONE if answer.approved else Progress.DECLINED
-        return await self._finish(operation, progress, answer.provider_id, member_id)
+        if answer.progress is Progress.OPEN:
+            return Progress.OPEN
+        return await self._finish(operation, answer.progress, answer.provider_id, member_id)
 
     async def _finish(
         self, operation: Operation, progress: Progress, provider_id: str = "", member_id: str = ""

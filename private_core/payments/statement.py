@@ -89,6 +89,8 @@ class Statements(Protocol):
     """Port to what a provider states."""
 
     name: str
+    # What it states; of anything else its silence says nothing.
+    acts: frozenset[Act]
 
     def lines(self, day: date) -> AsyncIterator[Line]:
         """What was done on one day. Raises MeshError when the provider cannot say it now."""

@@ -27,7 +27,7 @@ from private_core.payments.reconciliation import Reconciliation
 from private_core.payments.reconciliation_store import ReconciliationStore
 from private_core.payments.service import LedgerService, PaymentsService
 from private_core.payments.settlement import Settlement
-from private_core.payments.statement import Line
+from private_core.payments.statement import Act, Line
 from private_core.payments.store import PaymentStore
 
 CLIENT = "storefront"
@@ -55,6 +55,7 @@ class FakeProvider:
     """Does what it is asked once per key, and can fall silent before or after it did. Its statements are `stated`."""
 
     name = "fake"
+    acts = frozenset(Act)
 
     def __init__(self) -> None:
         self.done: dict[str, tuple[str, str, Money]] = {}

@@ -20,6 +20,7 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from mesh.clock import SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, Unavailable
 from private_core.payments.clients import SandboxClient
+from private_core.payments.reconciliation import DAYS_BACK
 from private_core.payments.sandbox.domain import Memory
 from private_core.payments.sandbox.journal import Journal
 from private_core.payments.sandbox.notifier import Notifier
@@ -156,9 +157,9 @@ async def test_what_is_done_at_the_end_of_a_day_may_be_stated_on_the_next(room: 
     assert (await room.reconciliation.run(yesterday)).differences == ()
 
 
-async def test_yesterday_is_reconciled_once_without_being_asked(room: Room) -> None:
-    assert await room.reconciliation.round()
-    assert not await room.reconciliation.round()
+async def test_each_of_the_last_days_is_reconciled_once_without_being_asked(room: Room) -> None:
+    assert await room.reconciliation.round() == DAYS_BACK
+    assert await room.reconciliation.round() == 0
 
 
 async def test_a_notification_that_contradicts_the_books_changes_nothing_and_stands_once(room: Room) -> None:

@@ -41,6 +41,11 @@ class ProviderNotificationsStub:
                 request_serializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.NotifyRequest.SerializeToString,
                 response_deserializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.NotifyResponse.FromString,
                 _registered_method=True)
+        self.ForwardWechat = channel.unary_unary(
+                '/isthmus.payments.v1.ProviderNotifications/ForwardWechat',
+                request_serializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.ForwardWechatRequest.SerializeToString,
+                response_deserializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.ForwardWechatResponse.FromString,
+                _registered_method=True)
 
 
 class ProviderNotificationsServicer:
@@ -54,6 +59,13 @@ class ProviderNotificationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForwardWechat(self, request, context):
+        """A notification that WeChat Pay sent to the shop, passed on as it came. Its signature and seal are checked here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProviderNotificationsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +73,11 @@ def add_ProviderNotificationsServicer_to_server(servicer, server):
                     servicer.Notify,
                     request_deserializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.NotifyRequest.FromString,
                     response_serializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.NotifyResponse.SerializeToString,
+            ),
+            'ForwardWechat': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForwardWechat,
+                    request_deserializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.ForwardWechatRequest.FromString,
+                    response_serializer=isthmus_dot_payments_dot_v1_dot_notifications__pb2.ForwardWechatResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +109,33 @@ class ProviderNotifications:
             '/isthmus.payments.v1.ProviderNotifications/Notify',
             isthmus_dot_payments_dot_v1_dot_notifications__pb2.NotifyRequest.SerializeToString,
             isthmus_dot_payments_dot_v1_dot_notifications__pb2.NotifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForwardWechat(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.payments.v1.ProviderNotifications/ForwardWechat',
+            isthmus_dot_payments_dot_v1_dot_notifications__pb2.ForwardWechatRequest.SerializeToString,
+            isthmus_dot_payments_dot_v1_dot_notifications__pb2.ForwardWechatResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class ProviderNotificationsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProviderNotificationsAsyncStub: ...
     Notify: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.NotifyRequest, _notifications_pb2.NotifyResponse]
+    ForwardWechat: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.ForwardWechatRequest, _notifications_pb2.ForwardWechatResponse]
+    """A notification that WeChat Pay sent to the shop, passed on as it came. Its signature and seal are checked here."""
 
 @_typing.type_check_only
 class ProviderNotificationsAsyncStub(ProviderNotificationsStub):
@@ -45,6 +47,8 @@ class ProviderNotificationsAsyncStub(ProviderNotificationsStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Notify: _aio.UnaryUnaryMultiCallable[_notifications_pb2.NotifyRequest, _notifications_pb2.NotifyResponse]  # type: ignore[assignment]
+    ForwardWechat: _aio.UnaryUnaryMultiCallable[_notifications_pb2.ForwardWechatRequest, _notifications_pb2.ForwardWechatResponse]  # type: ignore[assignment]
+    """A notification that WeChat Pay sent to the shop, passed on as it came. Its signature and seal are checked here."""
 
 class ProviderNotificationsServicer(metaclass=_abc_1.ABCMeta):
     """What payment providers tell of their own accord. A notification may come twice, late, in any order or never: it is held
@@ -57,5 +61,13 @@ class ProviderNotificationsServicer(metaclass=_abc_1.ABCMeta):
         request: _notifications_pb2.NotifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notifications_pb2.NotifyResponse, _abc.Awaitable[_notifications_pb2.NotifyResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ForwardWechat(
+        self,
+        request: _notifications_pb2.ForwardWechatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notifications_pb2.ForwardWechatResponse, _abc.Awaitable[_notifications_pb2.ForwardWechatResponse]]:
+        """A notification that WeChat Pay sent to the shop, passed on as it came. Its signature and seal are checked here."""
 
 def add_ProviderNotificationsServicer_to_server(servicer: ProviderNotificationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
