@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from deploy.local import configuration, events, postgres, preflight, processes, replication, table, topology
+from deploy.local import clocks, configuration, events, postgres, preflight, processes, replication, table, topology
 from deploy.local.errors import LauncherError
 from deploy.local.health import NotReady, check_identity, probe, tls_context
 from deploy.local.kafka import broker
@@ -96,7 +96,7 @@ async def finding(name: str) -> Finding:
 
 def _steps(logs: Path) -> tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]]], ...]:
     return (
-        ("clock", "Let one source set the clocks of this machine and of the database", _clock),
+        ("clock", "Let one source set the clocks of this machine, of the database's and of those named", _clock),
         ("certificates", f"See {logs}/identity-*.log; the zone's identity agent issues them", _certificates),
         ("trust bundles", f"See {logs}/identity-*.log; a process takes up a new bundle by itself", _bundles),
         ("tls", "A port that speaks TLS 1.2 must not stay open: stop its process", _tls),
@@ -163,7 +163,11 @@ async def _clock(mesh: _Mesh) -> str:
     skew_s = max(0.0, before - theirs, theirs - time.time())
     if skew_s > SKEW_S_MAX:
         raise NotReady(f"the database's clock is {skew_s:.1f} s away from this machine's")
-    return f"{skew_s * 1000:.0f} ms away from the database's"
+    skews = await clocks.skews(mesh.home, mesh.alive)
+    off = [f"{name} by {skew:.1f} s" for name, skew in sorted(skews.items()) if skew > SKEW_S_MAX]
+    if off:
+        raise NotReady(f"clocks are away from this machine's: {', '.join(off)}")
+    return f"{skew_s * 1000:.0f} ms away from the database's; {len(skews)} processes agree"
 
 
 async def _certificates(mesh: _Mesh) -> str:

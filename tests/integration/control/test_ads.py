@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -16,6 +17,10 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from mesh.control.conversation import NAMES_MAX
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER
 from mesh.tls import Identity
+from security.identity import wallet
+from security.identity.authority import Authority
+from security.identity.bundle import bundle
+from tests.integration.conftest import TRUST_DOMAIN
 from tests.integration.control.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,6 +36,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     world.add("core-gateway", "core-gateway", "private", "https", "metrics")
     world.identities.issue("public", "edge-gateway")
     world.identities.issue("private", "postgres")
+    elsewhere(world, "orders-of-elsewhere")
     world.publish()
     try:
         await world.control("private")
@@ -38,6 +44,16 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         yield world
     finally:
         await world.stop()
+
+
+def elsewhere(world: World, process: str) -> None:
+    """The zone's own authority vouches for orders, but of another trust domain."""
+    authority = Authority.open_or_create(world.home.root / "ca" / "private", TRUST_DOMAIN, "private")
+    authority.trust_domain = "elsewhere.internal"
+    roots = bundle(world.home.root, "orders", "private")
+    assert roots is not None
+    leaf = authority.issue("orders", timedelta(hours=1))
+    wallet.write(world.home.identity(process).parent, wallet.Wallet(leaf, roots, None))
 
 
 def channel(world: World, name: str) -> grpc.aio.Channel:
@@ -85,7 +101,7 @@ async def test_a_group_follows_from_the_certificate_and_not_from_what_a_peer_say
     assert "oauth-http" not in await names_told(world, "orders-1")
 
 
-@pytest.mark.parametrize("stranger", ["postgres", "edge-gateway"])
+@pytest.mark.parametrize("stranger", ["postgres", "edge-gateway", "orders-of-elsewhere"])
 async def test_who_is_no_data_plane_of_the_zone_is_told_nothing(world: World, stranger: str) -> None:
     async with channel(world, stranger) as opened:
         call = stream(opened)
