@@ -1,22 +1,21 @@
-"""How fast events land, and how fast the edge's spool takes them.
+"""How fast events land, and how fast the edge's spool takes them (spool.py).
 
 Inward: a topic is filled with real impressions while no worker runs; then one worker lands them, batch by batch, each
 with its offset, its ledger and its de-duplication. The baseline is PostgreSQL alone: the same rows, as text made
 beforehand, by bare COPY and de-duplicated insert into a table of the same shape, in batches of the worker's size, by
 one connection to the same server. Rounds of both are interleaved; the ratio is the median of the rounds' ratios.
-
-The spool: groups of 256 events, each written at once and synced together; then single clicks of 100 concurrent
-writers, each of whom waits for the disk.
+Then the worker takes 1,000 clicks a second as they come from a spool, and each row says how long its click took.
 """
 
 import asyncio
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,21 @@ import psycopg
 from confluent_kafka import Producer
 from isthmus.events.v1 import events_pb2
 
-from chaos.bench.report import Result
+from chaos.bench import spool
+from chaos.bench.report import Result, asked
 from chaos.bench.tools import BenchError
+from chaos.conservation import CLICK
 from chaos.load.impressions import ImpressionRow, read_impressions
 from chaos.load.rows import IMPRESSIONS
 from deploy.local.kafka import broker
 from deploy.local.mesh import LocalMesh
+from deploy.local.settings import REPOSITORY
 from mesh.contract import load
 
 EVENTS = 100_000
 ROUNDS = 3
 BATCH = 5_000
+FRESH_EVENTS, FRESH_PER_S = 10_000, 1_000
 WAIT_S = 300.0
 MEMORY_MIB_MAX = 250
 PORT_BASE = 17_400
@@ -53,7 +56,7 @@ def run(home: Path) -> list[Result]:
     shutil.rmtree(bench, ignore_errors=True)
     bench.mkdir(parents=True)
     try:
-        results = [*_spool(bench / "spool"), *asyncio.run(_inbound(bench / "mesh"))]
+        results = [*spool.measure(bench / "spool"), *asyncio.run(_inbound(bench / "mesh"))]
     finally:
         for leftover in ("spool", "mesh"):
             shutil.rmtree(bench / leftover, ignore_errors=True)
@@ -80,6 +83,7 @@ async def _inbound(home: Path) -> list[Result]:
             memory_mib.append(_memory_mib(mesh))
             if number:
                 rounds.append((rate, bare))
+        fresh_ms = await _freshness(mesh, home / "fresh", database)
     landed = statistics.median(rate for rate, _ in rounds)
     return [
         Result(
@@ -109,7 +113,63 @@ async def _inbound(home: Path) -> list[Result]:
             ratio=round(memory_mib[1] / memory_mib[-1], 3),
             target=0.85,
         ),
+        asked(f"p99 from click to row at {FRESH_PER_S:,} events/s", fresh_ms, "ms", 100, lambda v, a: a / v),
     ]
+
+
+async def _freshness(mesh: LocalMesh, directory: Path, url: str) -> float:
+    """The 99th percentile, in milliseconds, from the acceptance of clicks at a spool of their own to their rows."""
+    environment = os.environ | {
+        "ISTHMUS_NODE": "edge-1",
+        "ISTHMUS_IDENTITY_DIR": str(mesh.home.identity("edge-1")),
+        "ISTHMUS_KAFKA_BOOTSTRAP": mesh.kafka_bootstrap,
+    }
+    command = (sys.executable, "-m", "public_edge.spool", str(directory))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, cwd=REPOSITORY
+    )
+    assert process.stdin is not None
+    try:
+        began = time.monotonic()
+        for number in range(FRESH_EVENTS):
+            await asyncio.sleep(max(0.0, began + number / FRESH_PER_S - time.monotonic()))
+            process.stdin.write(_click(number))
+        return await asyncio.to_thread(_fresh_p99_ms, url)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def _click(number: int) -> bytes:
+    now_us = time.time_ns() // 1000
+    click = events_pb2.Click(
+        event_id=f"{0xFE:08x}{number:024x}",
+        source_time_us=now_us,
+        accepted_time_us=now_us,
+        node="edge-1",
+        slot="position-1",
+        campaign_id="freshness",
+        impression_id=f"{0xFF:08x}{number:024x}",
+    )
+    return b"%d %s\n" % (CLICK, click.SerializeToString().hex().encode())
+
+
+def _fresh_p99_ms(url: str) -> float:
+    """Of the second half: what starts up delays the first."""
+    deadline = time.monotonic() + WAIT_S
+    with psycopg.connect(url, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            row = connection.execute(
+                "SELECT count(*), percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM landed_time -"
+                " accepted_time) * 1000) FILTER (WHERE accepted_time > middle) FROM warehouse.click, (SELECT"
+                " min(accepted_time) + (max(accepted_time) - min(accepted_time)) / 2 AS middle FROM warehouse.click"
+                " WHERE campaign_id = 'freshness') AS half WHERE campaign_id = 'freshness'"
+            ).fetchone()
+            assert row is not None
+            if row[0] == FRESH_EVENTS:
+                return float(row[1])
+            time.sleep(0.1)
+    raise BenchError(f"{FRESH_EVENTS:,} clicks did not land within {WAIT_S:.0f} s")
 
 
 def _event(row: ImpressionRow, number: int, run_number: int) -> events_pb2.Impression:
@@ -225,106 +285,3 @@ def _land(url: str, before: int, events: int) -> float:
 def _memory_mib(mesh: LocalMesh) -> float:
     process = psutil.Process(mesh.process("bridge-inbound").pid)
     return float(process.memory_info().rss) / (1 << 20)
-
-
-_SPOOL = """
-import asyncio, json, mmap, os, statistics, sys, time
-from pathlib import Path
-from public_edge.spool.spool import Spool, SpoolLimits
-
-event = bytes(220)
-
-def groups(spool, seconds):
-    count, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
-        last = spool.append_many([event] * 256)
-        count += 256
-        if spool.backlog_bytes > 256 << 20:
-            spool.acknowledge(last)
-    return count / elapsed
-
-async def synced_groups(spool, seconds):
-    count, began = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
-        last = None
-        for _ in range(16):
-            last = spool.append_many([event] * 256, durable=True)
-        await spool.synced(last)
-        count += 16 * 256
-        spool.acknowledge(last)
-    return count / elapsed
-
-async def clicks(spool, writers, seconds):
-    waits, end = [], time.perf_counter() + seconds
-    async def writer(number):
-        await asyncio.sleep(number / writers * 0.1)
-        while time.perf_counter() < end:
-            began = time.perf_counter()
-            await spool.synced(spool.append(event, durable=True))
-            waits.append(time.perf_counter() - began)
-            await asyncio.sleep(0.1)
-    await asyncio.gather(*map(writer, range(writers)))
-    return statistics.quantiles(waits, n=100)[98] * 1000, len(waits)
-
-def bare(path, seconds):
-    descriptor, waits, end = os.open(path, os.O_RDWR | os.O_CREAT), [], time.perf_counter() + seconds
-    os.posix_fallocate(descriptor, 0, 16 << 20)
-    pages = mmap.mmap(descriptor, 16 << 20)
-    while time.perf_counter() < end:
-        at = len(waits) % 4096 * 2200
-        pages[at : at + 2200] = bytes(range(220)) * 10
-        began = time.perf_counter()
-        os.fdatasync(descriptor)
-        waits.append(time.perf_counter() - began)
-        time.sleep(0.001)
-    return statistics.quantiles(waits, n=100)[98] * 1000
-
-async def main():
-    spool = Spool(Path(sys.argv[1]), SpoolLimits(bytes_max=1 << 30))
-    groups(spool, 0.3)
-    rates = [await synced_groups(spool, 1.0) for _ in range(3)]
-    rounds = [(bare(sys.argv[1] + "/bare", 1.5), (await clicks(spool, 100, 2.0))[0]) for _ in range(3)]
-    print(json.dumps({
-        "rate": statistics.median(rates),
-        "p99_ms": statistics.median(click for _, click in rounds),
-        "bare_ms": statistics.median(alone for alone, _ in rounds),
-        "ratio": statistics.median(alone / click for alone, click in rounds),
-    }))
-    spool.close()
-
-asyncio.run(main())
-"""
-
-
-def _spool(directory: Path) -> list[Result]:
-    directory.mkdir(parents=True)
-    done = subprocess.run(
-        [sys.executable, "-c", _SPOOL, str(directory)], capture_output=True, text=True, check=False, timeout=120
-    )
-    if done.returncode:
-        raise BenchError(f"the spool could not be measured: {done.stderr[-500:]}")
-    found = json.loads(done.stdout)
-    return [
-        _asked(
-            "events taken by the spool and synced, groups of 256",
-            found["rate"],
-            "events/s",
-            200_000,
-            lambda v, a: v / a,
-        ),
-        _asked("p99 of a durable click, 100 writers", found["p99_ms"], "ms", 5, lambda v, a: a / v),
-        # Who comes while the disk syncs waits for that sync and for its own.
-        Result(
-            name="p99 of a durable click, 100 writers",
-            value=found["p99_ms"],
-            unit="ms",
-            baseline="p99 of one sync of the same disk",
-            baseline_value=found["bare_ms"],
-            ratio=round(found["ratio"], 3),
-            target=0.4,
-        ),
-    ]
-
-
-def _asked(name: str, value: float, unit: str, asked: float, ratio: Callable[[float, float], float]) -> Result:
-    return Result(name, value, unit, "asked for", asked, round(ratio(value, asked), 3), 1.0)

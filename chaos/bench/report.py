@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ class Result:
     @property
     def held(self) -> bool:
         return self.ratio >= self.target
+
+
+def asked(name: str, value: float, unit: str, wanted: float, ratio: Callable[[float, float], float]) -> Result:
+    """A figure against what is asked for; ratio(value, wanted) is 1 where it is just met."""
+    return Result(name, value, unit, "asked for", wanted, round(ratio(value, wanted), 3), 1.0)
 
 
 def machine() -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The inward bridge: one thread that lands records, and a server for those who operate it."""
 
+import sys
+from typing import Final
+
 from isthmus.bridge.v1 import bridge_pb2_grpc
 
 from mesh import telemetry
@@ -19,9 +22,14 @@ from sync_bridge.inbound.tables import by_topic
 from sync_bridge.kafka import libpq_url
 from sync_bridge.worker import Worker
 
+# The thread that lands needs the interpreter for each block that the database's socket has room for. By default it
+# would wait 5 ms each time for the thread that decodes.
+SWITCH_INTERVAL_S: Final = 0.0005
+
 
 async def main(settings: InboundSettings, process: Process) -> None:
     """Run until SIGTERM, or until records are found to be lost."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     clock = SystemClock()
     tables = by_topic(process.contract)
     meters = Meters(telemetry.meter(), clock)
