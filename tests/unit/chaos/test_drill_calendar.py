@@ -41,7 +41,8 @@ def test_hours_are_those_of_the_time_zone() -> None:
     assert at.astimezone(UTC) == datetime(2026, 11, 22, 19, 0, tzinfo=UTC)
 
 
-def test_a_calendar_that_forbids_everything_ends() -> None:
+def test_a_calendar_that_forbids_everything_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chaos.drill.calendar.TRIES_MAX", 1000)
     assert due(1, drills=[{"cron": "0 3 * * *", "drill": "slow-core"}], forbidden=[{}]) == []
 
 
