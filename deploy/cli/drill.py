@@ -1,5 +1,6 @@
 """`isthmus drill`: break the mesh on purpose, safely, and find out whether it holds."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -175,7 +176,7 @@ def _run_all(names: Iterable[str], as_json: bool, *, to_the_end: bool) -> list[d
     are wanted to the end."""
     from chaos.drill import run as drills
 
-    documents = []
+    documents, began = [], time.monotonic()
     for name in names:
         if not as_json:
             console().print(f"{escape(name)} ...")
@@ -185,6 +186,9 @@ def _run_all(names: Iterable[str], as_json: bool, *, to_the_end: bool) -> list[d
             _say(done.name, done.document)
         if done.document.get("interrupted", True) or not (done.ok or to_the_end):
             break
+    held = sum(bool(one.get("ok")) for one in documents)
+    if not as_json:
+        console().print(f"{held} of {len(documents)} held, in {(time.monotonic() - began) / 60:.1f} min")
     return documents
 
 
