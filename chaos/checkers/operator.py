@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 
@@ -16,15 +17,21 @@ from mesh.tls import Identity
 
 @asynccontextmanager
 async def operator(home: Home, table: Topology) -> AsyncIterator[Channel]:
-    """Channels to the first node of each private workload."""
-    identity = Identity(home.identity("operator"))
-    channels = Channels(identity, load())
+    """Channels to the first node of each private workload. Ask anew before each call: a channel knows the roots and the
+    leaf of its opening, and another is opened when these have been rotated."""
+    identity, contract = Identity(home.identity("operator")), load()
+    opened: dict[Path, Channels] = {}
 
     def to(workload: str) -> grpc.aio.Channel:
+        version = identity.leaf.directory
+        if version not in opened:
+            opened[version] = Channels(identity, contract)
         nodes = (one for one in table.processes if one.workload == workload)
-        return channels.direct(str(next(nodes).listen("grpc")), replace(identity.spiffe_id, workload=workload))
+        address = str(next(nodes).listen("grpc"))
+        return opened[version].direct(address, replace(identity.spiffe_id, workload=workload))
 
     try:
         yield to
     finally:
-        await channels.close()
+        for channels in opened.values():
+            await channels.close()

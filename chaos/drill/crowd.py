@@ -177,8 +177,8 @@ class Crowd:
                 await asyncio.sleep(0.1)
 
     async def _watch_ledger(self) -> None:
-        ledger = LedgerStub(self._channel("payments"))
         while True:
+            ledger = LedgerStub(self._channel("payments"))
             try:
                 balance = await ledger.GetTrialBalance(GetTrialBalanceRequest(), timeout=LEDGER_DEADLINE_S)
             except MeshError:
