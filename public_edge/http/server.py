@@ -9,18 +9,17 @@ answers there what needs no loop, and saves a task, two wake-ups and a turn of t
 
 import asyncio
 import logging
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
 from granian._futures import _cbsched_aioschedule, _future_watcher_wrapper
-from granian._granian import CallbackScheduler, RSGIWorker, SocketHolder
+from granian._granian import CallbackScheduler, RSGIWorker
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.server.embed import AsyncWorker, Server
+from granian.server.embed import AsyncWorker
 
 from public_edge.http.app import EdgeApp
+from security.identity.front import OneSocketServer
 
 HEADER_BYTES_MAX = 32 << 10
 STREAMS_MAX = 256
@@ -67,26 +66,11 @@ async def _serve(
     await stopped
 
 
-class _Listener(Server):
-    """Granian's embedded server with one socket for all its workers."""
-
-    def _init_shared_socket(self) -> None:
-        # Not a socket for each worker (SO_REUSEPORT): one that ends would reset the connections that wait in its queue.
-        family = socket.AF_INET6 if ":" in self.bind_addr else socket.AF_INET
-        self._socket = socket.socket(family)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((self.bind_addr, self.bind_port))
-        self._socket.listen(self.backlog)
-        self._socket.setblocking(False)
+class _Listener(OneSocketServer):
+    """With our worker in the place of granian's."""
 
     def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
-        # A worker closes the descriptor that it was given.
-        self._shd = SocketHolder(os.dup(self._socket.fileno()), False, self.backlog)  # type: ignore[call-arg, assignment]
         return super()._spawn_worker(idx, _serve, callback_loader)
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()
 
     async def replace_worker(self, app: EdgeApp) -> None:
         await self._respawn_workers([0], _serve, app, OVERLAP_S)

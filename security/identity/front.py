@@ -5,11 +5,13 @@ gateway's issuer as its only authority, which signs the gateway and nobody else.
 """
 
 import asyncio
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
-from granian._granian import ListenerSpec
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.embed import Server
@@ -29,7 +31,7 @@ BACKLOG = 1024
 CONCURRENT_MAX = 512
 
 
-class _OneSocketServer(Server):
+class OneSocketServer(Server):
     """granian's embedded server with one listening socket for the worker that goes and the worker that comes.
 
     granian would give each a socket of its own, and the kernel would reset the connections that wait in the queue of
@@ -37,7 +39,21 @@ class _OneSocketServer(Server):
     """
 
     def _init_shared_socket(self) -> None:
-        self._shd = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()  # type: ignore[assignment]
+        family = socket.AF_INET6 if ":" in self.bind_addr else socket.AF_INET
+        self._socket = socket.socket(family)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((self.bind_addr, self.bind_port))
+        self._socket.listen(self.backlog)
+        self._socket.setblocking(False)
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]
+        # A worker closes the descriptor that it was given.
+        self._shd = SocketHolder(os.dup(self._socket.fileno()), False, self.backlog)  # type: ignore[call-arg, assignment]
+        return super()._spawn_worker(idx, target, callback_loader)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
 
 
 class GatewayFront:
@@ -59,7 +75,7 @@ class GatewayFront:
         self._stopping = stopping
         self._task: asyncio.Task[None] | None = None
         directory = identity.leaf.directory
-        self._server = _OneSocketServer(
+        self._server = OneSocketServer(
             app,
             address=host,
             port=int(port),
@@ -104,6 +120,7 @@ class GatewayFront:
         _, late = await asyncio.wait([self._task], timeout=grace_s)
         for task in late:
             task.cancel()
+        self._server.close()
 
     def _rotate(self, leaf: Leaf) -> None:
         # A new worker with the new leaf listens beside the old one, which then finishes its connections.

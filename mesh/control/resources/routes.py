@@ -92,7 +92,12 @@ def core(view: View) -> dict[str, Any]:
     routes += [
         {
             "match": {"prefix": prefix},
-            "route": {"cluster": OAUTH_HTTP, "timeout": f"{OAUTH_TIMEOUT_S}s"},
+            "route": {
+                "cluster": OAUTH_HTTP,
+                "timeout": f"{OAUTH_TIMEOUT_S}s",
+                # Nothing was asked yet of a replica that is going, or showing a new certificate from now on.
+                "retry_policy": {"retry_on": "connect-failure,refused-stream", "num_retries": 2},
+            },
             "typed_per_filter_config": {**transcoding.untouched(), **decision.skipped()},
         }
         for prefix in OAUTH_PREFIXES
