@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+from functools import lru_cache
 from typing import Final
 
 HEADER: Final = "x-forwarded-client-cert"
@@ -10,6 +11,8 @@ _HASH: Final = re.compile(r"(?:^|;)Hash=([0-9a-f]{64})(?:;|$)")
 _URI: Final = re.compile(r"(?:^|;)URI=([^;,\"]{1,256})(?:;|$)")
 
 
+# The same few peers say the same again and again.
+@lru_cache(maxsize=1024)
 def forwarded_peer(header: str) -> tuple[str, str]:
     """SPIFFE id of the gateway's peer, and its certificate's SHA-256 in base64url (RFC 8705, section 3.1); or "".
 

@@ -117,6 +117,7 @@ class FieldPolicy:
     name: str
     data_class: DataClass
     mask: Mask
+    markup: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ def read_fields(message: descriptor.Descriptor) -> dict[str, FieldPolicy]:
                 f"field {field.full_name}: state its class in (isthmus.policy.v1.field), "
                 "or one for the whole message in (isthmus.policy.v1.message)"
             )
-        policies[field.name] = FieldPolicy(field.name, DataClass(stated), Mask(policy.mask))
+        policies[field.name] = FieldPolicy(field.name, DataClass(stated), Mask(policy.mask), policy.markup)
     return policies
 
 

@@ -1,6 +1,7 @@
 """What the gateway says to a call: to the log which rule it broke, to the caller what helps it to do better."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from envoy.config.core.v3 import base_pb2
@@ -31,6 +32,8 @@ _CHALLENGES: Final = 'Bearer realm="isthmus", DPoP algs="ES256"'
 _OVERWRITE: Final = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
+# An inner token goes along with many calls; nobody changes an answer that was made.
+@lru_cache(maxsize=4096)
 def allowed(token: str | None) -> auth.CheckResponse:
     """Go on, with the inner token in place of whatever came along; without one, with none."""
     answer = auth.CheckResponse()

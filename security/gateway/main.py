@@ -16,6 +16,7 @@ from security.gateway.decision import Decider, Exchanger
 from security.gateway.minting import Mint
 from security.gateway.service import AuthorizationService, ExchangeService
 from security.gateway.settings import GatewaySettings
+from security.gateway.shield import Shield
 from security.gateway.store import ProofStore
 from security.tokens.dpop import Nonces
 from security.tokens.remote import inner_verifier, trusting
@@ -55,7 +56,7 @@ async def main(settings: GatewaySettings, process: Process) -> None:
     server.add(gateway_pb2_grpc.add_ExchangeServicer_to_server, ExchangeService(exchanger))
     server.add_infrastructure(
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server,
-        AuthorizationService(decider, sink, settings, clock),
+        AuthorizationService(decider, Shield(contract, settings.input_shield), sink, settings, clock),
         frozenset({CORE_GATEWAY}),
     )
     await process.serve(server.build(), sink, keys, revocations, mint, proofs)

@@ -19,6 +19,7 @@ from security.audit.port import AuditSink
 from security.audit.record import AuditRecord, Decision, clean
 from security.gateway import answers
 from security.gateway.decision import Asked, Decider, Exchanger
+from security.gateway.shield import Shield
 
 log = logger("gateway")
 
@@ -29,8 +30,11 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
     A call that is let through goes on record where it is served, one that is refused goes on record here.
     """
 
-    def __init__(self, decider: Decider, sink: AuditSink, settings: ProcessSettings, clock: Clock) -> None:
+    def __init__(
+        self, decider: Decider, shield: Shield, sink: AuditSink, settings: ProcessSettings, clock: Clock
+    ) -> None:
         self._decider = decider
+        self._shield = shield
         self._sink = sink
         self._workload, self._node = settings.workload, settings.node
         self._clock = clock
@@ -44,6 +48,8 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
         asked = _asked(http)
         try:
             decided = await self._decider.decide(asked)
+            # Last: who may not call at all learns nothing of what is taken.
+            self._shield.check(asked.path, http.raw_body)
         except MeshError as error:
             return self._refuse(asked, headers.get("traceparent", ""), error)
         except Exception:

@@ -4,12 +4,14 @@ from typing import Any, Final
 
 from mesh.contract import MethodPolicy
 from mesh.control.resources import problems
+from mesh.control.resources.view import BODY_BYTES_MAX
 
 FILTER: Final = problems.DECISION
 GATEWAY: Final = "gateway"
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3."
 # Longer than a decision ever takes on a machine that is not lost, and well within the shortest deadline.
 _TIMEOUT: Final = "1s"
+_FRAME_BYTES: Final = 5
 # What a decision is made from, besides method and path.
 _HEADERS: Final = (
     "authorization",
@@ -36,6 +38,8 @@ def filter_() -> dict[str, Any]:
             "failure_mode_allow": False,
             "status_on_error": {"code": 503},
             "allowed_headers": allowed,
+            # As gRPC frames it: the input shield looks at what the service will see.
+            "with_request_body": {"max_request_bytes": BODY_BYTES_MAX + _FRAME_BYTES, "pack_as_bytes": True},
             # The decision's headers replace what came; none that Envoy itself speaks through may be among them.
             "validate_mutations": True,
         },

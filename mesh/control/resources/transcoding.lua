@@ -91,12 +91,22 @@ end
 local REFUSED = '{"type":"urn:isthmus:problem:field-unknown","title":"Field unknown","status":400,'
   .. '"detail":"The body holds a field that cannot be taken.","reason":"FIELD_UNKNOWN"'
 
+local JSON_UTF8 = '^application/json%s*;%s*charset%s*=%s*"?utf%-8"?%s*$'
+local NOT_JSON = '{"type":"urn:isthmus:problem:unsupported-media-type","title":"Unsupported media type","status":415,'
+  .. '"detail":"The body must be application/json, in UTF-8.","reason":"UNSUPPORTED_MEDIA_TYPE"}'
+
 function envoy_on_request(handle)
   local verb, path = handle:headers():get(':method'), handle:headers():get(':path'):match('^[^?]*')
   for _, each in ipairs(BODIES) do
     if each.verb == verb and path:match(each.pattern) then
       local body = handle:body()
       if not body or body:length() > BODY_BYTES_MAX then return end
+      local kind = (handle:headers():get('content-type') or ''):lower()
+      if body:length() > 0 and not (kind:match('^application/json%s*$') or kind:match(JSON_UTF8)) then
+        handle:streamInfo():dynamicMetadata():set('isthmus', 'answered', true)
+        handle:respond({[':status'] = '415', ['content-type'] = 'application/problem+json'}, NOT_JSON)
+        return
+      end
       local json = body:getBytes(0, body:length()):match('^%s*({.*)$')
       -- What is no object at all, or breaks off, the transcoder refuses.
       local ok, found = pcall(stranger, json or '', each.message, 0)

@@ -100,6 +100,7 @@ def channel(world: World, workload: str) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(world.address("core-gateway", "https"), identity.channel_credentials(), options)
 
 
+JSON = {"content-type": "application/json"}
 ORDER = {
     "idempotency_key": "12345678",
     "member_id": "m1",
@@ -173,7 +174,7 @@ async def test_rules_of_fields_are_told_by_field(public: aiohttp.ClientSession) 
     ],
 )
 async def test_bad_json_is_a_problem(public: aiohttp.ClientSession, body: bytes) -> None:
-    async with public.post("/v1/orders", data=body, headers=token()) as answer:
+    async with public.post("/v1/orders", data=body, headers=token() | JSON) as answer:
         assert answer.status == 400, await answer.text()
         assert "isthmus.orders" not in json.dumps(await problem(answer))
 
@@ -190,8 +191,25 @@ async def test_unknown_fields_are_refused(public: aiohttp.ClientSession, where: 
 
 async def test_repeated_fields_are_refused(public: aiohttp.ClientSession) -> None:
     body = b'{"member_id": "m1", "memberId": "m2"}'
-    async with public.post("/v1/orders", data=body, headers=token()) as answer:
+    async with public.post("/v1/orders", data=body, headers=token() | JSON) as answer:
         assert (await problem(answer))["errors"] == [{"field": "memberId", "rule": "comes twice"}]
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=x"])
+async def test_a_body_that_says_it_is_something_else_is_refused(public: aiohttp.ClientSession, kind: str) -> None:
+    headers = token() | {"content-type": kind}
+    async with public.post("/v1/orders", data=json.dumps(ORDER).encode(), headers=headers) as answer:
+        assert (await problem(answer))["reason"] == "UNSUPPORTED_MEDIA_TYPE"
+
+
+@pytest.mark.parametrize("text", ["x' OR '1'='1' --", "<script>alert(1)</script>", "%3Csvg%2Fonload%3Dalert(1)%3E"])
+async def test_what_looks_like_an_attack_does_not_reach_the_service(public: aiohttp.ClientSession, text: str) -> None:
+    line = {**ORDER["lines"][0], "sku": text}  # type: ignore[dict-item]
+    async with public.post("/v1/orders", json={**ORDER, "lines": [line]}, headers=token()) as answer:
+        document = await problem(answer)
+        assert (answer.status, document["reason"]) == (400, "INPUT_REFUSED")
+        assert "sku" in document["detail"]
+        assert text not in json.dumps(document)
 
 
 async def test_unknown_query_parameters_are_refused(public: aiohttp.ClientSession) -> None:

@@ -28,6 +28,7 @@ from security.audit.record import AuditRecord
 from security.gateway.decision import Decider
 from security.gateway.minting import Mint
 from security.gateway.service import AuthorizationService
+from security.gateway.shield import Mode, Shield
 from security.tokens.dpop import Nonces
 from security.tokens.keys import parse_jwk
 from security.tokens.verifier import TokenVerifier
@@ -115,7 +116,7 @@ async def gateway(settings: ProcessSettings, process: Process, builder: ServerBu
     builder.add(gateway_pb2_grpc.add_ExchangeServicer_to_server, bare(gateway_pb2_grpc.ExchangeServicer))
     builder.add_infrastructure(
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server,
-        AuthorizationService(decider, NoRecords(), settings, clock),
+        AuthorizationService(decider, Shield(process.contract, Mode.ENFORCE), NoRecords(), settings, clock),
         frozenset({"core-gateway"}),
     )
     return mint

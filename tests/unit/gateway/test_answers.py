@@ -7,12 +7,14 @@ import pytest
 from envoy.service.auth.v3 import external_auth_pb2 as auth
 
 from mesh.clock import SystemClock
+from mesh.contract import load
 from mesh.errors import MeshError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from mesh.settings import ProcessSettings
 from security.audit.record import AuditRecord, Decision
 from security.gateway.decision import Asked, Decided
 from security.gateway.minting import InnerToken
 from security.gateway.service import AuthorizationService
+from security.gateway.shield import Mode, Shield
 
 PATH = "/isthmus.orders.v1.Orders/PlaceOrder"
 CERTIFICATE = f"By=x;Hash={'ab' * 32};URI=spiffe://isthmus.internal/public/edge-gateway"
@@ -49,6 +51,7 @@ class Decides:
         return self.outcome
 
 
+SHIELD = Shield(load(), Mode.ENFORCE)
 SETTINGS = ProcessSettings.model_construct(workload="gateway", node="gateway-1")
 
 
@@ -57,7 +60,7 @@ async def check(decides: Decides, sink: Sink, **headers: str) -> auth.CheckRespo
     http = request.attributes.request.http
     http.method, http.path = "POST", PATH
     http.headers.update({"x-forwarded-client-cert": CERTIFICATE} | headers)
-    service = AuthorizationService(decides, sink, SETTINGS, SystemClock())  # type: ignore[arg-type]
+    service = AuthorizationService(decides, SHIELD, sink, SETTINGS, SystemClock())  # type: ignore[arg-type]
     context: Any = None
     return await service.Check(request, context)
 

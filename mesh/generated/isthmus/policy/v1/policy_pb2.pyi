@@ -410,15 +410,19 @@ class FieldPolicy(_message.Message):
 
     CLASS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    MARKUP_FIELD_NUMBER: _builtins.int
     mask: Global___Mask.ValueType
+    markup: _builtins.bool
+    """Holds markup, which its service makes safe before it is shown: the input shield expects it there."""
     def __init__(
         self,
         *,
         mask: Global___Mask.ValueType = ...,
+        markup: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class", b"class", "mask", b"mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class", b"class", "markup", b"markup", "mask", b"mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

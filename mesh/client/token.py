@@ -1,0 +1,76 @@
+"""An access token by client credentials (RFC 6749, section 4.4), asked for before the last one ends."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from mesh.client.assertion import AssertionKey
+from mesh.errors import Unauthenticated, Unavailable
+
+RENEW_BEFORE_S: Final = 30.0
+TIMEOUT_S: Final = 10.0
+
+
+class _Given(msgspec.Struct):
+    access_token: str
+    expires_in: float
+
+
+class _Refused(msgspec.Struct):
+    error: str = "unreadable"
+
+
+class ClientToken:
+    """For the tasks of one loop. The key is read again for each token, so that a new one is taken up."""
+
+    def __init__(self, client_id: str, key_file: Path, scope: str) -> None:
+        self._client_id = client_id
+        self._key_file = key_file
+        self._scope = scope
+        self._text = ""
+        self._renew_at = 0.0
+        self._asking = asyncio.Lock()
+
+    def forget(self, text: str) -> None:
+        """A token was refused: the next call asks for another."""
+        if self._text == text:
+            self._renew_at = 0.0
+
+    async def text(self, session: aiohttp.ClientSession, issuer: str) -> str:
+        """A token of `issuer`. Unauthenticated if it gives none, Unavailable if it does not answer."""
+        if time.monotonic() >= self._renew_at:
+            async with self._asking:
+                if time.monotonic() >= self._renew_at:
+                    await self._renew(session, issuer)
+        return self._text
+
+    async def _renew(self, session: aiohttp.ClientSession, issuer: str) -> None:
+        form = {"grant_type": "client_credentials", "scope": self._scope}
+        form |= AssertionKey(self._client_id, self._key_file).form(issuer)
+        asked = time.monotonic()
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        try:
+            async with session.post(f"{issuer}/oauth/token", data=form, timeout=timeout) as answer:
+                status, body = answer.status, await answer.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise Unavailable("TOKEN_UNAVAILABLE", "the authorization server does not answer") from error
+        if status >= 500 or status == 429:
+            raise Unavailable("TOKEN_UNAVAILABLE", f"the authorization server answers {status}")
+        if status != 200:
+            try:
+                rule = msgspec.json.decode(body, type=_Refused).error
+            except msgspec.DecodeError:
+                rule = _Refused().error
+            raise Unauthenticated(
+                "TOKEN_REFUSED",
+                f"the authorization server gives no token: {rule}",
+                remedy="Look at the client's id, its key and the scopes that it is registered for.",
+            )
+        given = msgspec.json.decode(body, type=_Given)
+        self._text = given.access_token
+        # A token that lives only briefly is used for half of its life.
+        self._renew_at = asked + max(given.expires_in - RENEW_BEFORE_S, given.expires_in / 2)

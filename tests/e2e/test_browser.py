@@ -1,0 +1,203 @@
+"""Members' pages in Chromium: sign-in with and without script, a passkey, step-up, consent, in both languages.
+
+ISTHMUS_WRITE_DOCS=1 takes the pictures in docs/pages anew.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from deploy.local.mesh import LocalMesh
+from deploy.local.settings import REPOSITORY
+from security.tokens.admission import STEP_UP_CONTEXT
+from tests.e2e.public import problem, public_client, register
+from tests.e2e.signin import FORM, PASSWORD, create_account
+
+async_api = pytest.importorskip("playwright.async_api")
+CHROMIUM = os.environ.get("ISTHMUS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(CHROMIUM is None, reason="NOT TESTED: no Chromium here (apt-get install chromium)"),
+]
+SHOP = "https://shop.isthmus.example/callback"
+LOGIN = "hedy@example.org"
+WAIT_MS = 20_000
+LAUNCH_MS = 90_000
+PICTURES = REPOSITORY / "docs" / "pages"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def browser(mesh: LocalMesh) -> AsyncIterator[Any]:
+    """Chromium, which takes the mesh's certificate for a good one: with a doubtful one it offers no passkeys."""
+    where = urlsplit(mesh.urls["edge_gateway"])
+    assert where.hostname
+    assert where.port
+    leaf = x509.load_pem_x509_certificate(ssl.get_server_certificate((where.hostname, where.port)).encode())
+    key = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    known = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    async with async_api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[f"--ignore-certificate-errors-spki-list={known}", "--no-sandbox", "--disable-gpu"],
+            timeout=LAUNCH_MS,
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def member(mesh: LocalMesh) -> str:
+    async with public_client(mesh) as client:
+        member_id = await register(mesh, client, "browser-member-1", 31)
+        await create_account(mesh, client, member_id, LOGIN)
+    return member_id
+
+
+async def opened(browser: Any, **settings: Any) -> tuple[Any, "asyncio.Queue[str]"]:
+    """A page of a browser of its own, and where it was sent back to: the shop itself is nowhere."""
+    context = await browser.new_context(viewport={"width": 420, "height": 640}, **settings)
+    context.set_default_timeout(WAIT_MS)
+    page = await context.new_page()
+    back: asyncio.Queue[str] = asyncio.Queue()
+    page.on("request", lambda request: back.put_nowait(request.url) if request.url.startswith(SHOP) else None)
+    return page, back
+
+
+class Shop:
+    """The shop's app: it sends the browser, and redeems what the browser brings back."""
+
+    def __init__(self, mesh: LocalMesh, scope: str, **more: str) -> None:
+        self._mesh = mesh
+        self.verifier = secrets.token_urlsafe(48)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
+        asked = {
+            "response_type": "code",
+            "client_id": "shop-web",
+            "redirect_uri": SHOP,
+            "scope": scope,
+            "state": "s",
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        self.url = f"{mesh.urls['edge_gateway']}/oauth/authorize?{urlencode(asked | more)}"
+
+    async def token(self, back: "asyncio.Queue[str]") -> str:
+        """The token for which the browser, sent back to the shop, brings the code."""
+        url = await asyncio.wait_for(back.get(), WAIT_MS / 1000)
+        form = {
+            "grant_type": "authorization_code",
+            "client_id": "shop-web",
+            "code": parse_qs(urlsplit(url).query)["code"][0],
+            "redirect_uri": SHOP,
+            "code_verifier": self.verifier,
+        }
+        async with public_client(self._mesh) as client:
+            answer = await client.send("POST", "/oauth/token", urlencode(form).encode(), FORM)
+        assert answer.status == 200, answer.body
+        return str(json.loads(answer.body)["access_token"])
+
+
+async def sign_in(page: Any) -> None:
+    await page.fill("#login", LOGIN)
+    await page.fill("#password", PASSWORD)
+    await page.click("button[value=sign-in]")
+
+
+async def picture(page: Any, name: str) -> None:
+    if os.environ.get("ISTHMUS_WRITE_DOCS"):
+        PICTURES.mkdir(exist_ok=True)
+        await page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+async def test_a_member_signs_in_and_decides_without_script(mesh: LocalMesh, browser: Any, member: str) -> None:
+    page, back = await opened(browser, java_script_enabled=False)
+    shop = Shop(mesh, "members.read")
+    await page.goto(shop.url)
+    assert not await page.is_visible("#passkey")
+    await page.fill("#login", LOGIN)
+    await page.fill("#password", "something else")
+    await page.click("button[value=sign-in]")
+    assert await page.is_visible(".problem")
+    await sign_in(page)
+    await page.click("button[value=allow]")
+    assert await shop.token(back)
+    # From now on the shop may come back for as much without asking, and no more than that.
+    again = Shop(mesh, "members.read")
+    with contextlib.suppress(async_api.Error):
+        # There is no shop where it is sent at once.
+        await page.goto(again.url)
+    assert await again.token(back)
+    await page.goto(Shop(mesh, "members.read orders.read").url)
+    assert await page.is_visible("button[value=allow]")
+    await page.context.close()
+
+
+async def test_a_passkey_steps_up_to_what_a_password_does_not_open(mesh: LocalMesh, browser: Any, member: str) -> None:
+    page, back = await opened(browser, locale="en-GB")
+    devtools = await page.context.new_cdp_session(page)
+    await devtools.send("WebAuthn.enable")
+    authenticator = {
+        "protocol": "ctap2",
+        "transport": "internal",
+        "hasResidentKey": True,
+        "hasUserVerification": True,
+        "isUserVerified": True,
+        "automaticPresenceSimulation": True,
+    }
+    await devtools.send("WebAuthn.addVirtualAuthenticator", {"options": authenticator})
+    shop = Shop(mesh, "members.reveal")
+    await page.goto(shop.url)
+    await picture(page, "sign-in")
+    await sign_in(page)
+    await page.wait_for_selector("button[value=allow]")
+    await picture(page, "consent")
+    await page.click("button[value=allow]")
+    by_password = await shop.token(back)
+    path = f"/v1/members/{member}:export"
+    async with public_client(mesh) as client:
+        refused = await client.send("GET", path, headers={"authorization": f"Bearer {by_password}"})
+        assert problem(refused, 401)["reason"] == "STEP_UP_REQUIRED"
+        asked = refused.headers["www-authenticate"]
+        assert 'error="insufficient_user_authentication"' in asked
+        assert STEP_UP_CONTEXT in asked
+        await page.goto(f"{mesh.urls['edge_gateway']}/oauth/account")
+        await page.click("#passkey button")
+        await page.wait_for_selector("button[value=remove]")
+        await picture(page, "account")
+        # As the challenge says: the session of before is not enough, and the passkey alone is.
+        shop = Shop(mesh, "members.reveal", acr_values=STEP_UP_CONTEXT)
+        await page.goto(shop.url)
+        await page.click("#passkey button")
+        stepped_up = await shop.token(back)
+        answer = await client.send("GET", path, headers={"authorization": f"Bearer {stepped_up}"})
+        assert answer.status == 200, answer.body
+    await page.goto(f"{mesh.urls['edge_gateway']}/oauth/account")
+    await page.click("button[value=end-all]")
+    await page.wait_for_selector("#password")
+    await page.context.close()
+
+
+async def test_the_pages_speak_chinese_to_who_prefers_it(mesh: LocalMesh, browser: Any, member: str) -> None:
+    page, _ = await opened(browser, locale="zh-CN")
+    await page.goto(Shop(mesh, "orders.read orders.write").url)
+    assert await page.title() == "登录"
+    await picture(page, "sign-in.zh")
+    await sign_in(page)
+    await page.wait_for_selector("button[value=allow]")
+    assert await page.title() == "允许访问？"
+    await picture(page, "consent.zh")
+    await page.context.close()
