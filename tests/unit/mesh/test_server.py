@@ -60,6 +60,12 @@ class Provider(sandbox_pb2_grpc.SandboxProviderServicer):
     async def Return(self, request: Any, context: Any) -> sandbox_pb2.ReturnResponse:
         return sandbox_pb2.ReturnResponse()
 
+    async def Release(self, request: Any, context: Any) -> sandbox_pb2.ReleaseResponse:
+        return sandbox_pb2.ReleaseResponse()
+
+    async def ListStatement(self, request: Any, context: Any) -> sandbox_pb2.ListStatementResponse:
+        return sandbox_pb2.ListStatementResponse()
+
 
 @asynccontextmanager
 async def serving(member: Member, provider: Provider) -> AsyncIterator[MeshServer]:
