@@ -13,6 +13,8 @@ from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Listen, Process, Topology
 from deploy.local.xds_bootstrap import write_xds_bootstrap
+from mesh.database.migrate import owners
+from mesh.database.roles import as_role
 from mesh.environment import GRPC
 
 # Both, because those that stand between the zones trust the roots of both.
@@ -178,7 +180,9 @@ class _Builder:
         control = self.control.get(zone, "")
         # Only those that use the database or Kafka learn where it is.
         if "migrate" in after:
-            environment["ISTHMUS_DATABASE_URL"] = self.database_url
+            # Somebody else's server has the roles that its owner gave it, and the URL says which one.
+            folders = () if self.settings.database_url else [owner.versions.parent for owner in owners()]
+            environment["ISTHMUS_DATABASE_URL"] = as_role(self.database_url, workload, folders)
         if workload == "witness":
             self.witness = str(process.listen("http"))
         if workload == "audit":

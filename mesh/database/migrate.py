@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mesh.database import roles
 from mesh.database.engine import engine as new_engine
 from mesh.database.engine import execute
 from mesh.errors import FailedPrecondition
@@ -64,7 +65,10 @@ def migrate(url: str, owned: Iterable[Owner] | None = None) -> dict[str, str]:
         with engine.begin() as connection:
             connection.execute(text(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
-            return {owner.schema: _upgrade(connection, owner) for owner in (owners() if owned is None else owned)}
+            chosen = tuple(owners() if owned is None else owned)
+            heads = {owner.schema: _upgrade(connection, owner) for owner in chosen}
+            roles.grant(connection, (owner.versions.parent for owner in chosen))
+            return heads
     finally:
         engine.dispose()
 

@@ -15,6 +15,7 @@ from mesh.clock import SystemClock
 from mesh.contract import load
 from mesh.database.engine import async_engine, execute
 from mesh.database.migrate import migrate, owners
+from mesh.database.roles import as_role
 from mesh.spiffe import SpiffeId
 from private_core.orders.service import OrdersService, StockService
 from private_core.orders.store import OrderStore
@@ -46,11 +47,12 @@ class FakePayments:
 class Room:
     """Calls the service as the server would, as whichever subject."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, own: AsyncEngine) -> None:
+        """own: with the rights of the room's own role, where `engine` has the owner's."""
         self.engine = engine
         self.members = FakeMembers()
         self.payments = FakePayments()
-        self.store = OrderStore(engine)
+        self.store = OrderStore(own)
         self.service = OrdersService(self.store, self.members, self.payments, SystemClock())
         self.stock = StockService(self.store)
 
@@ -122,5 +124,7 @@ async def room(orders_url: str) -> AsyncIterator[Room]:
     await execute(
         engine, text("TRUNCATE orders.line, orders.placed_order, orders.stock, orders.idempotency, outbox.event")
     )
-    yield Room(engine)
+    own = async_engine(as_role(orders_url, "orders", [owner.versions.parent for owner in owners()]), "test")
+    yield Room(engine, own)
+    await own.dispose()
     await engine.dispose()

@@ -18,6 +18,7 @@ from mesh.clock import SystemClock
 from mesh.contract import load
 from mesh.database.engine import async_engine, execute
 from mesh.database.migrate import migrate, owners
+from mesh.database.roles import as_role
 from mesh.errors import MeshError, NotFound, Unavailable
 from mesh.spiffe import SpiffeId
 from private_core.money import Money
@@ -108,6 +109,8 @@ class Room:
     orders: FakeOrders
     provider: FakeProvider
     hold_s: float = 60.0
+    # With the rights of the room's own role, where `engine` has the owner's.
+    own: AsyncEngine | None = None
     service: PaymentsService = field(init=False)
     ledger: LedgerService = field(init=False)
     entries: ReconciliationStore = field(init=False)
@@ -116,7 +119,7 @@ class Room:
 
     def __post_init__(self) -> None:
         self.service = PaymentsService(self.store, self.orders, self.provider, SystemClock(), self.hold_s)
-        self.entries = ReconciliationStore(self.engine)
+        self.entries = ReconciliationStore(self.own or self.engine)
         self.reconciliation = Reconciliation(self.entries, self.provider, SystemClock())
         self.ledger = LedgerService(self.store, self.reconciliation)
         settlement = Settlement(self.store, self.orders, self.provider)
@@ -192,5 +195,7 @@ async def room(payments_url: str) -> AsyncIterator[Room]:
         # The books refuse to be emptied; a test may ask for it as their owner.
         await connection.execute(text("SET LOCAL session_replication_role = replica"))
         await connection.execute(text(f"TRUNCATE {truncated}"))
-    yield Room(engine, PaymentStore(engine), FakeOrders(), FakeProvider())
+    own = async_engine(as_role(payments_url, "payments", [owner.versions.parent for owner in owners()]), "test")
+    yield Room(engine, PaymentStore(own), FakeOrders(), FakeProvider(), own=own)
+    await own.dispose()
     await engine.dispose()
