@@ -305,15 +305,11 @@ def _put_on_record(report: "Report") -> None:
     from isthmus.audit.v1 import audit_pb2 as pb
 
     from deploy.cli import audit_log
-    from deploy.local.errors import LauncherError
 
     activity = pb.ACTIVITY_LOG_VERIFIED if report.ok else pb.ACTIVITY_LOG_REFUTED
     kinds = sorted({finding.kind.value for finding in report.findings})
     about = ",".join(kinds) if kinds else f"{report.leaves} leaves"
-    try:
-        asyncio.run(audit_log.record(activity, about))
-    except LauncherError as error:
-        typer.echo(f"This verification is not on record: {error}", err=True)
+    audit_log.record_if_there(activity, about)
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """The audit log of the running mesh, reached as its operator; the mesh's generated code is loaded with this file."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import typer
 from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
 
@@ -55,6 +57,14 @@ async def record(activity: pb.Activity.ValueType, about: str) -> None:
     about = ABOUT_OTHER.sub(" ", about)[:ABOUT_CHARACTERS_MAX]
     async with connected() as log:
         await log.RecordActivity(pb.RecordActivityRequest(activity=activity, about=about))
+
+
+def record_if_there(activity: pb.Activity.ValueType, about: str) -> None:
+    """The same for what must go on when the log is away: then it is said here that it is not on record."""
+    try:
+        asyncio.run(record(activity, about))
+    except LauncherError as error:
+        typer.echo(f"This is not on record: {error}", err=True)
 
 
 async def leaves(

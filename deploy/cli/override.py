@@ -1,5 +1,6 @@
 """`isthmus override`: faults and canary shares that the control planes push, and that end by themselves."""
 
+import asyncio
 import time
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ def fault(
         zone, path = overriding.method(method)
         with overriding.clear():
             added = Fault(path, percent, time.time() + lasting, delay_ms, abort)
+        _on_record(f"fault {path} {percent} percent {delay_ms} ms {abort} for {lasting:.0f} s")
         overriding.change(
             zone, lambda now: replace(now, faults=(*(one for one in now.faults if one.method != path), added))
         )
@@ -54,6 +56,7 @@ def split(
         zone = overriding.workload(workload, nodes)
         with overriding.clear():
             added = Split(workload, tuple(nodes), percent, time.time() + lasting)
+        _on_record(f"split {workload} {percent} percent to {','.join(nodes)} for {lasting:.0f} s")
         overriding.change(
             zone, lambda now: replace(now, splits=(*(one for one in now.splits if one.workload != workload), added))
         )
@@ -85,9 +88,22 @@ def list_overrides(as_json: Json = False) -> None:
 
 @app.command()
 def clear() -> None:
-    """End all overrides now."""
+    """End all overrides now, also when the audit log is away and cannot have it on record."""
+    from isthmus.audit.v1 import audit_pb2
+
+    from deploy.cli import audit_log
     from deploy.local import overriding
     from mesh.control.overrides import Overrides
 
     for zone in overriding.ZONES:
         overriding.change(zone, lambda _: Overrides())
+    audit_log.record_if_there(audit_pb2.ACTIVITY_CONFIGURATION_CHANGED, "overrides cleared")
+
+
+def _on_record(about: str) -> None:
+    """Before it is done: what is not on record does not happen. Raises LauncherError."""
+    from isthmus.audit.v1 import audit_pb2
+
+    from deploy.cli import audit_log
+
+    asyncio.run(audit_log.record(audit_pb2.ACTIVITY_CONFIGURATION_CHANGED, about))

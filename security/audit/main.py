@@ -17,7 +17,7 @@ from security.audit.service import AuditLogService
 from security.audit.settings import AuditSettings
 from security.audit.store import AuditStore
 from security.audit.tree_store import TreeStore
-from security.audit.watch import AlertWatch
+from security.audit.watch import ALERTS_CURSOR, AlertWatch
 from security.audit.witness_client import WitnessClient
 from security.audit.witnessing import Witnessing
 
@@ -37,7 +37,8 @@ async def main(settings: AuditSettings, process: Process) -> None:
         name = f"{settings.trust_domain}/witness"
         witnesses.append(Witnessing(store, client, name, settings.audit_checkpoint_s))
     rules = AlertRules(read_rules(settings.audit_alert_rules or RULES), process.contract)
-    watch = AlertWatch(store, rules, settings.audit_alert_webhook, settings.audit_checkpoint_s)
+    cursor = settings.home / ALERTS_CURSOR
+    watch = AlertWatch(store, rules, settings.audit_alert_webhook, settings.audit_checkpoint_s, cursor)
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
     server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.

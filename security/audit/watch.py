@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -12,7 +13,9 @@ from mesh.errors import MeshError
 from mesh.logs import logger
 from security.audit.alerts import Alert, AlertRules
 from security.audit.store import AuditStore
+from security.identity.files import DIRECTORY_MODE, KEY_MODE, write_file
 
+ALERTS_CURSOR: Final = Path("run/audit/alerted.txt")
 _PAGE: Final = 1000
 _PAGES_MAX: Final = 100
 _WEBHOOK_S: Final = 5.0
@@ -21,10 +24,19 @@ _WAITING_MAX: Final = 1000
 
 
 class AlertWatch:
-    """A service of the audit process. It begins with what is new: what came while it was away is in the report."""
+    """A service of the audit process.
 
-    def __init__(self, store: AuditStore, rules: AlertRules, webhook: str | None, interval_s: float) -> None:
+    cursor: the file in which it keeps how far it has looked and told, so that what came while it was away is looked at
+    as well; without one it begins with what is new. An alert may come twice and is not lost, unless more than
+    _WAITING_MAX wait for the webhook. What rules have counted so far is forgotten with the process.
+    """
+
+    def __init__(
+        self, store: AuditStore, rules: AlertRules, webhook: str | None, interval_s: float, cursor: Path
+    ) -> None:
         self._store = store
+        self._cursor = cursor
+        self._kept: int | None = None
         self._rules = rules
         self._webhook = webhook
         self._interval_s = interval_s
@@ -36,6 +48,7 @@ class AlertWatch:
         self._count = telemetry.meter().create_counter("audit.alerts")
 
     async def start(self) -> None:
+        self._cursor.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         self._task = asyncio.create_task(self._run(), name="alerts")
 
     async def stop(self, grace_s: float) -> None:
@@ -51,15 +64,19 @@ class AlertWatch:
                 await self.round()
             except MeshError as error:
                 self._log.warning("the log is not watched now", reason=error.reason)
+            except OSError as error:
+                self._log.warning("how far the log was watched cannot be kept", error=type(error).__name__)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._stopping.wait()
 
     async def round(self) -> None:
-        """Look at every leaf that is new. Raises MeshError."""
+        """Look at every leaf that is new. Raises MeshError, and OSError when it cannot keep how far it came."""
         if self._next_leaf is None:
             newest = await self._store.checkpoints(0, 1, newest_first=True)
-            self._next_leaf = newest[0].tree_size if newest else 0
+            size = newest[0].tree_size if newest else 0
+            # A log that is shorter now was restored, or cut: which of them, a verification tells.
+            self._next_leaf = min(self._read(size), size)
         for _ in range(_PAGES_MAX):
             page = await self._store.leaves(self._next_leaf, self._next_leaf + _PAGE, _PAGE)
             for stored in page:
@@ -69,6 +86,15 @@ class AlertWatch:
             if len(page) < _PAGE:
                 break
         await self._tell()
+        if not self._waiting and self._next_leaf != self._kept:
+            await asyncio.to_thread(write_file, self._cursor, f"{self._next_leaf}\n".encode(), KEY_MODE)
+            self._kept = self._next_leaf
+
+    def _read(self, size: int) -> int:
+        try:
+            return max(int(self._cursor.read_text()), 0)
+        except (FileNotFoundError, ValueError):
+            return size
 
     def _raise(self, alert: Alert) -> None:
         self._count.add(1, {"rule": alert.rule})

@@ -8,6 +8,8 @@ from hashlib import sha256
 from html import unescape
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import pyotp
+
 from chaos.load.client import Answer, PublicClient
 from deploy.local.mesh import LocalMesh
 from tests.e2e.public import bearer
@@ -25,15 +27,25 @@ async def create_account(mesh: LocalMesh, client: PublicClient, member_id: str, 
     assert answer.status == 200, answer.body
 
 
-async def sign_in(client: PublicClient, login: str, scope: str) -> str:
-    """Returns the access token."""
-    verifier, code = await authorize(client, login, PASSWORD, scope)
+async def enrol(mesh: LocalMesh, client: PublicClient, member_id: str) -> str:
+    """Give the member a second factor; its one-time password of this moment."""
+    headers = await bearer(mesh, client, "accounts.write")
+    answer = await client.send("POST", f"/v1/accounts/{member_id}:enrolSecondFactor", b"{}", headers)
+    assert answer.status == 200, answer.body
+    factor = pyotp.parse_uri(json.loads(answer.body)["uri"])
+    assert isinstance(factor, pyotp.TOTP)
+    return factor.now()
+
+
+async def sign_in(client: PublicClient, login: str, scope: str, **second: str) -> str:
+    """Returns the access token. second: a one-time password, too."""
+    verifier, code = await authorize(client, login, PASSWORD, scope, **second)
     answer = await redeem(client, code, verifier)
     assert answer.status == 200, answer.body
     return str(json.loads(answer.body)["access_token"])
 
 
-async def authorize(client: PublicClient, login: str, password: str, scope: str) -> tuple[str, str]:
+async def authorize(client: PublicClient, login: str, password: str, scope: str, **second: str) -> tuple[str, str]:
     """Sign in and allow; returns the PKCE verifier and the code."""
     verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(12)
     challenge = urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=").decode()
@@ -48,7 +60,7 @@ async def authorize(client: PublicClient, login: str, password: str, scope: str)
     }
     page = await client.send("GET", f"/oauth/authorize?{urlencode(asked)}")
     jar = Jar()
-    entered = await submit(client, page, jar, login=login, password=password, decision="sign-in")
+    entered = await submit(client, page, jar, login=login, password=password, decision="sign-in", **second)
     assert entered.status == 200, (entered.status, entered.body)
     done = await submit(client, entered, jar, decision="allow")
     assert done.status == 303, (done.status, done.body)

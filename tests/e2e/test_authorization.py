@@ -8,7 +8,7 @@ import pytest
 
 from deploy.local.mesh import LocalMesh
 from tests.e2e.public import JSON, bearer, problem, public_client, register
-from tests.e2e.signin import PASSWORD, authorize, create_account, redeem, sign_in
+from tests.e2e.signin import PASSWORD, authorize, create_account, enrol, redeem, sign_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -79,7 +79,11 @@ async def test_a_member_signs_in_and_reads_their_own_record_alone(mesh: LocalMes
         masked = json.loads(answer.body)["member"]
         assert (masked["phone"], masked["name"]) == ("137****0011", "A*")
         body = b'{"purpose": "PURPOSE_ACCOUNT"}'
-        answer = await client.send("POST", f"/v1/members/{own}:reveal", body, headers | JSON)
+        refused = await client.send("POST", f"/v1/members/{own}:reveal", body, headers | JSON)
+        assert "STEP_UP_REQUIRED" in json.dumps(problem(refused, 401))
+        password = await enrol(mesh, client, own)
+        proven = {"authorization": f"Bearer {await sign_in(client, 'ada@example.org', scopes, second=password)}"}
+        answer = await client.send("POST", f"/v1/members/{own}:reveal", body, proven | JSON)
         assert answer.status == 200, answer.body
         member = json.loads(answer.body)["member"]
         assert (member["phone"], member["name"], member["address"]) == ("+8613700000011", "Ada Example", "1 Test Road")

@@ -62,25 +62,30 @@ class Log:
         return CheckpointFile(self.home / "checkpoints.txt")
 
     def write(self, *records: AuditRecord) -> None:
-        async def work() -> None:
-            sink = PostgresAuditSink(async_engine(self.url))
-            await sink.start()
-            for each in records:
-                await sink.append(each)
-            await sink.stop(5)
-
-        asyncio.run(work())
+        asyncio.run(self._write(*records))
 
     def sign(self) -> None:
-        async def work() -> None:
-            engine = async_engine(self.url)
-            store = TreeStore(engine, self.signer, SystemClock())
-            try:
-                await Sequencer(store, self.signer.verifier, [self.file], 1.0).round()
-            finally:
-                await engine.dispose()
+        asyncio.run(self._sign())
 
-        asyncio.run(work())
+    async def written(self, *records: AuditRecord) -> None:
+        """Write and sign, in a test that has a loop of its own."""
+        await self._write(*records)
+        await self._sign()
+
+    async def _write(self, *records: AuditRecord) -> None:
+        sink = PostgresAuditSink(async_engine(self.url))
+        await sink.start()
+        for each in records:
+            await sink.append(each)
+        await sink.stop(5)
+
+    async def _sign(self) -> None:
+        engine = async_engine(self.url)
+        store = TreeStore(engine, self.signer, SystemClock())
+        try:
+            await Sequencer(store, self.signer.verifier, [self.file], 1.0).round()
+        finally:
+            await engine.dispose()
 
     def sql(self, *statements: str) -> None:
         """What a superuser can do by hand."""

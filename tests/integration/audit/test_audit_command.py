@@ -156,10 +156,17 @@ async def test_a_refused_call_to_a_running_room_is_shown(
         assert verified.returncode == 0, verified.stdout
         assert json.loads(verified.stdout)["ok"]
         assert json.loads(verified.stdout)["witnessed"]["size"] > 0
+        laid = await terminal.isthmus("override", "fault", "members/GetMember", "--delay-ms", "1")
+        assert laid.returncode == 0, laid.stderr
+        assert (await terminal.isthmus("override", "clear")).returncode == 0
         noted = await terminal.isthmus(
             "audit", "tail", "--method", "/isthmus.audit.v1.AuditLog/RecordActivity", "--json"
         )
-        assert [one["reason"].split()[0] for one in json.loads(noted.stdout)] == ["LOG_VERIFIED"]
+        assert [one["reason"].split()[0] for one in json.loads(noted.stdout)] == [
+            "LOG_VERIFIED",
+            "CONFIGURATION_CHANGED",
+            "CONFIGURATION_CHANGED",
+        ]
     stopped = await terminal.isthmus("audit", "tail")
     assert stopped.returncode == 1
     assert "Traceback" not in stopped.stderr

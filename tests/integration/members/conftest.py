@@ -102,7 +102,7 @@ async def registered(members: "MembersAsyncStub", room: PrivateRoom, key: str = 
 async def own_record(members: "MembersAsyncStub", room: PrivateRoom, member_id: str) -> pb.Member:
     """In clear."""
     request = pb.RevealMemberRequest(member_id=member_id, purpose=pb.PURPOSE_ACCOUNT)
-    return (await members.RevealMember(request, metadata=room.bearer(REVEAL, subject=member_id))).member
+    return (await members.RevealMember(request, metadata=room.bearer(REVEAL, subject=member_id, both=True))).member
 
 
 def cell_bytes(cell: Any) -> bytes:

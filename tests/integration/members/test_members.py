@@ -60,7 +60,11 @@ async def test_others_see_a_record_for_a_purpose_that_the_member_consents_to_at_
 
     async def reveal(purpose: pb.Purpose.ValueType) -> pb.Member:
         request = pb.RevealMemberRequest(member_id=member_id, purpose=purpose)
-        return (await members.RevealMember(request, metadata=room.bearer(REVEAL))).member
+        return (await members.RevealMember(request, metadata=room.bearer(REVEAL, both=True))).member
+
+    unproven = pb.RevealMemberRequest(member_id=member_id, purpose=pb.PURPOSE_ACCOUNT)
+    with pytest.raises(Unauthenticated, match="STEP_UP_REQUIRED"):
+        await members.RevealMember(unproven, metadata=room.bearer(REVEAL, subject=member_id))
 
     async def consent(granted: bool, subject: str = member_id) -> None:
         request = pb.SetConsentRequest(member_id=member_id, purpose=pb.PURPOSE_DELIVERY, granted=granted)

@@ -91,7 +91,8 @@ class MembersServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevealMember(self, request, context):
-        """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to.
+        """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
+        others for a purpose that the member consented to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,9 @@ class MembersStub:
     GetMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.GetMemberRequest, _members_pb2.GetMemberResponse]
     """Reads a member's own record, masked."""
     RevealMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.RevealMemberRequest, _members_pb2.RevealMemberResponse]
-    """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to."""
+    """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
+    others for a purpose that the member consented to.
+    """
     SetConsent: _grpc.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]
     """Gives or withdraws consent to one purpose. It holds from the very next call."""
     ExportMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.ExportMemberRequest, _members_pb2.ExportMemberResponse]
@@ -60,7 +62,9 @@ class MembersAsyncStub(MembersStub):
     GetMember: _aio.UnaryUnaryMultiCallable[_members_pb2.GetMemberRequest, _members_pb2.GetMemberResponse]  # type: ignore[assignment]
     """Reads a member's own record, masked."""
     RevealMember: _aio.UnaryUnaryMultiCallable[_members_pb2.RevealMemberRequest, _members_pb2.RevealMemberResponse]  # type: ignore[assignment]
-    """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to."""
+    """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
+    others for a purpose that the member consented to.
+    """
     SetConsent: _aio.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]  # type: ignore[assignment]
     """Gives or withdraws consent to one purpose. It holds from the very next call."""
     ExportMember: _aio.UnaryUnaryMultiCallable[_members_pb2.ExportMemberRequest, _members_pb2.ExportMemberResponse]  # type: ignore[assignment]
@@ -97,7 +101,9 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
         request: _members_pb2.RevealMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_members_pb2.RevealMemberResponse, _abc.Awaitable[_members_pb2.RevealMemberResponse]]:
-        """Shows a member's record unmasked, for a purpose: to the member, and to others for a purpose that the member consented to."""
+        """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
+        others for a purpose that the member consented to.
+        """
 
     @_abc_1.abstractmethod
     def SetConsent(
