@@ -14,6 +14,7 @@ from deploy.cli import (
     explain,
     keys,
     login,
+    members,
     override,
     policy,
     reconcile,
@@ -40,6 +41,7 @@ app.add_typer(bridge.app, name="bridge")
 app.add_typer(config.app, name="config")
 app.add_typer(drill.app, name="drill")
 app.add_typer(keys.app, name="keys")
+app.add_typer(members.app, name="members")
 app.add_typer(override.app, name="override")
 app.add_typer(policy.app, name="policy")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from private_core.refusals import Absent, Duplicate, Forbidden, Malformed
+from private_core.refusals import Absent, Duplicate, Forbidden, Malformed, WrongState
 
 NAME_CHARACTERS_MAX: Final = 200
 
@@ -56,6 +56,24 @@ class Consent:
     time_us: int
 
 
+class IdentifierKind(StrEnum):
+    """What a member is known by elsewhere."""
+
+    DEVICE = "device"
+    PHONE = "phone"
+    OPENID = "openid"
+    UNIONID = "unionid"
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """That a member has an identifier of a kind, since when. The identifier itself is not kept."""
+
+    kind: IdentifierKind
+    # Microseconds since the epoch.
+    time_us: int
+
+
 def require_purpose(member_id: str, subject: str, consented: bool) -> None:
     """Members see what is theirs for any purpose; anybody else for one that the member consents to at this moment."""
     if subject != member_id and not consented:
@@ -75,3 +93,28 @@ def no_such_member() -> Absent:
 def registered_already() -> Duplicate:
     """Says neither who it is nor by what they were recognised."""
     return Duplicate("MEMBER_EXISTS", "this person is a member already", "let them sign in instead")
+
+
+def identifier_taken() -> Duplicate:
+    """Says not whose it is."""
+    return Duplicate(
+        "IDENTIFIER_TAKEN", "this identifier leads to another member", "if both are one person, merge them"
+    )
+
+
+def merge_impossible() -> WrongState:
+    return WrongState(
+        "MERGE_IMPOSSIBLE",
+        "this member is merged already, or the merge would close a circle or be too deep",
+        "split it first, or merge into the member that the others lead to",
+    )
+
+
+def not_merged() -> WrongState:
+    return WrongState("NOT_MERGED", "this member is not merged into another")
+
+
+def require_system(subject: str) -> None:
+    """Whose an identifier is, is no member's business."""
+    if subject:
+        raise Forbidden("NOT_FOR_MEMBERS", "a member may not ask whose an identifier is")

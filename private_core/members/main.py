@@ -7,8 +7,9 @@ from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
+from private_core.members.identity import IdentityGraph
 from private_core.members.rotation import KeyRotation
-from private_core.members.service import DataKeysService, MembersService
+from private_core.members.service import DataKeysService, IdentitiesService, MembersService
 from private_core.members.settings import MembersSettings
 from private_core.members.store import MemberStore
 from private_core.storage.expiry import IdempotencyExpiry
@@ -26,10 +27,13 @@ async def main(settings: MembersSettings, process: Process) -> None:
 
     kms = await settings.open_kms()
     vault = Vault(kms, settings.tenant, clock=clock)
-    store = MemberStore(engine, vault, BlindIndex(await kms.index_key("members.phone")))
+    phones = BlindIndex(await kms.index_key("members.phone"))
+    store = MemberStore(engine, vault, phones)
+    identifiers = BlindIndex(await kms.index_key("members.identifier"))
+    graph = IdentityGraph(engine, identifiers, phones, settings.default_region)
     await store.require_keks(await kms.held())
     bodies = BlindIndex(await kms.index_key("members.idempotency"))
-    service = MembersService(store, bodies, settings.default_region, clock)
+    service = MembersService(store, graph, bodies, settings.default_region, clock)
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
@@ -37,6 +41,7 @@ async def main(settings: MembersSettings, process: Process) -> None:
 
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
+    server.add(members_pb2_grpc.add_IdentitiesServicer_to_server, IdentitiesService(graph, clock))
     rotation = KeyRotation(engine, kms, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
     expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s).rounds()

@@ -12,7 +12,8 @@ from mesh.clock import Clock
 from mesh.contract import load
 from mesh.redaction import masked
 from private_core.members import domain
-from private_core.members.domain import Member, Particulars, Purpose
+from private_core.members.domain import IdentifierKind, Member, Particulars, Purpose
+from private_core.members.identity import IdentityGraph
 from private_core.members.phone import national, normalised
 from private_core.members.rotation import KeyRotation
 from private_core.members.store import MemberStore
@@ -28,14 +29,24 @@ _PURPOSES: Final = {
     pb.PURPOSE_ANALYTICS: Purpose.ANALYTICS,
     pb.PURPOSE_MARKETING: Purpose.MARKETING,
 }
+_KINDS: Final = {
+    pb.IDENTIFIER_KIND_DEVICE: IdentifierKind.DEVICE,
+    pb.IDENTIFIER_KIND_PHONE: IdentifierKind.PHONE,
+    pb.IDENTIFIER_KIND_OPENID: IdentifierKind.OPENID,
+    pb.IDENTIFIER_KIND_UNIONID: IdentifierKind.UNIONID,
+}
+_KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 _NUMBERS: Final = {purpose: number for number, purpose in _PURPOSES.items()}
 
 
 class MembersService(members_pb2_grpc.MembersServicer):
     """`bodies` keys the hash of a request's body: a bare hash of a phone number is as good as the number."""
 
-    def __init__(self, store: MemberStore, bodies: BlindIndex, default_region: str, clock: Clock) -> None:
+    def __init__(
+        self, store: MemberStore, graph: IdentityGraph, bodies: BlindIndex, default_region: str, clock: Clock
+    ) -> None:
         self._store = store
+        self._graph = graph
         self._bodies = bodies
         self._default_region = default_region
         self._clock = clock
@@ -85,6 +96,10 @@ class MembersService(members_pb2_grpc.MembersServicer):
                 pb.Consent(purpose=_NUMBERS[each.purpose], granted=each.granted, time_us=each.time_us)
                 for each in await self._store.consents(request.member_id)
             ],
+            identifiers=[
+                pb.LinkedIdentifier(kind=_KIND_NUMBERS[each.kind], linked_time_us=each.time_us)
+                for each in await self._graph.linked(request.member_id)
+            ],
         )
 
     async def CheckMember(self, request: pb.CheckMemberRequest, context: Any) -> pb.CheckMemberResponse:
@@ -129,6 +144,42 @@ def _clear(member: Member) -> pb.Member:
         address=member.particulars.address,
         registered_time_us=member.registered_time_us,
     )
+
+
+class IdentitiesService(members_pb2_grpc.IdentitiesServicer):
+    """Who is one person."""
+
+    def __init__(self, graph: IdentityGraph, clock: Clock) -> None:
+        self._graph = graph
+        self._clock = clock
+
+    async def LinkIdentifier(self, request: pb.LinkIdentifierRequest, context: Any) -> pb.LinkIdentifierResponse:
+        kind, subject = _KINDS[request.kind], _member()
+        with translated():
+            if subject:
+                domain.require_own(request.member_id, subject)
+            await self._graph.link(request.member_id, kind, request.value, self._clock.now_us())
+        attached.note(f"LINKED_{kind.name}")
+        return pb.LinkIdentifierResponse()
+
+    async def ResolveIdentifier(
+        self, request: pb.ResolveIdentifierRequest, context: Any
+    ) -> pb.ResolveIdentifierResponse:
+        with translated():
+            domain.require_system(_member())
+            member_id = await self._graph.resolve(_KINDS[request.kind], request.value)
+        return pb.ResolveIdentifierResponse(member_id=member_id)
+
+    async def MergeMembers(self, request: pb.MergeMembersRequest, context: Any) -> pb.MergeMembersResponse:
+        with translated():
+            await self._graph.merge(request.kept_member_id, request.merged_member_id, self._clock.now_us())
+        attached.note(f"MERGED_INTO {request.kept_member_id}")
+        return pb.MergeMembersResponse()
+
+    async def SplitMember(self, request: pb.SplitMemberRequest, context: Any) -> pb.SplitMemberResponse:
+        with translated():
+            await self._graph.split(request.merged_member_id, self._clock.now_us())
+        return pb.SplitMemberResponse()
 
 
 class DataKeysService(members_pb2_grpc.DataKeysServicer):

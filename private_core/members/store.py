@@ -99,6 +99,10 @@ _ERASE: Final = text(
     """
     WITH destroyed AS (
         DELETE FROM members.data_key WHERE subject = :member_id
+    ), forgotten AS (
+        DELETE FROM members.identifier WHERE member_id = :member_id
+    ), split AS (
+        UPDATE members.merge SET split_time = :now WHERE :member_id IN (merged, kept) AND split_time IS NULL
     )
     UPDATE members.member SET erased_time = coalesce(erased_time, :now),
         phone_index = NULL, phone = NULL, name = NULL, address = NULL

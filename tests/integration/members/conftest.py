@@ -15,8 +15,9 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
 from private_core.members import store as members_store
+from private_core.members.identity import IdentityGraph
 from private_core.members.rotation import KeyRotation
-from private_core.members.service import DataKeysService, MembersService
+from private_core.members.service import DataKeysService, IdentitiesService, MembersService
 from private_core.members.store import MemberStore
 from security.audit import postgres as audit_postgres
 from security.audit.postgres import PostgresAuditSink
@@ -61,8 +62,9 @@ async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
         await engine.dispose()
 
 
-def adder(services: tuple[MembersService, DataKeysService], server: Any) -> None:
-    members, keys = services
+def adder(services: tuple[MembersService, IdentitiesService, DataKeysService], server: Any) -> None:
+    members, identities, keys = services
+    members_pb2_grpc.add_IdentitiesServicer_to_server(identities, server)
     members_pb2_grpc.add_MembersServicer_to_server(members, server)
     members_pb2_grpc.add_DataKeysServicer_to_server(keys, server)
 
@@ -71,17 +73,24 @@ def adder(services: tuple[MembersService, DataKeysService], server: Any) -> None
 async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["MembersAsyncStub"]:
     """A stub with the core gateway's certificate; every test begins with no member."""
     with psycopg.connect(plain(url)) as connection:
-        connection.execute("TRUNCATE members.member, members.data_key, members.idempotency, members.consent")
+        connection.execute(
+            "TRUNCATE members.member, members.data_key, members.idempotency, members.consent, members.identifier,"
+            " members.merge"
+        )
     sink = PostgresAuditSink(async_engine(url))
     await sink.start()
     async with store_of(url, keyring) as store:
         bodies = BlindIndex(await Keyring.open(keyring).index_key("members.idempotency"))
-        service = MembersService(store, bodies, "CN", SystemClock())
         ring = Keyring.open(keyring)
+        identifiers = BlindIndex(await ring.index_key("members.identifier"))
+        phones = BlindIndex(await ring.index_key("members.phone"))
+        graph = IdentityGraph(store._engine, identifiers, phones, "CN")
+        service = MembersService(store, graph, bodies, "CN", SystemClock())
+        identities = IdentitiesService(graph, SystemClock())
         rotation = KeyRotation(store._engine, ring, Vault(ring, "isthmus"), settled_s=0)
         keys = DataKeysService(store, rotation, SystemClock())
         async with (
-            room.serving(adder, (service, keys), sink),
+            room.serving(adder, (service, identities, keys), sink),
             room.caller() as channel,
         ):
             yield MembersStub(channel)

@@ -45,6 +45,30 @@ PURPOSE_ANALYTICS: Purpose.ValueType  # 4
 PURPOSE_MARKETING: Purpose.ValueType  # 5
 Global___Purpose: _TypeAlias = Purpose  # noqa: Y015
 
+class _IdentifierKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IdentifierKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdentifierKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IDENTIFIER_KIND_UNSPECIFIED: _IdentifierKind.ValueType  # 0
+    IDENTIFIER_KIND_DEVICE: _IdentifierKind.ValueType  # 1
+    IDENTIFIER_KIND_PHONE: _IdentifierKind.ValueType  # 2
+    IDENTIFIER_KIND_OPENID: _IdentifierKind.ValueType  # 3
+    """Of one app of a platform, and of all apps of one owner there."""
+    IDENTIFIER_KIND_UNIONID: _IdentifierKind.ValueType  # 4
+
+class IdentifierKind(_IdentifierKind, metaclass=_IdentifierKindEnumTypeWrapper):
+    """What a member is known by elsewhere."""
+
+IDENTIFIER_KIND_UNSPECIFIED: IdentifierKind.ValueType  # 0
+IDENTIFIER_KIND_DEVICE: IdentifierKind.ValueType  # 1
+IDENTIFIER_KIND_PHONE: IdentifierKind.ValueType  # 2
+IDENTIFIER_KIND_OPENID: IdentifierKind.ValueType  # 3
+"""Of one app of a platform, and of all apps of one owner there."""
+IDENTIFIER_KIND_UNIONID: IdentifierKind.ValueType  # 4
+Global___IdentifierKind: _TypeAlias = IdentifierKind  # noqa: Y015
+
 @_typing.final
 class Consent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -297,25 +321,207 @@ class ExportMemberResponse(_message.Message):
 
     MEMBER_FIELD_NUMBER: _builtins.int
     CONSENTS_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def member(self) -> Global___Member: ...
     @_builtins.property
     def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
         """Every consent that was given or withdrawn, the first one first; at most the newest 1000."""
 
+    @_builtins.property
+    def identifiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkedIdentifier]:
+        """The first one first."""
+
     def __init__(
         self,
         *,
         member: Global___Member | None = ...,
         consents: _abc.Iterable[Global___Consent] | None = ...,
+        identifiers: _abc.Iterable[Global___LinkedIdentifier] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "member", b"member"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "identifiers", b"identifiers", "member", b"member"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportMemberResponse: _TypeAlias = ExportMemberResponse  # noqa: Y015
+
+@_typing.final
+class LinkedIdentifier(_message.Message):
+    """That there is one, and no more: the identifier itself is not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    LINKED_TIME_US_FIELD_NUMBER: _builtins.int
+    kind: Global___IdentifierKind.ValueType
+    linked_time_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: Global___IdentifierKind.ValueType = ...,
+        linked_time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "linked_time_us", b"linked_time_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkedIdentifier: _TypeAlias = LinkedIdentifier  # noqa: Y015
+
+@_typing.final
+class LinkIdentifierRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    member_id: _builtins.str
+    kind: Global___IdentifierKind.ValueType
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        member_id: _builtins.str = ...,
+        kind: Global___IdentifierKind.ValueType = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "member_id", b"member_id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkIdentifierRequest: _TypeAlias = LinkIdentifierRequest  # noqa: Y015
+
+@_typing.final
+class LinkIdentifierResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkIdentifierResponse: _TypeAlias = LinkIdentifierResponse  # noqa: Y015
+
+@_typing.final
+class ResolveIdentifierRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    kind: Global___IdentifierKind.ValueType
+    value: _builtins.str
+    def __init__(
+        self,
+        *,
+        kind: Global___IdentifierKind.ValueType = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveIdentifierRequest: _TypeAlias = ResolveIdentifierRequest  # noqa: Y015
+
+@_typing.final
+class ResolveIdentifierResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_ID_FIELD_NUMBER: _builtins.int
+    member_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        member_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member_id", b"member_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveIdentifierResponse: _TypeAlias = ResolveIdentifierResponse  # noqa: Y015
+
+@_typing.final
+class MergeMembersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_MEMBER_ID_FIELD_NUMBER: _builtins.int
+    MERGED_MEMBER_ID_FIELD_NUMBER: _builtins.int
+    kept_member_id: _builtins.str
+    merged_member_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        kept_member_id: _builtins.str = ...,
+        merged_member_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_member_id", b"kept_member_id", "merged_member_id", b"merged_member_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MergeMembersRequest: _TypeAlias = MergeMembersRequest  # noqa: Y015
+
+@_typing.final
+class MergeMembersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MergeMembersResponse: _TypeAlias = MergeMembersResponse  # noqa: Y015
+
+@_typing.final
+class SplitMemberRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MERGED_MEMBER_ID_FIELD_NUMBER: _builtins.int
+    merged_member_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        merged_member_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merged_member_id", b"merged_member_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitMemberRequest: _TypeAlias = SplitMemberRequest  # noqa: Y015
+
+@_typing.final
+class SplitMemberResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitMemberResponse: _TypeAlias = SplitMemberResponse  # noqa: Y015
 
 @_typing.final
 class CheckMemberRequest(_message.Message):

@@ -367,6 +367,214 @@ class Members:
             _registered_method=True)
 
 
+class IdentitiesStub:
+    """Who is one person: members, the identifiers that they are known by, and merges that can be undone.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.LinkIdentifier = channel.unary_unary(
+                '/isthmus.members.v1.Identities/LinkIdentifier',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.LinkIdentifierRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.LinkIdentifierResponse.FromString,
+                _registered_method=True)
+        self.ResolveIdentifier = channel.unary_unary(
+                '/isthmus.members.v1.Identities/ResolveIdentifier',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.ResolveIdentifierRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.ResolveIdentifierResponse.FromString,
+                _registered_method=True)
+        self.MergeMembers = channel.unary_unary(
+                '/isthmus.members.v1.Identities/MergeMembers',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.MergeMembersRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.MergeMembersResponse.FromString,
+                _registered_method=True)
+        self.SplitMember = channel.unary_unary(
+                '/isthmus.members.v1.Identities/SplitMember',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberResponse.FromString,
+                _registered_method=True)
+
+
+class IdentitiesServicer:
+    """Who is one person: members, the identifiers that they are known by, and merges that can be undone.
+    """
+
+    def LinkIdentifier(self, request, context):
+        """Says that an identifier is a member's. Only a keyed hash of it is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveIdentifier(self, request, context):
+        """Whose an identifier is, merges followed. For systems, not for members.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MergeMembers(self, request, context):
+        """Says that two members are one person. Nothing is rewritten: from now on the one's identifiers lead to the other.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitMember(self, request, context):
+        """Undoes a merge: each identifier leads to whom it led before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_IdentitiesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'LinkIdentifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkIdentifier,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.LinkIdentifierRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.LinkIdentifierResponse.SerializeToString,
+            ),
+            'ResolveIdentifier': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveIdentifier,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.ResolveIdentifierRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.ResolveIdentifierResponse.SerializeToString,
+            ),
+            'MergeMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.MergeMembers,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.MergeMembersRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.MergeMembersResponse.SerializeToString,
+            ),
+            'SplitMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitMember,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'isthmus.members.v1.Identities', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('isthmus.members.v1.Identities', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Identities:
+    """Who is one person: members, the identifiers that they are known by, and merges that can be undone.
+    """
+
+    @staticmethod
+    def LinkIdentifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Identities/LinkIdentifier',
+            isthmus_dot_members_dot_v1_dot_members__pb2.LinkIdentifierRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.LinkIdentifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveIdentifier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Identities/ResolveIdentifier',
+            isthmus_dot_members_dot_v1_dot_members__pb2.ResolveIdentifierRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.ResolveIdentifierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MergeMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Identities/MergeMembers',
+            isthmus_dot_members_dot_v1_dot_members__pb2.MergeMembersRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.MergeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Identities/SplitMember',
+            isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class DataKeysStub:
     """The keys of members' personal data, in the operator's hand.
     """

@@ -141,6 +141,73 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
 
 def add_MembersServicer_to_server(servicer: MembersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class IdentitiesStub:
+    """Who is one person: members, the identifiers that they are known by, and merges that can be undone."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> IdentitiesAsyncStub: ...
+    LinkIdentifier: _grpc.UnaryUnaryMultiCallable[_members_pb2.LinkIdentifierRequest, _members_pb2.LinkIdentifierResponse]
+    """Says that an identifier is a member's. Only a keyed hash of it is kept."""
+    ResolveIdentifier: _grpc.UnaryUnaryMultiCallable[_members_pb2.ResolveIdentifierRequest, _members_pb2.ResolveIdentifierResponse]
+    """Whose an identifier is, merges followed. For systems, not for members."""
+    MergeMembers: _grpc.UnaryUnaryMultiCallable[_members_pb2.MergeMembersRequest, _members_pb2.MergeMembersResponse]
+    """Says that two members are one person. Nothing is rewritten: from now on the one's identifiers lead to the other."""
+    SplitMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.SplitMemberRequest, _members_pb2.SplitMemberResponse]
+    """Undoes a merge: each identifier leads to whom it led before."""
+
+@_typing.type_check_only
+class IdentitiesAsyncStub(IdentitiesStub):
+    """Who is one person: members, the identifiers that they are known by, and merges that can be undone."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    LinkIdentifier: _aio.UnaryUnaryMultiCallable[_members_pb2.LinkIdentifierRequest, _members_pb2.LinkIdentifierResponse]  # type: ignore[assignment]
+    """Says that an identifier is a member's. Only a keyed hash of it is kept."""
+    ResolveIdentifier: _aio.UnaryUnaryMultiCallable[_members_pb2.ResolveIdentifierRequest, _members_pb2.ResolveIdentifierResponse]  # type: ignore[assignment]
+    """Whose an identifier is, merges followed. For systems, not for members."""
+    MergeMembers: _aio.UnaryUnaryMultiCallable[_members_pb2.MergeMembersRequest, _members_pb2.MergeMembersResponse]  # type: ignore[assignment]
+    """Says that two members are one person. Nothing is rewritten: from now on the one's identifiers lead to the other."""
+    SplitMember: _aio.UnaryUnaryMultiCallable[_members_pb2.SplitMemberRequest, _members_pb2.SplitMemberResponse]  # type: ignore[assignment]
+    """Undoes a merge: each identifier leads to whom it led before."""
+
+class IdentitiesServicer(metaclass=_abc_1.ABCMeta):
+    """Who is one person: members, the identifiers that they are known by, and merges that can be undone."""
+
+    @_abc_1.abstractmethod
+    def LinkIdentifier(
+        self,
+        request: _members_pb2.LinkIdentifierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.LinkIdentifierResponse, _abc.Awaitable[_members_pb2.LinkIdentifierResponse]]:
+        """Says that an identifier is a member's. Only a keyed hash of it is kept."""
+
+    @_abc_1.abstractmethod
+    def ResolveIdentifier(
+        self,
+        request: _members_pb2.ResolveIdentifierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.ResolveIdentifierResponse, _abc.Awaitable[_members_pb2.ResolveIdentifierResponse]]:
+        """Whose an identifier is, merges followed. For systems, not for members."""
+
+    @_abc_1.abstractmethod
+    def MergeMembers(
+        self,
+        request: _members_pb2.MergeMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.MergeMembersResponse, _abc.Awaitable[_members_pb2.MergeMembersResponse]]:
+        """Says that two members are one person. Nothing is rewritten: from now on the one's identifiers lead to the other."""
+
+    @_abc_1.abstractmethod
+    def SplitMember(
+        self,
+        request: _members_pb2.SplitMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.SplitMemberResponse, _abc.Awaitable[_members_pb2.SplitMemberResponse]]:
+        """Undoes a merge: each identifier leads to whom it led before."""
+
+def add_IdentitiesServicer_to_server(servicer: IdentitiesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class DataKeysStub:
     """The keys of members' personal data, in the operator's hand."""
 
