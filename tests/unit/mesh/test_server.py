@@ -57,12 +57,6 @@ class Provider(sandbox_pb2_grpc.SandboxProviderServicer):
     async def Take(self, request: Any, context: Any) -> sandbox_pb2.TakeResponse:
         return sandbox_pb2.TakeResponse()
 
-    async def Release(self, request: Any, context: Any) -> sandbox_pb2.ReleaseResponse:
-        return sandbox_pb2.ReleaseResponse()
-
-    async def ListStatement(self, request: Any, context: Any) -> sandbox_pb2.ListStatementResponse:
-        return sandbox_pb2.ListStatementResponse()
-
     async def Return(self, request: Any, context: Any) -> sandbox_pb2.ReturnResponse:
         return sandbox_pb2.ReturnResponse()
 
