@@ -46,7 +46,7 @@ def longest_s(timeline: Timeline, kinds: Sequence[str]) -> float:
     return round(max((call.seconds for call in timeline.calls(kinds)), default=0.0), 2)
 
 
-def refused_s(timeline: Timeline, kinds: Sequence[str], share: float = 0.95) -> float | None:
+def refused_s(timeline: Timeline, kinds: Sequence[str], share: float = 0.9) -> float | None:
     """Seconds within which this share of the calls that failed were told so; None when none failed."""
     took = sorted(call.seconds for call in timeline.calls(kinds) if call.outcome is not Outcome.OK)
     return round(took[min(len(took) - 1, int(share * len(took)))], 2) if took else None

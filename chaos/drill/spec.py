@@ -45,7 +45,7 @@ class Expect(_Strict):
     sensitive_recovered_within_s: float | None = None
     # The longest that any sensitive call took to be answered or refused.
     sensitive_answered_within_s: float | None = None
-    # So quickly 95 of 100 sensitive calls that fail are told so: the few that were under way when it began take longer.
+    # So quickly 90 of 100 sensitive calls that fail are told so: the few that were under way when it began take longer.
     sensitive_refused_within_s: float | None = None
     # Of refusals with 503, all must say when to come again.
     retry_after: bool = False
