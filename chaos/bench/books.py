@@ -173,13 +173,13 @@ def _fill_books(url: str, held: int, postings: int) -> None:
             "INSERT INTO payments.payment"
             " (payment_id, order_id, state, currency, authorized, captured, source_time, expires_time)"
             " SELECT 'p' || n, 'o' || n, 'captured', 'USD', 1, 1, now(), now()"
-            " FROM generate_series(%(first)s, %(last)s) AS n",
+            " FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
             "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
-            " SELECT 't' || n, 'p' || n, 'capture', 'done', 1 FROM generate_series(%(first)s, %(last)s) AS n",
+            " SELECT 't' || n, 'p' || n, 'capture', 'done', 1 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
             "INSERT INTO payments.transfer (transfer_id, kind, source_time)"
-            " SELECT 't' || n, 'capture', now() FROM generate_series(%(first)s, %(last)s) AS n",
+            " SELECT 't' || n, 'capture', now() FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
             "INSERT INTO payments.posting (transfer_id, account, currency, amount)"
-            " SELECT 't' || n, account, 'USD', sign FROM generate_series(%(first)s, %(last)s) AS n,"
+            " SELECT 't' || n, account, 'USD', sign FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n,"
             " (VALUES ('provider:receivable', 1), ('merchant:revenue', -1)) AS leg (account, sign)",
         ):
             connection.execute(statement, {"first": held // 2 + 1, "last": postings // 2})
