@@ -175,7 +175,8 @@ def _fill_books(url: str, held: int, postings: int) -> None:
             " SELECT 'p' || n, 'o' || n, 'captured', 'USD', 1, 1, now(), now()"
             " FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
             "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
-            " SELECT 't' || n, 'p' || n, 'capture', 'done', 1 FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
+            " SELECT 't' || n, 'p' || n, 'capture', 'done', 1"
+            " FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
             "INSERT INTO payments.transfer (transfer_id, kind, source_time)"
             " SELECT 't' || n, 'capture', now() FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n",
             "INSERT INTO payments.posting (transfer_id, account, currency, amount)"
