@@ -24,10 +24,14 @@ class AnyDataPlane(RuleBasedStateMachine):
     def connect(self) -> None:
         self.target = snapshot(["a"])
         self.now = 0.0
-        self.reconnect()
+        self._connect()
 
+    @precondition(lambda self: len(self.names) == len(ORDER))
     @rule()
     def reconnect(self) -> None:
+        self._connect()
+
+    def _connect(self) -> None:
         self.conversation = Conversation()
         self.names: dict[str, tuple[str, ...]] = {}
         self.nonces: dict[str, str] = {}
@@ -39,6 +43,7 @@ class AnyDataPlane(RuleBasedStateMachine):
     @rule(clusters=st.sets(st.sampled_from("abc"), min_size=1), mark=st.integers(0, 2), endpoints=st.integers(0, 2))
     def change(self, clusters: set[str], mark: int, endpoints: int) -> None:
         self.target = snapshot(clusters, mark=mark, endpoints_mark=endpoints)
+        self._heard()
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:
@@ -48,6 +53,7 @@ class AnyDataPlane(RuleBasedStateMachine):
     def subscribe(self, kind: str, names: tuple[str, ...]) -> None:
         self.names[kind] = names
         self._request(kind, self.nonces.get(kind, ""))
+        self._heard()
 
     @rule(kind=KINDS, refuse=st.booleans())
     def answer(self, kind: str, refuse: bool) -> None:
@@ -126,5 +132,5 @@ def _content(response: Any) -> Content:
     return tuple(sorted(resource.value for resource in response.resources))
 
 
-AnyDataPlane.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+AnyDataPlane.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestAnyDataPlane = AnyDataPlane.TestCase
