@@ -174,7 +174,11 @@ def _policed(
                             circuit.missed()
                         else:
                             circuit.reached()
-                        if not isinstance(failure, Unavailable):
+                        # A try that ran out of time says nothing of those beside it. (gRPC ends one so, too, when its
+                        # node leaves the endpoints while it waits.)
+                        if not isinstance(failure, Unavailable) and not (
+                            isinstance(failure, DeadlineExceeded) and flying
+                        ):
                             raise failure from error
                         pause = random.uniform(0, min(_BACKOFF_S_MAX, _BACKOFF_S * 2 ** (attempts - 1 - left)))  # noqa: S311
                         if left and ends - time.monotonic() - pause >= _LEAST_S and budget.spend():
