@@ -21,7 +21,7 @@ class ControlSettings(ProcessSettings):
     # Probes under way at one time.
     probes_max: int = Field(default=32, ge=1, le=1024)
     # Between two looks at the table of processes: a new node waits no longer than this, and a look costs some 10 us.
-    topology_interval_s: float = Field(default=0.005, gt=0, le=10)
+    topology_interval_s: float = Field(default=0.01, gt=0, le=10)
     # ADS streams of all data planes together, and of any one workload.
     streams_max: int = Field(default=256, ge=1, le=4096)
     streams_per_workload_max: int = Field(default=64, ge=1, le=1024)

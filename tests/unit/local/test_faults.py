@@ -17,15 +17,19 @@ from deploy.local.settings import Home
 from deploy.local.supervisor import Child, State, Supervisor
 from deploy.local.table import Row
 from deploy.local.topology import Process
+from tests.unit.local.conftest import file_probe
 
 DEADLINE_S = 30.0
-SLEEPER = (sys.executable, "-c", "import signal; signal.pause()")
+# Says that it has started: a fault must not meet the interpreter's own start.
+SLEEPER = "import pathlib, signal, sys; pathlib.Path(sys.argv[1]).touch(); signal.pause()"
 
 
 @pytest.fixture
 async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    up = tmp_path / "up"
+    command = (sys.executable, "-c", SLEEPER, str(up))
     rows = [
-        Row(Process("one", "public", "edge", "one"), SLEEPER, grace_s=2.0),
+        Row(Process("one", "public", "edge", "one"), command, grace_s=2.0, ready=file_probe(up)),
         Row(Process("nobody", "public", "operator", "nobody")),
     ]
     supervisor = Supervisor(Home(tmp_path), rows)
