@@ -9,7 +9,8 @@ from mesh.settings import ProcessSettings
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.keys import PublishedKeys
 from security.tokens.remote import inner_verifier
-from tests.integration.control.upstream import Orders, bare
+from tests.integration.control.upstream import ORDERS, Orders
+from tests.stand_in import serve_unimplemented
 
 
 async def main(settings: ProcessSettings, process: Process) -> None:
@@ -21,7 +22,7 @@ async def main(settings: ProcessSettings, process: Process) -> None:
     verifier = inner_verifier(settings, keys, None, settings.workload)
     builder = ServerBuilder(process, interceptors=(TokenInterceptor(verifier, process.contract, clock),))
     builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
-    builder.add(orders_pb2_grpc.add_StockServicer_to_server, bare(orders_pb2_grpc.StockServicer))
+    serve_unimplemented(builder, process.contract, settings.workload, ORDERS)
     await process.serve(builder.build(), keys)
 
 

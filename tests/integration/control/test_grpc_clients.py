@@ -180,7 +180,6 @@ async def test_a_canary_gets_its_share(world: World, orders: orders_pb2_grpc.Ord
     await both_answer(world, orders)
 
 
-@pytest.mark.skip(reason="the node or control plane started again is not found serving within its time")
 async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
     await both_answer(world, orders)
     await world.kill("control-private")
@@ -190,7 +189,6 @@ async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: ord
     await both_answer(world, orders)
 
 
-@pytest.mark.skip(reason="the node or control plane started again is not found serving within its time")
 async def test_a_node_with_the_name_of_another_workload_is_refused(
     world: World, orders: orders_pb2_grpc.OrdersStub
 ) -> None:

@@ -8,12 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from envoy.service.auth.v3 import external_auth_pb2_grpc
-from isthmus.ads.v1 import ads_pb2_grpc
-from isthmus.clicks.v1 import clicks_pb2_grpc
-from isthmus.content.v1 import content_pb2_grpc
-from isthmus.gateway.v1 import gateway_pb2_grpc
-from isthmus.members.v1 import members_pb2_grpc
-from isthmus.oauth.v1 import oauth_pb2_grpc
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.call import current_call
@@ -32,7 +26,9 @@ from security.gateway.shield import Mode, Shield
 from security.tokens.dpop import Nonces
 from security.tokens.keys import parse_jwk
 from security.tokens.verifier import TokenVerifier
+from tests.stand_in import serve_unimplemented
 
+ORDERS: Final = "isthmus.orders.v1.Orders"
 ERRORS: Final = {
     "missing": NotFound("ORDER_NOT_FOUND", 'there is no order "missing"', remedy="look at your orders"),
     "conflict": FailedPrecondition("PAYMENT_LIVE", "a payment is live"),
@@ -113,18 +109,12 @@ async def gateway(settings: ProcessSettings, process: Process, builder: ServerBu
         settings.issuer,
         clock,
     )
-    builder.add(gateway_pb2_grpc.add_ExchangeServicer_to_server, bare(gateway_pb2_grpc.ExchangeServicer))
     builder.add_infrastructure(
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server,
         AuthorizationService(decider, Shield(process.contract, Mode.ENFORCE), NoRecords(), settings, clock),
         frozenset({"core-gateway"}),
     )
     return mint
-
-
-def bare(servicer: Any) -> Any:
-    """A servicer whose methods all answer that they are not implemented."""
-    return servicer()
 
 
 class Echo:
@@ -150,21 +140,11 @@ class Echo:
 async def main(settings: ProcessSettings, process: Process) -> None:
     builder = ServerBuilder(process)
     services: list[Any] = []
-    if settings.workload == "edge":
-        builder.add(ads_pb2_grpc.add_AdsServicer_to_server, bare(ads_pb2_grpc.AdsServicer))
-        builder.add(clicks_pb2_grpc.add_ClicksServicer_to_server, bare(clicks_pb2_grpc.ClicksServicer))
-        builder.add(content_pb2_grpc.add_ContentServicer_to_server, bare(content_pb2_grpc.ContentServicer))
-    elif settings.workload == "oauth":
-        builder.add(oauth_pb2_grpc.add_KeysServicer_to_server, bare(oauth_pb2_grpc.KeysServicer))
-        builder.add(oauth_pb2_grpc.add_AccountsServicer_to_server, bare(oauth_pb2_grpc.AccountsServicer))
-    elif settings.workload == "members":
-        builder.add(members_pb2_grpc.add_MembersServicer_to_server, bare(members_pb2_grpc.MembersServicer))
-        builder.add(members_pb2_grpc.add_DataKeysServicer_to_server, bare(members_pb2_grpc.DataKeysServicer))
-    elif settings.workload == "gateway":
+    if settings.workload == "gateway":
         services.append(await gateway(settings, process, builder))
-    else:
+    elif settings.workload == "orders":
         builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
-        builder.add(orders_pb2_grpc.add_StockServicer_to_server, bare(orders_pb2_grpc.StockServicer))
+    serve_unimplemented(builder, process.contract, settings.workload, ORDERS)
     address = settings.http_address
     if address:
         services.append(HttpServer(Echo(settings), address, settings.identity_dir))  # type: ignore[arg-type]
