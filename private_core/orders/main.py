@@ -6,13 +6,13 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
+from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
 from private_core.orders.clients import MembersClient, PaymentsClient
 from private_core.orders.service import OrdersService, StockService
 from private_core.orders.settings import OrdersSettings
 from private_core.orders.settlement import Settlement
 from private_core.orders.store import OrderStore
-from private_core.rounds import Rounds
 from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink

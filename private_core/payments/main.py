@@ -7,6 +7,7 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
+from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
 from private_core.payments.clients import OrdersClient, SandboxClient
 from private_core.payments.notifications import NotificationService
@@ -19,7 +20,6 @@ from private_core.payments.store import PaymentStore
 from private_core.payments.wechat.client import WechatPay
 from private_core.payments.wechat.notification import Notifications
 from private_core.payments.wechat.settings import account
-from private_core.rounds import Rounds
 from private_core.storage.expiry import IdempotencyExpiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import execute
-from private_core.rounds import Rounds
+from mesh.rounds import Rounds
 
 INTERVAL_S: Final = 600.0
 _BATCH: Final = 1000

@@ -6,8 +6,8 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
+from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
-from private_core.rounds import Rounds
 from private_core.warehouse.intake import INTERVAL_S, Intake
 from private_core.warehouse.service import WarehouseService
 from private_core.warehouse.settings import WarehouseSettings

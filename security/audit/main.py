@@ -5,6 +5,7 @@ from isthmus.audit.v1 import audit_pb2_grpc
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.process import Process
+from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
 from mesh.spiffe import SpiffeId
 from security.audit.alerts import RULES, AlertRules, read_rules
@@ -20,6 +21,7 @@ from security.audit.tree_store import TreeStore
 from security.audit.watch import ALERTS_CURSOR, AlertWatch
 from security.audit.witness_client import WitnessClient
 from security.audit.witnessing import Witnessing
+from security.identity.files import DIRECTORY_MODE
 
 
 async def main(settings: AuditSettings, process: Process) -> None:
@@ -28,19 +30,23 @@ async def main(settings: AuditSettings, process: Process) -> None:
     signer = Signer.open_or_create(settings.home / SIGNING_KEY, origin(settings.trust_domain))
     tree = TreeStore(engine, signer, SystemClock())
     kept = [CheckpointFile(settings.home / CHECKPOINT_FILE)]
-    sequencer = Sequencer(tree, signer.verifier, kept, settings.audit_checkpoint_s)
+    every_s = settings.audit_checkpoint_s
+    # Once more when it is stopped: it signs what has been written until then.
+    sequencer = Rounds("sequencer", Sequencer(tree, signer.verifier, kept).attempt, every_s, once_more=True)
     store = AuditStore(engine)
-    witnesses: list[Witnessing] = []
+    beside: list[Rounds] = []
     if settings.witness_address:
         peer = SpiffeId("public", "witness", settings.trust_domain)
         client = WitnessClient(settings.witness_address, peer, process.identity)
         name = f"{settings.trust_domain}/witness"
-        witnesses.append(Witnessing(store, client, name, settings.audit_checkpoint_s))
+        beside.append(Rounds("witnessing", Witnessing(store, client, name).attempt, every_s))
     rules = AlertRules(read_rules(settings.audit_alert_rules or RULES), process.contract)
     cursor = settings.home / ALERTS_CURSOR
-    watch = AlertWatch(store, rules, settings.audit_alert_webhook, settings.audit_checkpoint_s, cursor)
+    cursor.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    watch = AlertWatch(store, rules, settings.audit_alert_webhook, cursor)
+    beside.append(Rounds("alerts", watch.round, every_s))
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
     server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.
-    await process.serve(server.build(), sequencer, sink, watch, *witnesses)
+    await process.serve(server.build(), sequencer, sink, *beside)
     await engine.dispose()

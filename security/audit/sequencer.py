@@ -1,7 +1,6 @@
 """Grows the tree while the process runs, and hands each checkpoint to those who keep it."""
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,49 +17,24 @@ _ROUNDS_MAX: Final = 1000
 
 
 class Sequencer:
-    """A service of the audit process. When the log is damaged it signs nothing, says so, and looks again."""
+    """When the log is damaged it signs nothing, says so, and looks again."""
 
-    def __init__(
-        self, store: TreeStore, verifier: Verifier, sinks: Sequence[CheckpointSink], interval_s: float
-    ) -> None:
+    def __init__(self, store: TreeStore, verifier: Verifier, sinks: Sequence[CheckpointSink]) -> None:
         self._store = store
         self._verifier = verifier
         self._sinks = sinks
-        self._interval_s = interval_s
         self._floor: Checkpoint | None = None
         # What each sink keeps as its newest; None: not known yet.
         self._kept: list[str | None] = [None] * len(sinks)
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._fault = ""
         self._log = logger("sequencer")
-
-    async def start(self) -> None:
         meter = telemetry.meter()
         size = lambda _: [Observation(self._floor.size if self._floor else 0)]  # noqa: E731
         meter.create_observable_gauge("audit.tree.size", [size])
         meter.create_observable_gauge("audit.sequencer.halted", [lambda _: [Observation(int(bool(self._fault)))]])
-        self._task = asyncio.create_task(self._run(), name="sequencer")
 
-    async def stop(self, grace_s: float) -> None:
-        """Sign what has been written until now, for at most `grace_s`."""
-        self._stopping.set()
-        if self._task is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._task
-
-    async def _run(self) -> None:
-        while True:
-            last = self._stopping.is_set()
-            await self._attempt()
-            if last:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._stopping.wait()
-
-    async def _attempt(self) -> None:
+    async def attempt(self) -> None:
+        """A round, whatever becomes of it: what is wrong is said once, and when it is over."""
         try:
             await self.round()
             fault = ""

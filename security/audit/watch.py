@@ -1,7 +1,6 @@
 """Watches the log for what the alert rules name, and tells whoever must know: the process's log, and a webhook."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -9,11 +8,11 @@ import aiohttp
 import msgspec
 
 from mesh import telemetry
-from mesh.errors import MeshError
+from mesh.errors import Unavailable
 from mesh.logs import logger
 from security.audit.alerts import Alert, AlertRules
 from security.audit.store import AuditStore
-from security.identity.files import DIRECTORY_MODE, KEY_MODE, write_file
+from security.identity.files import KEY_MODE, write_file
 
 ALERTS_CURSOR: Final = Path("run/audit/alerted.txt")
 _PAGE: Final = 1000
@@ -24,54 +23,24 @@ _WAITING_MAX: Final = 1000
 
 
 class AlertWatch:
-    """A service of the audit process.
-
-    cursor: the file in which it keeps how far it has looked and told, so that what came while it was away is looked at
-    as well; without one it begins with what is new. An alert may come twice and is not lost, unless more than
+    """cursor: the file in which it keeps how far it has looked and told, so that what came while it was away is looked
+    at as well; without one it begins with what is new. An alert may come twice and is not lost, unless more than
     _WAITING_MAX wait for the webhook. What rules have counted so far is forgotten with the process.
     """
 
-    def __init__(
-        self, store: AuditStore, rules: AlertRules, webhook: str | None, interval_s: float, cursor: Path
-    ) -> None:
+    def __init__(self, store: AuditStore, rules: AlertRules, webhook: str | None, cursor: Path) -> None:
         self._store = store
         self._cursor = cursor
         self._kept: int | None = None
         self._rules = rules
         self._webhook = webhook
-        self._interval_s = interval_s
         self._next_leaf: int | None = None
         self._waiting: list[Alert] = []
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._log = logger("alerts")
         self._count = telemetry.meter().create_counter("audit.alerts")
 
-    async def start(self) -> None:
-        self._cursor.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        self._task = asyncio.create_task(self._run(), name="alerts")
-
-    async def stop(self, grace_s: float) -> None:
-        self._stopping.set()
-        if self._task is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._task
-
-    async def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                await self.round()
-            except MeshError as error:
-                self._log.warning("the log is not watched now", reason=error.reason)
-            except OSError as error:
-                self._log.warning("how far the log was watched cannot be kept", error=type(error).__name__)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._stopping.wait()
-
     async def round(self) -> None:
-        """Look at every leaf that is new. Raises MeshError, and OSError when it cannot keep how far it came."""
+        """Look at every leaf that is new. Raises MeshError."""
         if self._next_leaf is None:
             newest = await self._store.checkpoints(0, 1, newest_first=True)
             size = newest[0].tree_size if newest else 0
@@ -87,14 +56,20 @@ class AlertWatch:
                 break
         await self._tell()
         if not self._waiting and self._next_leaf != self._kept:
-            await asyncio.to_thread(write_file, self._cursor, f"{self._next_leaf}\n".encode(), KEY_MODE)
-            self._kept = self._next_leaf
+            try:
+                await asyncio.to_thread(write_file, self._cursor, f"{self._next_leaf}\n".encode(), KEY_MODE)
+            except OSError as error:
+                self._log.warning("how far the log was watched cannot be kept", error=type(error).__name__)
+            else:
+                self._kept = self._next_leaf
 
     def _read(self, size: int) -> int:
         try:
             return max(int(self._cursor.read_text()), 0)
         except (FileNotFoundError, ValueError):
             return size
+        except OSError as error:
+            raise Unavailable("CURSOR_UNREADABLE", f"{self._cursor}: {type(error).__name__}") from error
 
     def _raise(self, alert: Alert) -> None:
         self._count.add(1, {"rule": alert.rule})

@@ -1,7 +1,5 @@
 """Has a witness cosign each new checkpoint. Away, it is caught up with later; refused, the log says so loudly."""
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -23,43 +21,24 @@ class WitnessPort(Protocol):
 
 
 class Witnessing:
-    """A service of the audit process. Signing does not wait for it: each zone goes on when the other is away."""
+    """Signing does not wait for it: each zone goes on when the other is away."""
 
-    def __init__(self, store: AuditStore, witness: WitnessPort, name: str, interval_s: float) -> None:
+    def __init__(self, store: AuditStore, witness: WitnessPort, name: str) -> None:
         self._store = store
         self._witness = witness
         self._name = name
-        self._interval_s = interval_s
         self._witnessed = 0
         self._behind = 0
         self._fault = ""
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._log = logger("witnessing")
-
-    async def start(self) -> None:
         meter = telemetry.meter()
         meter.create_observable_gauge("audit.witness.behind", [lambda _: [Observation(self._behind)]])
         meter.create_observable_gauge(
             "audit.witness.refused", [lambda _: [Observation(int(self._fault.startswith("refused")))]]
         )
-        self._task = asyncio.create_task(self._run(), name="witnessing")
 
-    async def stop(self, grace_s: float) -> None:
-        self._stopping.set()
-        if self._task is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await self._task
-
-    async def _run(self) -> None:
-        while not self._stopping.is_set():
-            await self._attempt()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._stopping.wait()
-
-    async def _attempt(self) -> None:
+    async def attempt(self) -> None:
+        """A round, whatever becomes of it: what is wrong is said once, and when it is over."""
         try:
             await self.round()
             fault = ""

@@ -4,13 +4,13 @@ from isthmus.payments.v1 import sandbox_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.process import Process
+from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
 from private_core.payments.sandbox.domain import Memory
 from private_core.payments.sandbox.journal import Journal
 from private_core.payments.sandbox.notifier import INTERVAL_S, Notifier
 from private_core.payments.sandbox.service import SandboxService
 from private_core.payments.sandbox.settings import SandboxSettings
-from private_core.rounds import Rounds
 
 
 async def main(settings: SandboxSettings, process: Process) -> None:

@@ -83,7 +83,7 @@ class Log:
         engine = async_engine(self.url)
         store = TreeStore(engine, self.signer, SystemClock())
         try:
-            await Sequencer(store, self.signer.verifier, [self.file], 1.0).round()
+            await Sequencer(store, self.signer.verifier, [self.file]).round()
         finally:
             await engine.dispose()
 

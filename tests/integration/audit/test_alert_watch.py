@@ -54,7 +54,7 @@ async def test_what_came_while_nobody_watched_or_took_alerts_is_told_later(
     def watch() -> AlertWatch:
         """A process that has just been started."""
         cursor = tmp_path / "alerted.txt"
-        return AlertWatch(AuditStore(engine), AlertRules(rules, load()), hook.url, 1.0, cursor)
+        return AlertWatch(AuditStore(engine), AlertRules(rules, load()), hook.url, cursor)
 
     async def denied(subject: str) -> None:
         await log.written(replace(record(LEAVES), token_subject=subject, decision=Decision.DENIED))

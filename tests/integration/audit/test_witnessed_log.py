@@ -23,7 +23,7 @@ from tests.integration.audit.kept_log import BATCH, LEAVES, Log, record
 async def asked(log: Log, witness: Witness) -> None:
     engine = async_engine(log.url)
     try:
-        await Witnessing(AuditStore(engine), InProcess(witness), witness_name(log), 1.0).round()
+        await Witnessing(AuditStore(engine), InProcess(witness), witness_name(log)).round()
     finally:
         await engine.dispose()
 

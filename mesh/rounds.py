@@ -1,4 +1,4 @@
-"""What a room does again and again beside its calls."""
+"""What a process does again and again beside its calls."""
 
 import asyncio
 import contextlib
@@ -9,15 +9,19 @@ from mesh.logs import logger
 
 
 class Rounds:
-    """A service of a room's process: runs `round` every `interval_s`, until it is stopped.
+    """A service of the process: runs `round` every `interval_s`, until it is stopped.
 
-    A round that fails with a MeshError is logged, and the next one comes in its time.
+    A round that fails with a MeshError is logged, and the next one comes in its time. once_more: a last round takes
+    what came until the stop.
     """
 
-    def __init__(self, name: str, round_: Callable[[], Awaitable[object]], interval_s: float) -> None:
+    def __init__(
+        self, name: str, round_: Callable[[], Awaitable[object]], interval_s: float, *, once_more: bool = False
+    ) -> None:
         self._name = name
         self._round = round_
         self._interval_s = interval_s
+        self._once_more = once_more
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._log = logger(name)
@@ -33,11 +37,13 @@ class Rounds:
                     await self._task
 
     async def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not (last := self._stopping.is_set()) or self._once_more:
             try:
                 await self._round()
             except MeshError as error:
                 self._log.warning("this round came to nothing", reason=error.reason)
+            if last:
+                return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._stopping.wait()
