@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from mesh.errors import Unavailable
+from mesh.files import PRIVATE_MODE, write_file
 
 FILE: Final = "last-good.binpb"
 # Whoever was away for longer starts with what its control plane says, or not at all.
@@ -54,7 +55,7 @@ class LastGood:
                 found[each.type_url, each.name] = kept
         if found:
             whole = csds_pb2.ClientConfig(generic_xds_configs=[found[key] for key in sorted(found)])
-            self._replace(csds_pb2.ClientStatusResponse(config=[whole]).SerializeToString())
+            write_file(self.path, csds_pb2.ClientStatusResponse(config=[whole]).SerializeToString(), PRIVATE_MODE)
 
     def snapshot(self) -> Any:
         """What to start with, a mesh.control.snapshot.Snapshot. Raises Unavailable where nothing fit is there."""
@@ -101,12 +102,3 @@ class LastGood:
             for each in config.generic_xds_configs
             if 0 <= now - each.last_updated.ToNanoseconds() / 1e9 <= AGE_S_MAX
         ]
-
-    def _replace(self, content: bytes) -> None:
-        draft = self.path.with_suffix(".new")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)

@@ -39,7 +39,7 @@ async def measure(url: str, bench: Path) -> list[Result]:
     await sink.start()
     signer = Signer.open_or_create(bench / "checkpoint.key", "isthmus.internal/audit")
     file = CheckpointFile(bench / "checkpoints.txt")
-    sequencer = Sequencer(TreeStore(engine, signer, SystemClock()), signer.verifier, [file], 1.0)
+    sequencer = Sequencer(TreeStore(engine, signer, SystemClock()), signer.verifier, [file])
     written = 0
     rounds: list[tuple[float, float]] = []
     into_tree: list[float] = []

@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 from rich.table import Table
 
+from mesh.files import PUBLIC_MODE, write_file
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -47,9 +49,8 @@ def machine() -> dict[str, Any]:
 
 def write(path: Path, on: dict[str, Any], results: Sequence[Result]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.write_text(json.dumps({"machine": on, "results": [asdict(result) for result in results]}, indent=2) + "\n")
-    draft.replace(path)
+    content = json.dumps({"machine": on, "results": [asdict(result) for result in results]}, indent=2) + "\n"
+    write_file(path, content.encode(), PUBLIC_MODE, durable=False)
 
 
 def table(title: str, results: Sequence[Result]) -> Table:

@@ -1,7 +1,6 @@
 """summary.json: the figures of a run and its verdict, for programs."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from chaos.checkers.expected import Month
 from chaos.checkers.verdict import Check
 from chaos.demo.replay import Replay, Verdict
 from chaos.load import audience, storefront
+from mesh.files import PUBLIC_MODE, write_file
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,4 @@ def summarize(replay: Replay, verdict: Verdict, edge_nodes: int, duration_s: flo
 def write(file: Path, summary: Summary) -> None:
     """Replace the file in one step."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".new")
-    unfinished.write_text(summary.to_json())
-    os.replace(unfinished, file)  # noqa: PTH105 (the same call, said plainly)
+    write_file(file, summary.to_json().encode(), PUBLIC_MODE, durable=False)

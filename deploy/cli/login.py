@@ -19,7 +19,7 @@ REQUEST_S_MAX = 10.0
 # The server says how long a code lives; nobody waits longer than this, whatever it says.
 WAIT_S_MAX = 900.0
 SLOW_DOWN_S = 5.0
-KEY_MODE = 0o600
+PRIVATE_MODE = 0o600
 
 
 class LoginFailed(LauncherError):
@@ -38,7 +38,7 @@ def login(
     with clear_errors():
         from deploy.local.mesh import urls
         from deploy.local.settings import LauncherSettings
-        from security.identity.files import write_file
+        from mesh.files import write_file
 
         settings = LauncherSettings()
         server = _Server(
@@ -52,7 +52,7 @@ def login(
         given = _wait(server, begun)
         path = settings.layout.root / "run" / "operator" / "login.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(given).encode(), KEY_MODE)
+        write_file(path, json.dumps(given).encode(), PRIVATE_MODE)
         if as_json:
             print_json({"file": str(path), "scope": given["scope"], "expires_in": given["expires_in"]})
         else:

@@ -12,6 +12,7 @@ from deploy.local.settings import LauncherSettings
 from mesh import contract
 from mesh.contract.explain import find
 from mesh.control.overrides import FILE, OverrideError, Overrides
+from mesh.files import PRIVATE_MODE, write_file
 
 ZONES: Final = ("public", "private")
 
@@ -54,9 +55,7 @@ def read(zone: str) -> Overrides:
 def change(zone: str, how: Callable[[Overrides], Overrides]) -> None:
     path = _path(zone)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.write_text(how(read(zone)).to_json())
-    draft.replace(path)
+    write_file(path, how(read(zone)).to_json().encode(), PRIVATE_MODE)
 
 
 def _path(zone: str) -> Path:

@@ -5,7 +5,6 @@ Used where ISTHMUS_DATABASE_STANDBY asks for a second node. What becomes of a pr
 
 import asyncio
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from deploy.local import postgres
 from deploy.local.errors import LauncherError
 from deploy.local.postgres import NODES
 from deploy.local.settings import Home
+from mesh.files import PRIVATE_MODE, write_file
 
 PRIMARY_WITHIN_S = 90.0
 PING_S = 2.0
@@ -62,12 +62,7 @@ def write(home: Home, roles: Roles) -> None:
     """Durable when this returns."""
     target = path(home)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = target.with_suffix(".new")
-    with draft.open("w") as file:
-        file.write(json.dumps(asdict(roles)))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+    write_file(target, json.dumps(asdict(roles)).encode(), PRIVATE_MODE)
 
 
 async def prepare(home: Home, node: str) -> None:

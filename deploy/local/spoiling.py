@@ -9,10 +9,10 @@ from typing import Final
 
 from deploy.local.settings import Home
 from deploy.local.topology import Process
+from mesh.files import read_file
 from mesh.tls import Identity
 from security.identity import wallet
 from security.identity.authority import Authority, Leaf
-from security.identity.files import read_file
 
 EXPIRED: Final = "expired"
 STRANGER: Final = "stranger"

@@ -1,12 +1,12 @@
 """topology.json: which processes there are, whose identity they need and where each one listens."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.local.errors import NotRunning
+from mesh.files import PUBLIC_MODE, write_file
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ class Topology:
 
 def write(path: Path, topology: Topology) -> None:
     """Replace the file in one step: a reader sees the old table or the new one, never a part."""
-    unfinished = path.with_suffix(".json.new")
-    unfinished.write_text(json.dumps(asdict(topology), indent=1) + "\n")
-    os.replace(unfinished, path)  # noqa: PTH105 (the same call, said plainly)
+    write_file(path, (json.dumps(asdict(topology), indent=1) + "\n").encode(), PUBLIC_MODE, durable=False)
 
 
 def read(path: Path) -> Topology:

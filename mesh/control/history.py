@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mesh.control.snapshot import Snapshot
+from mesh.files import PRIVATE_MODE, write_file
 
 _CHANGES_KEPT: Final = 200
 _SOURCES_KEPT: Final = 16
@@ -141,7 +142,9 @@ class History:
             return
         good = {(each.group, each.configuration) for each in self.changes if each.fate is Fate.GOOD}
         path = self._source(group, configuration)
-        _replace(path, json.dumps({kind: dict(found) for kind, found in source.items()}, indent=1))
+        write_file(
+            path, json.dumps({kind: dict(found) for kind, found in source.items()}, indent=1).encode(), PRIVATE_MODE
+        )
         kept = sorted(self._directory.glob(f"{group}-*.json"), key=lambda each: each.stat().st_mtime, reverse=True)
         for old in kept[_SOURCES_KEPT:]:
             if (group, old.stem.removeprefix(f"{group}-")) not in good:
@@ -149,7 +152,7 @@ class History:
 
     def _write(self) -> None:
         if self._directory is not None:
-            _replace(self._directory / _FILE, json.dumps(self.rows(), indent=1))
+            write_file(self._directory / _FILE, json.dumps(self.rows(), indent=1).encode(), PRIVATE_MODE)
 
     def _read(self) -> list[Change]:
         """What an earlier life of this control plane left. A file that cannot be read is none."""
@@ -161,9 +164,3 @@ class History:
             if path.stat().st_size <= _FILE_BYTES_MAX:
                 return [Change(**{**row, "fate": Fate(row["fate"])}) for row in json.loads(path.read_bytes())]
         return []
-
-
-def _replace(path: Path, text: str) -> None:
-    draft = path.with_suffix(".new")
-    draft.write_text(text)
-    draft.replace(path)

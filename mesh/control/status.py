@@ -13,6 +13,7 @@ from typing import Any, Final
 from mesh.control.conversation import Ack, Nack
 from mesh.control.history import History
 from mesh.control.snapshot import ORDER
+from mesh.files import PRIVATE_MODE, write_file
 
 # Data planes that are remembered, connected or not.
 _PLANES_MAX: Final = 2048
@@ -111,7 +112,6 @@ class Reporter:
                 self._last, beat = content, time.monotonic()
                 # A disk that is full must not end a control plane.
                 with contextlib.suppress(OSError):
-                    draft = self._path.with_suffix(".new")
-                    draft.write_text(f'{{"written": {time.time():.3f}, {content[1:]}')
-                    draft.replace(self._path)
+                    told = f'{{"written": {time.time():.3f}, {content[1:]}'
+                    write_file(self._path, told.encode(), PRIVATE_MODE, durable=False)
             await asyncio.sleep(_LOOK_S)

@@ -3,7 +3,6 @@
 "ISSNAP01" | CRC32C of all that follows 4 | count 4 | per record: topic 1, key length 2, key, value length 4, value
 """
 
-import os
 import struct
 from collections.abc import Mapping
 from enum import IntEnum
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from public_edge.spool.segment import sync_directory
+from mesh.files import PRIVATE_MODE, write_file
 
 MAGIC = b"ISSNAP01"
 FILE_BYTES_MAX = 1 << 30
@@ -49,14 +48,7 @@ def save(path: Path, records: Records) -> None:
         parts += (_KEY.pack(source, len(name)), name, _VALUE.pack(len(value)), value)
     content = b"".join(parts)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(MAGIC + _CHECKSUM.pack(google_crc32c.value(content)) + content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_directory(path.parent)
+    write_file(path, MAGIC + _CHECKSUM.pack(google_crc32c.value(content)) + content, PRIVATE_MODE)
 
 
 def load(path: Path) -> dict[Key, bytes] | None:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mesh.files import sync_directory
 from public_edge.spool import segment
 
 QUARANTINE_FILES_MAX = 256
@@ -55,7 +56,7 @@ def recover(directory: Path, acknowledged: int) -> Recovered:
             path.unlink()
             continue
         recovered.segments.append(SegmentFile(path, found.first, found.last, found.end))
-    segment.sync_directory(directory)
+    sync_directory(directory)
     return recovered
 
 

@@ -1,6 +1,5 @@
 """One file of the spool: a header and records in the order of their sequence."""
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -89,11 +88,3 @@ def records(buffer: bytes, offset: int = 0) -> Iterator[tuple[Record, int]]:
             continue
         entry, offset = decoded
         yield entry, offset
-
-
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mesh.files import sync_directory
 from public_edge.spool import record, segment, watermark
 from public_edge.spool.declined import Declined
 from public_edge.spool.errors import SpoolBusy, SpoolFailed, SpoolFull
@@ -91,7 +92,7 @@ class Spool:
         self.arrived = threading.Event()
         self._end = 0
         self._create_segment(0)
-        segment.sync_directory(directory)
+        sync_directory(directory)
         self._thread = threading.Thread(target=self._sync_forever, name="spool-sync", daemon=True)
         self._thread.start()
 
@@ -309,7 +310,7 @@ class Spool:
             os.close(old)
         os.fdatasync(descriptor)
         if retired:
-            segment.sync_directory(self.directory)
+            sync_directory(self.directory)
         self.counters.syncs += 1
         self._synced = target
 

@@ -3,14 +3,13 @@
 CRC32C 4 bytes | sequence 8 | note            (little-endian; the checksum covers what follows it)
 """
 
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import google_crc32c
 
-from public_edge.spool.segment import sync_directory
+from mesh.files import PRIVATE_MODE, write_file
 
 _CHECKSUM = struct.Struct("<I")
 _SEQUENCE = struct.Struct("<Q")
@@ -38,15 +37,5 @@ def load(directory: Path) -> Watermark | None:
 
 def save(directory: Path, watermark: Watermark) -> None:
     """Durable on return: a segment may be removed only after this. Raises OSError."""
-    fresh = directory / "watermark.new"
     content = _SEQUENCE.pack(watermark.sequence) + watermark.note
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        whole = memoryview(_CHECKSUM.pack(google_crc32c.value(content)) + content)
-        while whole:
-            whole = whole[os.write(descriptor, whole) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fresh.replace(directory / "watermark")
-    sync_directory(directory)
+    write_file(directory / "watermark", _CHECKSUM.pack(google_crc32c.value(content)) + content, PRIVATE_MODE)

@@ -4,6 +4,7 @@ from isthmus.audit.v1 import audit_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
+from mesh.files import DIRECTORY_MODE
 from mesh.process import Process
 from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
@@ -21,7 +22,6 @@ from security.audit.tree_store import TreeStore
 from security.audit.watch import ALERTS_CURSOR, AlertWatch
 from security.audit.witness_client import WitnessClient
 from security.audit.witnessing import Witnessing
-from security.identity.files import DIRECTORY_MODE
 
 
 async def main(settings: AuditSettings, process: Process) -> None:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mesh.errors import FailedPrecondition
-from security.identity.files import CERTIFICATE_MODE, DIRECTORY_MODE, KEY_MODE, read_file, read_key_file, write_file
+from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, PUBLIC_MODE, read_file, read_key_file, write_file
 
 _KEY_BYTES: Final = 32
 _ID_BYTES: Final = 4
@@ -115,11 +115,11 @@ class KeyHolder(Generic[V]):
         path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
         if not path.exists():
             signer = cls(name, Ed25519PrivateKey.generate())
-            write_file(path, signer._text().encode(), KEY_MODE)
+            write_file(path, signer._text().encode(), PRIVATE_MODE)
         signer = cls.parse(read_key_file(path).decode(errors="replace"))
         public = f"{signer.verifier}\n".encode()
         if not path.with_suffix(".pub").exists() or read_file(path.with_suffix(".pub")) != public:
-            write_file(path.with_suffix(".pub"), public, CERTIFICATE_MODE)
+            write_file(path.with_suffix(".pub"), public, PUBLIC_MODE)
         return signer
 
     def _text(self) -> str:

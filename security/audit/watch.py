@@ -9,10 +9,10 @@ import msgspec
 
 from mesh import telemetry
 from mesh.errors import Unavailable
+from mesh.files import PRIVATE_MODE, write_file
 from mesh.logs import logger
 from security.audit.alerts import Alert, AlertRules
 from security.audit.store import AuditStore
-from security.identity.files import KEY_MODE, write_file
 
 ALERTS_CURSOR: Final = Path("run/audit/alerted.txt")
 _PAGE: Final = 1000
@@ -57,7 +57,7 @@ class AlertWatch:
         await self._tell()
         if not self._waiting and self._next_leaf != self._kept:
             try:
-                await asyncio.to_thread(write_file, self._cursor, f"{self._next_leaf}\n".encode(), KEY_MODE)
+                await asyncio.to_thread(write_file, self._cursor, f"{self._next_leaf}\n".encode(), PRIVATE_MODE)
             except OSError as error:
                 self._log.warning("how far the log was watched cannot be kept", error=type(error).__name__)
             else:

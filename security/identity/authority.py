@@ -20,17 +20,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mesh.errors import FailedPrecondition
-from mesh.spiffe import SpiffeId
-from security.identity import rotation
-from security.identity.files import (
-    CERTIFICATE_MODE,
+from mesh.files import (
     DIRECTORY_MODE,
-    KEY_MODE,
+    PRIVATE_MODE,
+    PUBLIC_MODE,
     read_file,
     read_key_file,
     sync_directory,
     write_file,
 )
+from mesh.spiffe import SpiffeId
+from security.identity import rotation
 
 ROOT_LIFE = timedelta(days=365)
 # A verifier whose clock is this far behind ours still accepts a new certificate.
@@ -170,7 +170,7 @@ class Authority:
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Only one process at a time makes the keys of a zone."""
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, KEY_MODE)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -187,8 +187,8 @@ def _open_or_create_issuer(directory: Path, name: str, common_name: str, zone: s
         # The root was replaced: an issuer below the old one would be refused by everyone who trusts the new one.
     # A key without its certificate is the rest of an interrupted start: nobody has seen a certificate of it.
     issuer = _new_issuer(common_name, zone, parent)
-    write_file(key_path, _key_pem(issuer.key), KEY_MODE)
-    write_file(certificate_path, issuer.pem, CERTIFICATE_MODE)
+    write_file(key_path, _key_pem(issuer.key), PRIVATE_MODE)
+    write_file(certificate_path, issuer.pem, PUBLIC_MODE)
     sync_directory(directory)
     return issuer
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from security.identity.files import CERTIFICATE_MODE, KEY_MODE, read_file, read_key_file, sync_directory, write_file
+from mesh.files import PRIVATE_MODE, PUBLIC_MODE, read_file, read_key_file, sync_directory, write_file
 
 REQUEST: Final = "rotate"
 NEXT: Final = "next"
@@ -25,7 +25,7 @@ ISSUERS: Final = ("root", "gateway")
 def request(directory: Path) -> None:
     """Ask the agent of a zone (`directory`: ISTHMUS_HOME/ca/<zone>) for another root. While one is on its way, nothing
     more is asked for."""
-    (directory / REQUEST).touch(CERTIFICATE_MODE)
+    (directory / REQUEST).touch(PUBLIC_MODE)
 
 
 def under_way(directory: Path) -> bool:
@@ -65,10 +65,10 @@ def switch(directory: Path) -> None:
     """Make the next root the root. Interrupted anywhere, it is finished by doing it again."""
     for issuer in ISSUERS:
         if not (directory / _previous(issuer)).exists():
-            write_file(directory / _previous(issuer), read_file(directory / f"{issuer}.pem"), CERTIFICATE_MODE)
+            write_file(directory / _previous(issuer), read_file(directory / f"{issuer}.pem"), PUBLIC_MODE)
     for issuer in ISSUERS:
-        write_file(directory / f"{issuer}.key", read_key_file(directory / NEXT / f"{issuer}.key"), KEY_MODE)
-        write_file(directory / f"{issuer}.pem", read_file(directory / NEXT / f"{issuer}.pem"), CERTIFICATE_MODE)
+        write_file(directory / f"{issuer}.key", read_key_file(directory / NEXT / f"{issuer}.key"), PRIVATE_MODE)
+        write_file(directory / f"{issuer}.pem", read_file(directory / NEXT / f"{issuer}.pem"), PUBLIC_MODE)
     (directory / REQUEST).unlink(missing_ok=True)
     shutil.rmtree(directory / NEXT)
     sync_directory(directory)

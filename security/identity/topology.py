@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.errors import FailedPrecondition
-from security.identity.files import read_file
+from mesh.files import read_file
 
 PROCESSES_MAX = 10_000
 # A process name becomes a directory name, so it may not climb out of its directory.

@@ -15,16 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from mesh.errors import FailedPrecondition
-from security.identity.authority import Issuer, Leaf
-from security.identity.files import (
-    CERTIFICATE_MODE,
+from mesh.files import (
     DIRECTORY_MODE,
-    KEY_MODE,
+    PRIVATE_MODE,
+    PUBLIC_MODE,
     read_file,
     read_key_file,
     sync_directory,
     write_file,
 )
+from security.identity.authority import Issuer, Leaf
 
 LIVE = "live"
 VERSIONS_KEPT = 2
@@ -43,13 +43,13 @@ class Wallet:
 
     def files(self) -> Mapping[str, tuple[bytes, int]]:
         files = {
-            "key.pem": (self.leaf.key_pem, KEY_MODE),
-            "keypair.pem": (self.leaf.key_pem + self.leaf.chain_pem, KEY_MODE),
-            "svid.pem": (self.leaf.chain_pem, CERTIFICATE_MODE),
-            "bundle.pem": (self.bundle_pem, CERTIFICATE_MODE),
+            "key.pem": (self.leaf.key_pem, PRIVATE_MODE),
+            "keypair.pem": (self.leaf.key_pem + self.leaf.chain_pem, PRIVATE_MODE),
+            "svid.pem": (self.leaf.chain_pem, PUBLIC_MODE),
+            "bundle.pem": (self.bundle_pem, PUBLIC_MODE),
         }
         if self.gateway_pem is not None:
-            files["gateway-ca.pem"] = (self.gateway_pem, CERTIFICATE_MODE)
+            files["gateway-ca.pem"] = (self.gateway_pem, PUBLIC_MODE)
         return files
 
 

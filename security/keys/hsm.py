@@ -18,7 +18,7 @@ import pkcs11
 from pkcs11 import Attribute, GCMParams, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.exceptions import EncryptedDataInvalid, PKCS11Error
 
-from security.identity.files import KEY_MODE, read_key_file, write_file
+from mesh.files import PRIVATE_MODE, read_key_file, write_file
 from security.keys.aead import KEY_BYTES, NONCE_BYTES, TAG_BYTES
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, KekUnknown, KeyringBusy, KmsAway, KmsRefused
 from security.keys.port import KekRef
@@ -157,7 +157,7 @@ class HsmKms:
             capabilities=MechanismFlag.ENCRYPT | MechanismFlag.DECRYPT,
             template=_CLOSED,
         )
-        write_file(self._state, f"{time.time():.0f}\n".encode(), KEY_MODE)
+        write_file(self._state, f"{time.time():.0f}\n".encode(), PRIVATE_MODE)
 
     def _add(self, newest_version: int) -> None:
         with locked(self._state):

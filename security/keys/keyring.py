@@ -20,7 +20,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from security.identity.files import KEY_MODE, read_key_file, write_file
+from mesh.files import PRIVATE_MODE, read_key_file, write_file
 from security.keys.aead import KEY_BYTES, NONCE_BYTES, Aead
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, KekUnknown, KeyringBusy, KeyringUnusable
 from security.keys.port import KekRef
@@ -153,7 +153,7 @@ def write_keys(path: Path, id_: str, keks: Mapping[int, bytes], index_key: bytes
     nonce, sealed = Aead(seal.key(salt)).seal(json.dumps(document).encode(), _header(seal, salt))
     texts = {"salt": base64.b64encode(salt).decode(), "sealed": base64.b64encode(nonce + sealed).decode()}
     written = {"format": FORMAT, "seal": seal.kind, **texts}
-    write_file(path, json.dumps(written, indent=1).encode() + b"\n", KEY_MODE)
+    write_file(path, json.dumps(written, indent=1).encode() + b"\n", PRIVATE_MODE)
 
 
 def _document(path: Path) -> dict[str, Any]:

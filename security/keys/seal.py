@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_key_file, write_file
+from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_key_file, write_file
 from security.keys.aead import KEY_BYTES
 from security.keys.errors import KeyringUnusable
 from security.keys.wraps import locked
@@ -45,7 +45,7 @@ class KeyFileSeal:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
         with locked(self._path):
             if not self._path.exists():
-                write_file(self._path, base64.b64encode(os.urandom(KEY_BYTES)) + b"\n", KEY_MODE)
+                write_file(self._path, base64.b64encode(os.urandom(KEY_BYTES)) + b"\n", PRIVATE_MODE)
         try:
             secret = base64.b64decode(read_key_file(self._path).strip(), validate=True)
         except ValueError:

@@ -18,7 +18,7 @@ import hvac
 import requests
 from hvac import exceptions
 
-from security.identity.files import read_key_file
+from mesh.files import read_key_file
 from security.keys.aead import KEY_BYTES
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, KekUnknown, KeyringBusy, KmsAway, KmsRefused
 from security.keys.port import KekRef

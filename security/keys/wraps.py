@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_file, write_file
+from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_file, write_file
 from security.keys.aead import SEALED_MAX
 from security.keys.errors import KeyExhausted, KeyringUnusable
 from security.keys.port import KekRef
@@ -50,7 +50,7 @@ class WrapLedger:
             block = min(BLOCK, self._wraps_max - before)
             if block <= 0:
                 raise KeyExhausted
-            write_file(self._path, json.dumps(counts | {str(kek): before + block}).encode() + b"\n", KEY_MODE)
+            write_file(self._path, json.dumps(counts | {str(kek): before + block}).encode() + b"\n", PRIVATE_MODE)
         return block
 
     def _read(self) -> dict[str, int]:
@@ -69,7 +69,7 @@ class WrapLedger:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock beside `path`, so that of several processes one at a time reads it and writes it again."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
-    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, KEY_MODE)
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.contract import Contract
 from mesh.errors import FailedPrecondition
-from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_key_file, write_file
+from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_key_file, write_file
 from security.oauth.device import DEVICE_CODE
 from security.oauth.domain import Authentication, Client
 from security.oauth.passwords import PasswordChecker
@@ -47,7 +47,7 @@ def seed(
     sandbox: also a client with a shared secret, for trying things out. Without it there is none.
     """
     directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, KEY_MODE)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         known = scopes_of(contract)
@@ -93,7 +93,7 @@ def _public_keys(path: Path) -> str:
         made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_file(path, made, KEY_MODE)
+        write_file(path, made, PRIVATE_MODE)
     key = serialization.load_pem_private_key(read_key_file(path), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FailedPrecondition("KEY_FILE_INVALID", f"{path} holds no P-256 key", remedy=f"Remove {path}.")
@@ -103,7 +103,7 @@ def _public_keys(path: Path) -> str:
 def _secret_hash(store: Store, passwords: PasswordChecker, path: Path) -> str:
     """The stored hash if it is the file's, else the hash of the file's secret, which is made if there is none."""
     if not path.exists():
-        write_file(path, secrets.token_urlsafe(32).encode(), KEY_MODE)
+        write_file(path, secrets.token_urlsafe(32).encode(), PRIVATE_MODE)
     secret = read_key_file(path).decode("ascii").strip()
     client = store.client(SANDBOX)
     stored = client.secret_hash if client else None

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from mesh.errors import FailedPrecondition
+from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_file, write_file
 from security.audit.checkpoint import Checkpoint
 from security.audit.cosignature import WitnessVerifier
 from security.audit.note import KeyMalformed, NoteRejected, Verifier
-from security.identity.files import DIRECTORY_MODE, KEY_MODE, read_file, write_file
 
 
 class WitnessStateDamaged(FailedPrecondition):
@@ -57,7 +57,7 @@ class WitnessedLog:
         """Return when the note is safe; only then may its cosignature leave. Raises OSError."""
         if self._verifier is None:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
-            write_file(self._pin, json.dumps({"log": str(verifier)}).encode() + b"\n", KEY_MODE)
+            write_file(self._pin, json.dumps({"log": str(verifier)}).encode() + b"\n", PRIVATE_MODE)
             self._verifier = verifier
-        write_file(self._path, note.encode(), KEY_MODE)
+        write_file(self._path, note.encode(), PRIVATE_MODE)
         self.newest = checkpoint

@@ -9,10 +9,10 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from mesh.files import write_file
 from security.identity import rotation
 from security.identity.agent import Agent
 from security.identity.authority import Authority
-from security.identity.files import write_file
 
 TRUST_DOMAIN = "isthmus.internal"
 # On both sides of the crossing, and behind a gateway.

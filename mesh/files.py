@@ -1,4 +1,4 @@
-"""Files that hold keys: written whole or not at all, and read only when nobody else can read them."""
+"""Files that are written whole or not at all, and keys that are read only when nobody else can read them."""
 
 import os
 import stat
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mesh.errors import FailedPrecondition
 
-KEY_MODE = 0o600
-CERTIFICATE_MODE = 0o644
+PRIVATE_MODE = 0o600
+PUBLIC_MODE = 0o644
 DIRECTORY_MODE = 0o700
 FILE_BYTES_MAX = 256 * 1024
 
@@ -21,20 +21,27 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, data: bytes, mode: int) -> None:
-    """Write `data` with exactly `mode` and put it in place in one step; a reader sees the old file or the new one."""
+def write_file(path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
+    """Write `data` with exactly `mode` and put it in place in one step; a reader sees the old file or the new one.
+
+    durable: on the disk on return; else a loss of power may take it. Raises OSError; the old file stays then.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        os.fchmod(descriptor, mode)
-        with os.fdopen(descriptor, "wb", closefd=False) as file:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
             file.write(data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    draft.replace(path)
-    sync_directory(path.parent)
+            file.flush()
+            if durable:
+                os.fsync(descriptor)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
 
 
 def read_file(path: Path) -> bytes:
