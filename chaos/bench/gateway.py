@@ -24,7 +24,7 @@ from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 from chaos.bench.report import Result
 from chaos.bench.tools import BenchError, free_ports
 from chaos.load.client import PublicClient
-from chaos.load.token import ClientToken
+from chaos.load.token import PatientToken
 from deploy.local import processes
 from deploy.local.mesh import LocalMesh
 from deploy.local.settings import Home
@@ -116,7 +116,7 @@ async def _calls(mesh: LocalMesh) -> AsyncIterator[tuple[Call, Call, Call]]:
         _channel(mesh, "catalog-1") as service,
         _channel(mesh, "gateway-1") as gateway,
     ):
-        token = ClientToken(client, "storefront", key, "catalog.read")
+        token = PatientToken(client, "storefront", key, "catalog.read")
         headers = await token.authorization()
         check = external_auth_pb2.CheckRequest()
         check.attributes.request.http.method = "GET"

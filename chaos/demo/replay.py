@@ -22,7 +22,7 @@ from chaos.load.pace import Pace
 from chaos.load.rows import Rows
 from chaos.load.shoppers import play_purchases
 from chaos.load.storefront import CLIENT_ID, SCOPE, Storefront
-from chaos.load.token import ClientToken
+from chaos.load.token import PatientToken
 from chaos.load.transactions import by_customer
 from deploy.local import topology
 from deploy.local.mesh import LocalMesh
@@ -81,7 +81,7 @@ class Replay:
         root = mesh.home.root / "ca" / "public" / "root.pem"
         key = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
         async with PublicClient(mesh.urls["edge_gateway"], root, VIEWERS_AT_ONCE + SHOPPERS_AT_ONCE) as client:
-            shop = Storefront(client, ClientToken(client, CLIENT_ID, key, SCOPE), self.outcomes, self.run)
+            shop = Storefront(client, PatientToken(client, CLIENT_ID, key, SCOPE), self.outcomes, self.run)
             public = Audience(client, self.outcomes, self._catalog.landings)
             campaigns, pages = len(self._catalog.campaigns), len(self._catalog.items)
             with self._screen.phase(f"Publishing {campaigns} campaigns and {pages} pages"):

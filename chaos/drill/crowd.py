@@ -23,7 +23,7 @@ from chaos.load.outcomes import CallFailed, Outcomes
 from chaos.load.rows import read_rows
 from chaos.load.storefront import CLIENT_ID, SCOPE, Storefront
 from chaos.load.timeline import Timeline
-from chaos.load.token import ClientToken
+from chaos.load.token import PatientToken
 from chaos.load.traffic import JSON, PREFIX, Traffic, slot_of
 from mesh.errors import MeshError
 
@@ -78,7 +78,7 @@ class Crowd:
         url = self._target.urls["edge_gateway"]
         self.client = await self._stack.enter_async_context(PublicClient(url, root, CONNECTIONS_MAX))
         self._channel: Channel = await self._stack.enter_async_context(operator(home, self._target.table))
-        token = ClientToken(self.client, CLIENT_ID, key, SCOPE)
+        token = PatientToken(self.client, CLIENT_ID, key, SCOPE)
         self._shop = shop = Storefront(self.client, token, Outcomes(), self.run)
         self.slots = sorted({slot_of(row) for row in rows.impressions})
         try:

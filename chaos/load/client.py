@@ -60,6 +60,11 @@ class PublicClient:
             await self._session.close()
             self._session = None
 
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        assert self._session is not None, "the client is used as a context manager"
+        return self._session
+
     async def send(
         self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
@@ -68,12 +73,9 @@ class PublicClient:
         Raises:
             CallFailed: no answer came within TIMEOUT_S; its outcome is UNKNOWN.
         """
-        assert self._session is not None, "the client is used as a context manager"
         url = URL(target if target.startswith("https://") else self.url + target, encoded=True)
         try:
-            async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
-            ) as response:
+            async with self.session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
                 names = {name.lower(): value for name, value in response.headers.items()}
                 cookies = tuple(response.headers.getall("set-cookie", ()))
                 return Answer(response.status, names, await response.read(), cookies)

@@ -12,7 +12,7 @@ from isthmus.catalog.v1.catalog_pb2 import Campaign, ContentItem
 
 from chaos.load.client import Answer, PublicClient
 from chaos.load.outcomes import CallFailed, Outcome, Outcomes
-from chaos.load.token import ClientToken
+from chaos.load.token import PatientToken
 from chaos.load.transactions import CURRENCY, Purchase
 
 CLIENT_ID = "storefront"
@@ -71,7 +71,7 @@ class _MayPass(CallFailed):
 class Storefront:
     """Sends each call until it is answered or ATTEMPTS are used up; `run` keeps the keys of two runs apart."""
 
-    def __init__(self, client: PublicClient, token: ClientToken, outcomes: Outcomes, run: str) -> None:
+    def __init__(self, client: PublicClient, token: PatientToken, outcomes: Outcomes, run: str) -> None:
         self._client = client
         self._token = token
         self._outcomes = outcomes

@@ -12,7 +12,7 @@ from rich.console import Console
 from chaos.demo.screen import Screen
 from chaos.load.client import Answer, PublicClient
 from chaos.load.storefront import CLIENT_ID
-from chaos.load.token import ClientToken
+from chaos.load.token import PatientToken
 from deploy.local.mesh import LocalMesh
 
 JSON = {"content-type": "application/json"}
@@ -38,7 +38,7 @@ async def public_client(mesh: LocalMesh, connections: int = 16) -> AsyncIterator
 async def bearer(mesh: LocalMesh, client: PublicClient, scope: str) -> dict[str, str]:
     """Headers of a JSON request with a token of the shop's own system."""
     key = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
-    return JSON | await ClientToken(client, CLIENT_ID, key, scope).authorization()
+    return JSON | await PatientToken(client, CLIENT_ID, key, scope).authorization()
 
 
 async def register(mesh: LocalMesh, client: PublicClient, key: str, number: int) -> str:

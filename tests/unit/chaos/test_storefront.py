@@ -8,7 +8,7 @@ import stamina
 from chaos.load.client import Answer, PublicClient
 from chaos.load.outcomes import CallFailed, Outcome, Outcomes
 from chaos.load.storefront import ATTEMPTS, Storefront
-from chaos.load.token import ClientToken
+from chaos.load.token import PatientToken
 from chaos.load.transactions import Purchase
 
 PURCHASE = Purchase(line=7, customer="4", source_time_us=1, month="1997-01", pieces=2, amount_minor=2973)
@@ -35,7 +35,7 @@ class Gateway(PublicClient):
         return answer
 
 
-class Token(ClientToken):
+class Token(PatientToken):
     def __init__(self) -> None:
         pass
 
