@@ -144,7 +144,7 @@ def _policed(
         a process that froze takes calls as a healthy one does. Whichever answers first wins.
         """
         budget.earn()
-        patience_s = (ends - time.monotonic()) / attempts
+        patience_s = (ends - time.monotonic()) / attempts if hedged else None
         flying: list[Any] = []
         try:
             for left in range(attempts - 1, -1, -1):
@@ -159,36 +159,27 @@ def _policed(
                         f"nobody of {method.workload} has answered for a while",
                         remedy="try again later",
                     )
-                while True:
-                    ended = await _first_ended(flying, patience_s if hedged and left else None)
+                within_s = patience_s if left else None
+                while flying:
+                    ended = await _first_ended(flying, within_s)
                     if ended is None:
                         if budget.spend():
                             break
-                        ended = await _first_ended(flying, None)
+                        within_s = None
+                        continue
                     flying.remove(ended)
                     try:
-                        answer = await ended
-                    except grpc.aio.AioRpcError as error:
-                        failure = from_rpc_error(error)
-                        if _unreached(failure):
-                            circuit.missed()
-                        else:
-                            circuit.reached()
-                        # A try that ran out of time says nothing of those beside it. (gRPC ends one so, too, when its
-                        # node leaves the endpoints while it waits.)
-                        if not isinstance(failure, Unavailable) and not (
-                            isinstance(failure, DeadlineExceeded) and flying
-                        ):
-                            raise failure from error
+                        return await _answered(ended, circuit)
+                    except MeshError as failure:
+                        if not _worth_another(failure, beside=bool(flying)):
+                            raise
                         pause = random.uniform(0, min(_BACKOFF_S_MAX, _BACKOFF_S * 2 ** (attempts - 1 - left)))  # noqa: S311
-                        if left and ends - time.monotonic() - pause >= _LEAST_S and budget.spend():
-                            await asyncio.sleep(pause)
-                            break
-                        if not flying:
-                            raise failure from error
-                    else:
-                        circuit.reached()
-                        return answer
+                        again = left and ends - time.monotonic() - pause >= _LEAST_S and budget.spend()
+                        if not again and not flying:
+                            raise
+                    if again:
+                        await asyncio.sleep(pause)
+                        break
         finally:
             for call in flying:
                 call.cancel()
@@ -221,6 +212,27 @@ def _policed(
             return await attempt(request, time.monotonic() + limit, headers, wait_for_ready)
 
     return invoke
+
+
+async def _answered(call: Any, circuit: Circuit) -> Any:
+    """What a call that has ended was answered. Raises what it was refused with."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        failure = from_rpc_error(error)
+        if _unreached(failure):
+            circuit.missed()
+        else:
+            circuit.reached()
+        raise failure from error
+    circuit.reached()
+    return answer
+
+
+def _worth_another(failure: MeshError, *, beside: bool) -> bool:
+    """Whether another try may fare better. One that ran out of time says nothing of those beside it: gRPC ends a try
+    so, too, when its node leaves the endpoints while it waits."""
+    return isinstance(failure, Unavailable) or (beside and isinstance(failure, DeadlineExceeded))
 
 
 async def _first_ended(calls: Sequence[Any], within_s: float | None) -> Any:
