@@ -10,6 +10,7 @@ from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 from mesh.errors import DeadlineExceeded, Unavailable
 from private_core.money import Money
 from private_core.payments.domain import Order, ProviderAnswer
+from private_core.payments.messages import line_of
 from private_core.payments.statement import LINES_MAX, Act, Line, too_long
 from private_core.translation import money_message, money_of
 
@@ -72,15 +73,7 @@ class SandboxClient:
             if not page:
                 return
             for line in page:
-                yield Line(
-                    line.idempotency_key,
-                    Act(line.kind),
-                    line.reference,
-                    line.amount.minor,
-                    line.amount.currency,
-                    line.approved,
-                    line.provider_id,
-                )
+                yield line_of(line)
             after += len(page)
         raise too_long(day)
 

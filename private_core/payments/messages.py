@@ -1,11 +1,13 @@
-"""Payments as messages: what callers are answered, and what the warehouse is told."""
+"""Payments as messages: what callers are answered, what the warehouse is told, and what providers tell of them."""
 
 from typing import Final
 
-from isthmus.payments.v1 import events_pb2
+from isthmus.payments.v1 import events_pb2, provider_pb2
 from isthmus.payments.v1 import payments_pb2 as pb
 
+from mesh.errors import InvalidArgument
 from private_core.payments.domain import Payment, State
+from private_core.payments.statement import Act, Line
 from private_core.translation import money_message
 
 _STATES: Final = {
@@ -35,3 +37,14 @@ def payment_message(payment: Payment) -> pb.Payment:
 
 def payment_changed(payment: Payment) -> events_pb2.PaymentChanged:
     return events_pb2.PaymentChanged(payment_id=payment.payment_id, payment=payment_message(payment))
+
+
+def line_of(one: provider_pb2.ProviderOperation) -> Line:
+    """What a provider states or tells of one operation. Raises InvalidArgument where no provider does such a thing."""
+    try:
+        act = Act(one.kind)
+    except ValueError:
+        raise InvalidArgument("ACT_UNKNOWN", "a provider holds, takes, releases or returns") from None
+    return Line(
+        one.operation_id, act, one.reference, one.amount.minor, one.amount.currency, one.approved, one.provider_id
+    )

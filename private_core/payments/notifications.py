@@ -6,14 +6,15 @@ from typing import Any
 from isthmus.payments.v1 import notifications_pb2 as pb
 from isthmus.payments.v1 import notifications_pb2_grpc
 
-from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, PermissionDenied
+from mesh.errors import FailedPrecondition, MeshError, PermissionDenied
 from mesh.logs import logger
 from private_core.payments import statement
 from private_core.payments.domain import ProviderAnswer
+from private_core.payments.messages import line_of
 from private_core.payments.reconciliation import Reconciliation
 from private_core.payments.reconciliation_store import ReconciliationStore
 from private_core.payments.settlement import Settlement
-from private_core.payments.statement import Act, Line, Name
+from private_core.payments.statement import Line, Name
 from private_core.payments.store import PaymentStore
 from private_core.payments.wechat.notification import Notifications
 from private_core.payments.wechat.signing import Signed, Untrusted
@@ -38,7 +39,7 @@ class NotificationService(notifications_pb2_grpc.ProviderNotificationsServicer):
         self._log = logger("notifications")
 
     async def Notify(self, request: pb.NotifyRequest, context: Any) -> pb.NotifyResponse:
-        return pb.NotifyResponse(ended=await self._take(map(_line, request.notifications)))
+        return pb.NotifyResponse(ended=await self._take(map(line_of, request.notifications)))
 
     async def ForwardWechat(self, request: pb.ForwardWechatRequest, context: Any) -> pb.ForwardWechatResponse:
         if self._wechat is None:
@@ -79,13 +80,3 @@ class NotificationService(notifications_pb2_grpc.ProviderNotificationsServicer):
             self._log.warning("an operation stays open", operation=line.operation_id, reason=error.reason)
             return False
         return True
-
-
-def _line(one: pb.ProviderNotification) -> Line:
-    try:
-        act = Act(one.kind)
-    except ValueError:
-        raise InvalidArgument("ACT_UNKNOWN", "a provider holds, takes, releases or returns") from None
-    return Line(
-        one.operation_id, act, one.reference, one.amount.minor, one.amount.currency, one.approved, one.provider_id
-    )

@@ -11,7 +11,7 @@ from mesh.errors import MeshError
 from mesh.logs import logger
 from private_core.payments.sandbox.domain import Behaviour, behaviour
 from private_core.payments.sandbox.journal import Entry
-from private_core.translation import money_message
+from private_core.payments.sandbox.messages import operation_message
 
 INTERVAL_S: Final = 0.5
 BATCH: Final = 100
@@ -40,7 +40,7 @@ class Notifier:
             batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
             if not batch:
                 break
-            events = [_event(entry) for entry, _ in batch]
+            events = [operation_message(entry) for entry, _ in batch]
             try:
                 # The newest first, and everything twice.
                 await self._stub.Notify(pb.NotifyRequest(notifications=[*reversed(events), *events]))
@@ -51,15 +51,3 @@ class Notifier:
                 break
             told += len(batch)
         return told
-
-
-def _event(entry: Entry) -> pb.ProviderNotification:
-    return pb.ProviderNotification(
-        operation_id=entry.key,
-        kind=entry.kind,
-        reference=entry.reference,
-        amount=money_message(entry.amount),
-        approved=entry.approved,
-        provider_id=entry.provider_id,
-        time_us=entry.time_us,
-    )

@@ -11,8 +11,9 @@ from isthmus.payments.v1 import sandbox_pb2_grpc
 from mesh.errors import InvalidArgument
 from private_core.payments.sandbox.domain import Asked, Behaviour, Memory, behaviour, stated
 from private_core.payments.sandbox.journal import Entry, Journal
+from private_core.payments.sandbox.messages import operation_message
 from private_core.payments.sandbox.notifier import Notifier
-from private_core.translation import money_message, money_of, translated
+from private_core.translation import money_of, translated
 
 PAGE: Final = 1000
 _Request = pb.HoldRequest | pb.TakeRequest | pb.ReleaseRequest | pb.ReturnRequest
@@ -51,7 +52,9 @@ class SandboxService(sandbox_pb2_grpc.SandboxProviderServicer):
         except ValueError:
             raise InvalidArgument("DAY_UNKNOWN", "there is no such day", remedy="send it as 2026-11-22") from None
         lines = (line for line in map(stated, self._journal.read(day)) if line is not None)
-        return pb.ListStatementResponse(lines=map(_line, islice(lines, request.after, request.after + PAGE)))
+        return pb.ListStatementResponse(
+            lines=map(operation_message, islice(lines, request.after, request.after + PAGE))
+        )
 
     async def _decide(self, kind: str, request: _Request) -> Entry:
         with translated():
@@ -64,15 +67,3 @@ class SandboxService(sandbox_pb2_grpc.SandboxProviderServicer):
             if disturbed in self._waits_s:
                 await asyncio.sleep(self._waits_s[disturbed])
         return entry
-
-
-def _line(entry: Entry) -> pb.StatementLine:
-    return pb.StatementLine(
-        idempotency_key=entry.key,
-        kind=entry.kind,
-        reference=entry.reference,
-        amount=money_message(entry.amount),
-        approved=entry.approved,
-        provider_id=entry.provider_id,
-        time_us=entry.time_us,
-    )

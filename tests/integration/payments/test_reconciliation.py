@@ -13,6 +13,7 @@ from isthmus.payments.v1 import (
     notifications_pb2,
     notifications_pb2_grpc,
     payments_pb2_grpc,
+    provider_pb2,
     sandbox_pb2_grpc,
 )
 from isthmus.payments.v1 import payments_pb2 as pb
@@ -167,11 +168,11 @@ async def test_a_notification_that_contradicts_the_books_changes_nothing_and_sta
     await room.authorize("order-1", "key-hold-1")
     before = await room.balances()
     ((operation_id, payment_id),) = await room.sql("SELECT operation_id, payment_id FROM payments.operation")
-    denied = notifications_pb2.ProviderNotification(
+    denied = provider_pb2.ProviderOperation(
         operation_id=operation_id, kind="hold", reference=payment_id, approved=False, provider_id="p-1"
     )
     denied.amount.minor, denied.amount.currency = 2933, "USD"
-    unknown = notifications_pb2.ProviderNotification(operation_id="op-x", kind="return", approved=True)
+    unknown = provider_pb2.ProviderOperation(operation_id="op-x", kind="return", approved=True)
     for _ in range(2):
         await room.notifications.Notify(notifications_pb2.NotifyRequest(notifications=[denied, unknown]), None)
     rows = await room.sql("SELECT operation_id, name, day FROM payments.difference ORDER BY name")
@@ -179,7 +180,7 @@ async def test_a_notification_that_contradicts_the_books_changes_nothing_and_sta
     assert await room.balances() == before
     with pytest.raises(InvalidArgument):
         await room.notifications.Notify(
-            notifications_pb2.NotifyRequest(notifications=[notifications_pb2.ProviderNotification(kind="steal")]), None
+            notifications_pb2.NotifyRequest(notifications=[provider_pb2.ProviderOperation(kind="steal")]), None
         )
 
 

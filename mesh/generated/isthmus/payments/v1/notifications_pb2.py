@@ -24,29 +24,17 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
-from isthmus.money.v1 import money_pb2 as isthmus_dot_money_dot_v1_dot_money__pb2
+from isthmus.payments.v1 import provider_pb2 as isthmus_dot_payments_dot_v1_dot_provider__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'isthmus/payments/v1/notifications.proto\x12\x13isthmus.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\xe6\x01\n\x14ProviderNotification\x12 \n\x0coperation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x04kind\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x10\x12\x1a\n\treference\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12\x10\n\x08\x61pproved\x18\x05 \x01(\x08\x12\x1d\n\x0bprovider_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0f\n\x07time_us\x18\x07 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\"d\n\rNotifyRequest\x12K\n\rnotifications\x18\x01 \x03(\x0b\x32).isthmus.payments.v1.ProviderNotificationB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07:\x06\x9a\xe7\x18\x02\x08\x02\"\'\n\x0eNotifyResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r:\x06\x9a\xe7\x18\x02\x08\x02\"\xa1\x01\n\x14\x46orwardWechatRequest\x12\x1a\n\ttimestamp\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x14\x12\x16\n\x05nonce\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x06serial\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\tsignature\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x17\n\x04\x62ody\x18\x05 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04:\x06\x9a\xe7\x18\x02\x08\x02\".\n\x15\x46orwardWechatResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08:\x06\x9a\xe7\x18\x02\x08\x02\x32\xef\x02\n\x15ProviderNotifications\x12z\n\x06Notify\x12\".isthmus.payments.v1.NotifyRequest\x1a#.isthmus.payments.v1.NotifyResponse\"\'\x92\xe7\x18#\n\x10sandbox-provider(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\xc7\x01\n\rForwardWechat\x12).isthmus.payments.v1.ForwardWechatRequest\x1a*.isthmus.payments.v1.ForwardWechatResponse\"_\x92\xe7\x18/\n\x0c\x63ore-gateway\x12\x0epayments.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x03P\x02\x82\xd3\xe4\x93\x02&\"!/v1/payments/notifications:wechat:\x01*\x1a\x10\x8a\xe7\x18\x0c\x08\x02\x12\x08paymentsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'isthmus/payments/v1/notifications.proto\x12\x13isthmus.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\"isthmus/payments/v1/provider.proto\x1a\x1eisthmus/policy/v1/policy.proto\"a\n\rNotifyRequest\x12H\n\rnotifications\x18\x01 \x03(\x0b\x32&.isthmus.payments.v1.ProviderOperationB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07:\x06\x9a\xe7\x18\x02\x08\x02\"\'\n\x0eNotifyResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\r:\x06\x9a\xe7\x18\x02\x08\x02\"\xa1\x01\n\x14\x46orwardWechatRequest\x12\x1a\n\ttimestamp\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x14\x12\x16\n\x05nonce\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x06serial\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\tsignature\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x17\n\x04\x62ody\x18\x05 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04:\x06\x9a\xe7\x18\x02\x08\x02\".\n\x15\x46orwardWechatResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x08:\x06\x9a\xe7\x18\x02\x08\x02\x32\xef\x02\n\x15ProviderNotifications\x12z\n\x06Notify\x12\".isthmus.payments.v1.NotifyRequest\x1a#.isthmus.payments.v1.NotifyResponse\"\'\x92\xe7\x18#\n\x10sandbox-provider(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x02H\x03P\x02\x12\xc7\x01\n\rForwardWechat\x12).isthmus.payments.v1.ForwardWechatRequest\x1a*.isthmus.payments.v1.ForwardWechatResponse\"_\x92\xe7\x18/\n\x0c\x63ore-gateway\x12\x0epayments.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x03P\x02\x82\xd3\xe4\x93\x02&\"!/v1/payments/notifications:wechat:\x01*\x1a\x10\x8a\xe7\x18\x0c\x08\x02\x12\x08paymentsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.payments.v1.notifications_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['operation_id']._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['operation_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['kind']._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['kind']._serialized_options = b'\272H\004r\002\030\020'
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['reference']._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['reference']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['amount']._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['provider_id']._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION'].fields_by_name['provider_id']._serialized_options = b'\272H\005r\003\030\200\001'
-  _globals['_PROVIDERNOTIFICATION']._loaded_options = None
-  _globals['_PROVIDERNOTIFICATION']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_NOTIFYREQUEST'].fields_by_name['notifications']._loaded_options = None
   _globals['_NOTIFYREQUEST'].fields_by_name['notifications']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_NOTIFYREQUEST']._loaded_options = None
@@ -73,16 +61,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVIDERNOTIFICATIONS'].methods_by_name['Notify']._serialized_options = b'\222\347\030#\n\020sandbox-provider(\0010\270\027:\004\010\003\020\024@\002H\003P\002'
   _globals['_PROVIDERNOTIFICATIONS'].methods_by_name['ForwardWechat']._loaded_options = None
   _globals['_PROVIDERNOTIFICATIONS'].methods_by_name['ForwardWechat']._serialized_options = b'\222\347\030/\n\014core-gateway\022\016payments.write(\0010\210\':\004\010\003\020\024@\003H\003P\002\202\323\344\223\002&\"!/v1/payments/notifications:wechat:\001*'
-  _globals['_PROVIDERNOTIFICATION']._serialized_start=186
-  _globals['_PROVIDERNOTIFICATION']._serialized_end=416
-  _globals['_NOTIFYREQUEST']._serialized_start=418
-  _globals['_NOTIFYREQUEST']._serialized_end=518
-  _globals['_NOTIFYRESPONSE']._serialized_start=520
-  _globals['_NOTIFYRESPONSE']._serialized_end=559
-  _globals['_FORWARDWECHATREQUEST']._serialized_start=562
-  _globals['_FORWARDWECHATREQUEST']._serialized_end=723
-  _globals['_FORWARDWECHATRESPONSE']._serialized_start=725
-  _globals['_FORWARDWECHATRESPONSE']._serialized_end=771
-  _globals['_PROVIDERNOTIFICATIONS']._serialized_start=774
-  _globals['_PROVIDERNOTIFICATIONS']._serialized_end=1141
+  _globals['_NOTIFYREQUEST']._serialized_start=191
+  _globals['_NOTIFYREQUEST']._serialized_end=288
+  _globals['_NOTIFYRESPONSE']._serialized_start=290
+  _globals['_NOTIFYRESPONSE']._serialized_end=329
+  _globals['_FORWARDWECHATREQUEST']._serialized_start=332
+  _globals['_FORWARDWECHATREQUEST']._serialized_end=493
+  _globals['_FORWARDWECHATRESPONSE']._serialized_start=495
+  _globals['_FORWARDWECHATRESPONSE']._serialized_end=541
+  _globals['_PROVIDERNOTIFICATIONS']._serialized_start=544
+  _globals['_PROVIDERNOTIFICATIONS']._serialized_end=911
 # @@protoc_insertion_point(module_scope)

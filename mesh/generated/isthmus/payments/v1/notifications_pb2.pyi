@@ -7,7 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from isthmus.money.v1 import money_pb2 as _money_pb2
+from isthmus.payments.v1 import provider_pb2 as _provider_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,59 +20,16 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class ProviderNotification(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    OPERATION_ID_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    REFERENCE_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    APPROVED_FIELD_NUMBER: _builtins.int
-    PROVIDER_ID_FIELD_NUMBER: _builtins.int
-    TIME_US_FIELD_NUMBER: _builtins.int
-    operation_id: _builtins.str
-    """The idempotency key that it was asked under."""
-    kind: _builtins.str
-    """hold, take, release or return."""
-    reference: _builtins.str
-    """Of the merchant: the payment's id."""
-    approved: _builtins.bool
-    provider_id: _builtins.str
-    """The provider's own id of the operation."""
-    time_us: _builtins.int
-    """When the provider did it."""
-    @_builtins.property
-    def amount(self) -> _money_pb2.Money: ...
-    def __init__(
-        self,
-        *,
-        operation_id: _builtins.str = ...,
-        kind: _builtins.str = ...,
-        reference: _builtins.str = ...,
-        amount: _money_pb2.Money | None = ...,
-        approved: _builtins.bool = ...,
-        provider_id: _builtins.str = ...,
-        time_us: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "approved", b"approved", "kind", b"kind", "operation_id", b"operation_id", "provider_id", b"provider_id", "reference", b"reference", "time_us", b"time_us"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ProviderNotification: _TypeAlias = ProviderNotification  # noqa: Y015
-
-@_typing.final
 class NotifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NOTIFICATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def notifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderNotification]: ...
+    def notifications(self) -> _containers.RepeatedCompositeFieldContainer[_provider_pb2.ProviderOperation]: ...
     def __init__(
         self,
         *,
-        notifications: _abc.Iterable[Global___ProviderNotification] | None = ...,
+        notifications: _abc.Iterable[_provider_pb2.ProviderOperation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from isthmus.money.v1 import money_pb2 as isthmus_dot_money_dot_v1_dot_money__pb2
+from isthmus.payments.v1 import provider_pb2 as isthmus_dot_payments_dot_v1_dot_provider__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/payments/v1/sandbox.proto\x12\x13isthmus.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x98\x01\n\x0bHoldRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cHoldResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x98\x01\n\x0bTakeRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cTakeResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9a\x01\n\rReturnRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"W\n\x0eReturnResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9b\x01\n\x0eReleaseRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"X\n\x0fReleaseResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"_\n\x14ListStatementRequest\x12\x30\n\x03\x64\x61y\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\r:\x06\x9a\xe7\x18\x02\x08\x02\"\xb2\x01\n\rStatementLine\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\'\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x17.isthmus.money.v1.Money\x12\x10\n\x08\x61pproved\x18\x05 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x06 \x01(\t\x12\x0f\n\x07time_us\x18\x07 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\"R\n\x15ListStatementResponse\x12\x31\n\x05lines\x18\x01 \x03(\x0b\x32\".isthmus.payments.v1.StatementLine:\x06\x9a\xe7\x18\x02\x08\x02\x32\xfc\x04\n\x0fSandboxProvider\x12l\n\x04Hold\x12 .isthmus.payments.v1.HoldRequest\x1a!.isthmus.payments.v1.HoldResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12l\n\x04Take\x12 .isthmus.payments.v1.TakeRequest\x1a!.isthmus.payments.v1.TakeResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12u\n\x07Release\x12#.isthmus.payments.v1.ReleaseRequest\x1a$.isthmus.payments.v1.ReleaseResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12r\n\x06Return\x12\".isthmus.payments.v1.ReturnRequest\x1a#.isthmus.payments.v1.ReturnResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12\x87\x01\n\rListStatement\x12).isthmus.payments.v1.ListStatementRequest\x1a*.isthmus.payments.v1.ListStatementResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x03P\x02\x1a\x18\x8a\xe7\x18\x14\x08\x02\x12\x10sandbox-providerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/payments/v1/sandbox.proto\x12\x13isthmus.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cisthmus/money/v1/money.proto\x1a\"isthmus/payments/v1/provider.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x98\x01\n\x0bHoldRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cHoldResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x98\x01\n\x0bTakeRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"U\n\x0cTakeResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9a\x01\n\rReturnRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"W\n\x0eReturnResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"\x9b\x01\n\x0eReleaseRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x08\x18\x80\x01\x12+\n\treference\x18\x02 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\x12/\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x17.isthmus.money.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01:\x06\x9a\xe7\x18\x02\x08\x02\"X\n\x0fReleaseResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"_\n\x14ListStatementRequest\x12\x30\n\x03\x64\x61y\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\r:\x06\x9a\xe7\x18\x02\x08\x02\"V\n\x15ListStatementResponse\x12\x35\n\x05lines\x18\x01 \x03(\x0b\x32&.isthmus.payments.v1.ProviderOperation:\x06\x9a\xe7\x18\x02\x08\x02\x32\xfc\x04\n\x0fSandboxProvider\x12l\n\x04Hold\x12 .isthmus.payments.v1.HoldRequest\x1a!.isthmus.payments.v1.HoldResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12l\n\x04Take\x12 .isthmus.payments.v1.TakeRequest\x1a!.isthmus.payments.v1.TakeResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12u\n\x07Release\x12#.isthmus.payments.v1.ReleaseRequest\x1a$.isthmus.payments.v1.ReleaseResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12r\n\x06Return\x12\".isthmus.payments.v1.ReturnRequest\x1a#.isthmus.payments.v1.ReturnResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x02P\x02\x12\x87\x01\n\rListStatement\x12).isthmus.payments.v1.ListStatementRequest\x1a*.isthmus.payments.v1.ListStatementResponse\"\x1f\x92\xe7\x18\x1b\n\x08payments(\x01\x30\xb8\x17:\x04\x08\x03\x10\x14@\x01H\x03P\x02\x1a\x18\x8a\xe7\x18\x14\x08\x02\x12\x10sandbox-providerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -78,8 +79,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSTATEMENTREQUEST'].fields_by_name['day']._serialized_options = b'\272H r\0362\034^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
   _globals['_LISTSTATEMENTREQUEST']._loaded_options = None
   _globals['_LISTSTATEMENTREQUEST']._serialized_options = b'\232\347\030\002\010\002'
-  _globals['_STATEMENTLINE']._loaded_options = None
-  _globals['_STATEMENTLINE']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_LISTSTATEMENTRESPONSE']._loaded_options = None
   _globals['_LISTSTATEMENTRESPONSE']._serialized_options = b'\232\347\030\002\010\002'
   _globals['_SANDBOXPROVIDER']._loaded_options = None
@@ -94,28 +93,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SANDBOXPROVIDER'].methods_by_name['Return']._serialized_options = b'\222\347\030\033\n\010payments(\0010\270\027:\004\010\003\020\024@\001H\002P\002'
   _globals['_SANDBOXPROVIDER'].methods_by_name['ListStatement']._loaded_options = None
   _globals['_SANDBOXPROVIDER'].methods_by_name['ListStatement']._serialized_options = b'\222\347\030\033\n\010payments(\0010\270\027:\004\010\003\020\024@\001H\003P\002'
-  _globals['_HOLDREQUEST']._serialized_start=150
-  _globals['_HOLDREQUEST']._serialized_end=302
-  _globals['_HOLDRESPONSE']._serialized_start=304
-  _globals['_HOLDRESPONSE']._serialized_end=389
-  _globals['_TAKEREQUEST']._serialized_start=392
-  _globals['_TAKEREQUEST']._serialized_end=544
-  _globals['_TAKERESPONSE']._serialized_start=546
-  _globals['_TAKERESPONSE']._serialized_end=631
-  _globals['_RETURNREQUEST']._serialized_start=634
-  _globals['_RETURNREQUEST']._serialized_end=788
-  _globals['_RETURNRESPONSE']._serialized_start=790
-  _globals['_RETURNRESPONSE']._serialized_end=877
-  _globals['_RELEASEREQUEST']._serialized_start=880
-  _globals['_RELEASEREQUEST']._serialized_end=1035
-  _globals['_RELEASERESPONSE']._serialized_start=1037
-  _globals['_RELEASERESPONSE']._serialized_end=1125
-  _globals['_LISTSTATEMENTREQUEST']._serialized_start=1127
-  _globals['_LISTSTATEMENTREQUEST']._serialized_end=1222
-  _globals['_STATEMENTLINE']._serialized_start=1225
-  _globals['_STATEMENTLINE']._serialized_end=1403
-  _globals['_LISTSTATEMENTRESPONSE']._serialized_start=1405
-  _globals['_LISTSTATEMENTRESPONSE']._serialized_end=1487
-  _globals['_SANDBOXPROVIDER']._serialized_start=1490
-  _globals['_SANDBOXPROVIDER']._serialized_end=2126
+  _globals['_HOLDREQUEST']._serialized_start=186
+  _globals['_HOLDREQUEST']._serialized_end=338
+  _globals['_HOLDRESPONSE']._serialized_start=340
+  _globals['_HOLDRESPONSE']._serialized_end=425
+  _globals['_TAKEREQUEST']._serialized_start=428
+  _globals['_TAKEREQUEST']._serialized_end=580
+  _globals['_TAKERESPONSE']._serialized_start=582
+  _globals['_TAKERESPONSE']._serialized_end=667
+  _globals['_RETURNREQUEST']._serialized_start=670
+  _globals['_RETURNREQUEST']._serialized_end=824
+  _globals['_RETURNRESPONSE']._serialized_start=826
+  _globals['_RETURNRESPONSE']._serialized_end=913
+  _globals['_RELEASEREQUEST']._serialized_start=916
+  _globals['_RELEASEREQUEST']._serialized_end=1071
+  _globals['_RELEASERESPONSE']._serialized_start=1073
+  _globals['_RELEASERESPONSE']._serialized_end=1161
+  _globals['_LISTSTATEMENTREQUEST']._serialized_start=1163
+  _globals['_LISTSTATEMENTREQUEST']._serialized_end=1258
+  _globals['_LISTSTATEMENTRESPONSE']._serialized_start=1260
+  _globals['_LISTSTATEMENTRESPONSE']._serialized_end=1346
+  _globals['_SANDBOXPROVIDER']._serialized_start=1349
+  _globals['_SANDBOXPROVIDER']._serialized_end=1985
 # @@protoc_insertion_point(module_scope)

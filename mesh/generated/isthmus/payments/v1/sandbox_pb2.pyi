@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from isthmus.money.v1 import money_pb2 as _money_pb2
+from isthmus.payments.v1 import provider_pb2 as _provider_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -264,57 +265,18 @@ class ListStatementRequest(_message.Message):
 Global___ListStatementRequest: _TypeAlias = ListStatementRequest  # noqa: Y015
 
 @_typing.final
-class StatementLine(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    REFERENCE_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    APPROVED_FIELD_NUMBER: _builtins.int
-    PROVIDER_ID_FIELD_NUMBER: _builtins.int
-    TIME_US_FIELD_NUMBER: _builtins.int
-    idempotency_key: _builtins.str
-    kind: _builtins.str
-    """hold, take, release or return."""
-    reference: _builtins.str
-    approved: _builtins.bool
-    provider_id: _builtins.str
-    time_us: _builtins.int
-    @_builtins.property
-    def amount(self) -> _money_pb2.Money: ...
-    def __init__(
-        self,
-        *,
-        idempotency_key: _builtins.str = ...,
-        kind: _builtins.str = ...,
-        reference: _builtins.str = ...,
-        amount: _money_pb2.Money | None = ...,
-        approved: _builtins.bool = ...,
-        provider_id: _builtins.str = ...,
-        time_us: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "approved", b"approved", "idempotency_key", b"idempotency_key", "kind", b"kind", "provider_id", b"provider_id", "reference", b"reference", "time_us", b"time_us"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StatementLine: _TypeAlias = StatementLine  # noqa: Y015
-
-@_typing.final
 class ListStatementResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementLine]:
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_provider_pb2.ProviderOperation]:
         """The next 1000 at most; none when there are no more."""
 
     def __init__(
         self,
         *,
-        lines: _abc.Iterable[Global___StatementLine] | None = ...,
+        lines: _abc.Iterable[_provider_pb2.ProviderOperation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
