@@ -30,6 +30,7 @@ __all__ = [
 ]
 ANSWER_DEADLINE_S = 60.0
 SECOND_LOOKS = 2
+POLL_S = 0.1
 
 
 def mesh_is_ready() -> bool:
@@ -110,16 +111,19 @@ def audit_verifies() -> bool:
 
 
 def _recent(kinds: tuple[str, ...], window_s: float) -> list[Call]:
+    """The calls of the last `window_s`. They come by chance: where none has, as long again is waited for one."""
     session = _session()
 
     async def read() -> list[Call]:
         timeline, now_s = session.crowd.timeline, session.crowd.traffic.now_s
         return list(timeline.calls(kinds, now_s - window_s))
 
-    found = session.loop.run(read(), ANSWER_DEADLINE_S)
-    if not found:
-        # Nothing asked is nothing shown.
-        raise ActivityFailed(f"no traffic in the last {window_s:g} s")
+    ends = time.monotonic() + window_s
+    while not (found := session.loop.run(read(), ANSWER_DEADLINE_S)):
+        if time.monotonic() > ends:
+            # Nothing asked is nothing shown.
+            raise ActivityFailed(f"no traffic in the last {2 * window_s:g} s")
+        time.sleep(POLL_S)
     return found
 
 
