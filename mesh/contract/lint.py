@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2
 from isthmus.policy.v1 import policy_pb2
 
 from mesh.contract.model import DataClass
+from mesh.contract.reader import read_retention
 
 DESCRIPTORS: Final = Path(__file__).resolve().parent.parent / "generated" / "contract.binpb"
 # Workloads that serve nothing of the contract and may call all the same.
@@ -225,6 +226,20 @@ def _outward_events_hold_nothing_personal(tree: _Tree) -> Iterator[Finding]:
             yield from _above_internal(tree, name, "an event that crosses the zones")
 
 
+def _events_go_with_their_class(tree: _Tree) -> Iterator[Finding]:
+    kept = read_retention(policy_pb2.DataClass.DESCRIPTOR)
+    for name, message in tree.messages.items():
+        event = message.proto.options.Extensions[policy_pb2.event]
+        highest = tree.highest(name)
+        if not event.topic or event.compacted or not highest:
+            continue
+        days = kept[DataClass(highest)]
+        if days and not 0 < event.retention_days <= days:
+            stated = f"for {event.retention_days} days" if event.retention_days else "for ever"
+            rule = f"the event is kept {stated}, and holds a {DataClass(highest).name} field, which is kept for {days}"
+            yield Finding(message.file, message.line, rule, name, f"set retention_days to {days} or fewer")
+
+
 def _above_internal(tree: _Tree, root: str, what: str) -> Iterator[Finding]:
     for name in tree.reachable(root):
         message = tree.messages[name]
@@ -248,6 +263,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _fields_have_a_class,
     _the_public_zone_holds_nothing_personal,
     _outward_events_hold_nothing_personal,
+    _events_go_with_their_class,
 )
 
 

@@ -150,6 +150,8 @@ class Contract:
     # By the message's full name, then the field's name.
     messages: Mapping[str, Mapping[str, FieldPolicy]]
     rates: Mapping[RateClass, Rates] = field(default_factory=dict)
+    # Days since a value of the class was last of use. 0: for ever.
+    kept_days: Mapping[DataClass, int] = field(default_factory=dict)
 
     def fields(self, message: str) -> Mapping[str, FieldPolicy]:
         """The policy of each field of a message. Raises KeyError for a message that no contract names."""

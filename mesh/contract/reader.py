@@ -57,7 +57,8 @@ def load() -> Contract:
             policy = read_service(service)
             services[policy.name] = policy
             methods.update((method.path, method) for method in policy.methods)
-    return Contract(services, methods, events, messages, read_rates(policy_pb2.RateClass.DESCRIPTOR))
+    rates, kept = read_rates(policy_pb2.RateClass.DESCRIPTOR), read_retention(policy_pb2.DataClass.DESCRIPTOR)
+    return Contract(services, methods, events, messages, rates, kept)
 
 
 def files() -> Iterator[descriptor.FileDescriptor]:
@@ -81,6 +82,18 @@ def read_rates(classes: descriptor.EnumDescriptor) -> dict[RateClass, Rates]:
         if not all(limit.per_second and limit.burst for limit in limits):
             raise ContractError(f"rate class {value.name}: state member, system and gateway, each with rate and burst")
         found[RateClass(value.number)] = Rates(*(RateLimit(limit.per_second, limit.burst) for limit in limits))
+    return found
+
+
+def read_retention(classes: descriptor.EnumDescriptor) -> dict[DataClass, int]:
+    """For how many days each data class is kept, from the options of its value; 0: for ever."""
+    found: dict[DataClass, int] = {}
+    for value in classes.values:
+        if value.number == 0:
+            continue
+        if not value.GetOptions().HasExtension(policy_pb2.retention):
+            raise ContractError(f"data class {value.name}: state how long it is kept in (isthmus.policy.v1.retention)")
+        found[DataClass(value.number)] = value.GetOptions().Extensions[policy_pb2.retention].days
     return found
 
 

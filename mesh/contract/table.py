@@ -62,14 +62,24 @@ def _lines(contract: Contract) -> Iterator[str]:
         limits = (f"{each.per_second}/s, {each.burst}" for each in (rates.member, rates.system, rates.gateway))
         yield "| " + " | ".join((rate_class.name.lower(), *limits)) + " |"
     yield ""
+    yield "## Data classes"
+    yield ""
+    yield "How long values are kept since they were last of use. What holds several classes is kept as the highest of"
+    yield "them. The books (orders, payments, postings) and the audit log are not removed."
+    yield ""
+    yield "| class | kept |"
+    yield "|---|---|"
+    for data_class, days in sorted(contract.kept_days.items()):
+        yield f"| {data_class.name} | {_kept(days)} |"
+    yield ""
     yield "## Events"
     yield ""
     yield "| event | topic | crosses | durability | kept | key | partitions |"
     yield "|---|---|---|---|---|---|---|"
     for name, event in sorted(contract.events.items()):
-        kept = f"{event.retention_days} days" if event.retention_days else "for ever"
         partitions = f"{event.partitions}, compacted" if event.compacted else str(event.partitions or "")
-        cells = (name, event.topic, event.direction.name.lower(), event.durability.name.lower(), kept, event.key_field)
+        kept, crosses = _kept(event.retention_days), event.direction.name.lower()
+        cells = (name, event.topic, crosses, event.durability.name.lower(), kept, event.key_field)
         yield "| " + " | ".join((*cells, partitions)) + " |"
     yield ""
     yield "## Fields above INTERNAL"
@@ -80,6 +90,10 @@ def _lines(contract: Contract) -> Iterator[str]:
         for field in fields.values():
             if field.data_class > DataClass.INTERNAL:
                 yield f"| {message}.{field.name} | {field.data_class.name} | {field.mask.name.lower()} |"
+
+
+def _kept(days: int) -> str:
+    return f"{days} days" if days else "for ever"
 
 
 def _cells(method: MethodPolicy) -> tuple[str, ...]:

@@ -6,15 +6,18 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
+from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
 from private_core.members.identity import IdentityGraph
+from private_core.members.retention import INTERVAL_S, MemberRetention
 from private_core.members.rotation import KeyRotation
 from private_core.members.service import DataKeysService, IdentitiesService, MembersService
 from private_core.members.settings import MembersSettings
 from private_core.members.store import MemberStore
-from private_core.storage.expiry import IdempotencyExpiry
+from private_core.storage.expiry import Expiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.removal import Remover
 from security.keys.blind_index import BlindIndex
 from security.keys.vault import Vault
 from security.tokens.remote import TokenCheck
@@ -28,7 +31,7 @@ async def main(settings: MembersSettings, process: Process) -> None:
     kms = await settings.open_kms()
     vault = Vault(kms, settings.tenant, clock=clock)
     phones = BlindIndex(await kms.index_key("members.phone"))
-    store = MemberStore(engine, vault, phones)
+    store = MemberStore(engine, vault, phones, clock)
     identifiers = BlindIndex(await kms.index_key("members.identifier"))
     graph = IdentityGraph(engine, identifiers, phones, settings.default_region)
     await store.require_keks(await kms.held())
@@ -44,6 +47,8 @@ async def main(settings: MembersSettings, process: Process) -> None:
     server.add(members_pb2_grpc.add_IdentitiesServicer_to_server, IdentitiesService(graph, clock))
     rotation = KeyRotation(engine, kms, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
-    expiry = IdempotencyExpiry(engine, "members", settings.idempotency_s).rounds()
-    await process.serve(server.build(), sink, tokens, expiry)
+    remover = Remover(settings, clock)
+    expiry = Expiry.of_idempotency(engine, remover, "members", settings.idempotency_s).rounds()
+    retention = Rounds("retention", MemberRetention(engine, vault, process.contract, remover).round, INTERVAL_S)
+    await process.serve(server.build(), sink, tokens, expiry, retention)
     await engine.dispose()

@@ -83,6 +83,7 @@ class MembersService(members_pb2_grpc.MembersServicer):
             domain.require_own(request.member_id, _member())
         purpose = _PURPOSES[request.purpose]
         await self._store.set_consent(request.member_id, purpose, request.granted, self._clock.now_us())
+        await self._store.used(request.member_id)
         attached.note(f"{'GRANTED' if request.granted else 'WITHDRAWN'}_{purpose.name}")
         return pb.SetConsentResponse()
 

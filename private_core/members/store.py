@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from psycopg.errors import UniqueViolation
 from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Table, Text, bindparam, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from mesh.clock import Clock, SystemClock
 from mesh.database.engine import execute, transact
 from private_core.members.domain import Consent, Member, Particulars, Purpose, registered_already
 from private_core.storage.encrypted import Encrypted, RowCipher
@@ -23,6 +24,8 @@ from security.keys.vault import Vault
 SCHEMA: Final = "members"
 _METADATA: Final = MetaData(schema=SCHEMA)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Retention counts in years: one write a day says well enough that a member is there.
+_USED_EVERY: Final = timedelta(days=1)
 
 MEMBER: Final = Table(
     "member",
@@ -33,6 +36,8 @@ MEMBER: Final = Table(
     Column("name", Encrypted, nullable=False),
     Column("address", Encrypted, nullable=False),
     Column("registered_time", DateTime(timezone=True), nullable=False),
+    # Of the day that the member was last there.
+    Column("used_time", DateTime(timezone=True), nullable=False),
 )
 # One row per member. Without it, all copies of the member's values are noise.
 DATA_KEY: Final = Table(
@@ -74,15 +79,15 @@ _CONSENTS: Final = text(
     ) AS newest ORDER BY consent_id
     """
 )
-_EXISTS: Final = text("SELECT 1 FROM members.member WHERE member_id = :wanted AND erased_time IS NULL")
+_EXISTS: Final = text("SELECT used_time FROM members.member WHERE member_id = :wanted AND erased_time IS NULL")
 _COUNT: Final = text("SELECT count(*) FROM members.member WHERE erased_time IS NULL")
 # One round trip. The record of the intent hangs on the member: of a phone that is taken, or an intent that is known,
 # nothing is stored.
 _REGISTER: Final = text(
     f"""
     WITH added AS (
-        INSERT INTO members.member (member_id, phone_index, phone, name, address, registered_time)
-        SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time
+        INSERT INTO members.member (member_id, phone_index, phone, name, address, registered_time, used_time)
+        SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time, :registered_time
         WHERE NOT EXISTS (SELECT FROM members.idempotency WHERE intent = :intent)
         ON CONFLICT (phone_index) DO NOTHING RETURNING member_id
     ), keyed AS (
@@ -95,7 +100,7 @@ _REGISTER: Final = text(
     SELECT member_id FROM added
     """  # noqa: S608
 )
-_ERASE: Final = text(
+ERASE: Final = text(
     """
     WITH destroyed AS (
         DELETE FROM members.data_key WHERE subject = :member_id
@@ -109,12 +114,17 @@ _ERASE: Final = text(
     WHERE member_id = :member_id RETURNING erased_time
     """
 )
+_USED: Final = text(
+    "UPDATE members.member SET used_time = greatest(used_time, :now) WHERE member_id = :member_id"
+    " AND erased_time IS NULL AND used_time < :stale"
+)
 _KEKS: Final = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
 
 
 class MemberStore:
-    def __init__(self, engine: AsyncEngine, vault: Vault, phone_index: BlindIndex) -> None:
+    def __init__(self, engine: AsyncEngine, vault: Vault, phone_index: BlindIndex, clock: Clock | None = None) -> None:
         self._engine = engine
+        self._clock = clock or SystemClock()
         self._vault = vault
         self._phone_index = phone_index
         self._cipher = RowCipher(MEMBER, vault.tenant)
@@ -168,6 +178,8 @@ class MemberStore:
             row = (await connection.execute(_FIND, {"wanted": member_id})).mappings().first()
             if row is None:
                 return None
+            if self._stale(row[MEMBER.c.used_time]):
+                await connection.execute(_USED, self._use_of(member_id))
             kek = KekRef(row[DATA_KEY.c.kek_id], row[DATA_KEY.c.kek_version])
             wrapped = WrappedKey(bytes(row[DATA_KEY.c.key_id]), kek, bytes(row[DATA_KEY.c.wrapped]))
             key = await self._vault.key(wrapped, member_id)
@@ -195,7 +207,14 @@ class MemberStore:
         ]
 
     async def exists(self, member_id: str) -> bool:
-        return bool(await execute(self._engine, _EXISTS, {"wanted": member_id}))
+        rows = await execute(self._engine, _EXISTS, {"wanted": member_id})
+        if rows and self._stale(rows[0].used_time):
+            await self.used(member_id)
+        return bool(rows)
+
+    async def used(self, member_id: str) -> None:
+        """Say that the member was there: what is personal about them is kept from now on for as long as its class."""
+        await execute(self._engine, _USED, self._use_of(member_id))
 
     async def count(self) -> int:
         count: int = (await execute(self._engine, _COUNT))[0][0]
@@ -207,6 +226,16 @@ class MemberStore:
         What the key sealed is noise from then on, wherever a copy of it lies.
         """
         now = _EPOCH + timedelta(microseconds=now_us)
-        rows = await execute(self._engine, _ERASE, {"member_id": member_id, "now": now})
+        rows = await execute(self._engine, ERASE, {"member_id": member_id, "now": now})
         self._vault.forget(member_id)
         return (rows[0].erased_time - _EPOCH) // timedelta(microseconds=1) if rows else None
+
+    def _stale(self, used_time: datetime) -> bool:
+        return self._now() - used_time >= _USED_EVERY
+
+    def _use_of(self, member_id: str) -> dict[str, Any]:
+        now = self._now()
+        return {"member_id": member_id, "now": now, "stale": now - _USED_EVERY}
+
+    def _now(self) -> datetime:
+        return _EPOCH + timedelta(microseconds=self._clock.now_us())

@@ -13,9 +13,10 @@ from private_core.orders.service import OrdersService, StockService
 from private_core.orders.settings import OrdersSettings
 from private_core.orders.settlement import Settlement
 from private_core.orders.store import OrderStore
-from private_core.storage.expiry import IdempotencyExpiry
+from private_core.storage.expiry import Expiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.removal import Remover
 from security.tokens.remote import TokenCheck
 
 
@@ -36,7 +37,7 @@ async def main(settings: OrdersSettings, process: Process) -> None:
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
     server.add(orders_pb2_grpc.add_StockServicer_to_server, StockService(store))
-    expiry = IdempotencyExpiry(engine, "orders", settings.idempotency_s).rounds()
+    expiry = Expiry.of_idempotency(engine, Remover(settings, clock), "orders", settings.idempotency_s).rounds()
     settlement = Rounds(
         "settlement", Settlement(store, payments, settings.unpaid_s).round, settings.settlement_interval_s
     )

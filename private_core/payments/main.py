@@ -20,9 +20,10 @@ from private_core.payments.store import PaymentStore
 from private_core.payments.wechat.client import WechatPay
 from private_core.payments.wechat.notification import Notifications
 from private_core.payments.wechat.settings import account
-from private_core.storage.expiry import IdempotencyExpiry
+from private_core.storage.expiry import Expiry
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.removal import Remover
 from security.tokens.remote import TokenCheck
 
 
@@ -62,7 +63,7 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
         tokens,
         Rounds("settlement", settlement.round, settings.settlement_interval_s),
         Rounds("reconciliation", reconciliation.round, INTERVAL_S),
-        IdempotencyExpiry(engine, "payments", settings.idempotency_s).rounds(),
+        Expiry.of_idempotency(engine, Remover(settings, clock), "payments", settings.idempotency_s).rounds(),
     )
     await session.close()
     await engine.dispose()

@@ -1,46 +1,76 @@
-"""Lets idempotency records go once nobody can still be repeating the call. An open record stays: it stands for work."""
+"""Lets rows go that have been kept for long enough, in small transactions, each with its audit record.
+
+Of idempotency records an open one stays: it stands for work.
+"""
 
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.database.engine import execute
+from mesh.database.engine import transact
 from mesh.rounds import Rounds
+from private_core.times import to_datetime
+from security.audit.postgres import parameters, recorded
+from security.audit.record import AuditRecord
+from security.audit.removal import Remover
 
 INTERVAL_S: Final = 600.0
 _BATCH: Final = 1000
 _BATCHES_MAX: Final = 1000
+_RECORD: Final = text(recorded("CAST(:rows AS json)"))
+_ANSWERED: Final = " AND (answer IS NOT NULL OR refusal IS NOT NULL)"
 
 # For the migration of a room whose records expire: rows lie in the order of their time, so the index stays tiny.
 CREATE_INDEX: Final = "CREATE INDEX idempotency_age ON {schema}.idempotency USING brin (created_time)"
 
 
-class IdempotencyExpiry:
-    """Harmless in several replicas at once."""
+async def record(connection: AsyncConnection, *records: AuditRecord) -> None:
+    """Add audit records in the connection's open transaction."""
+    await connection.execute(_RECORD, parameters(records))
 
-    def __init__(self, engine: AsyncEngine, schema: str, age_s: float) -> None:
-        table = f'"{schema}".idempotency'
+
+class Expiry:
+    """Of one table; harmless in several replicas at once."""
+
+    def __init__(
+        self, engine: AsyncEngine, remover: Remover, table: str, key: str, column: str, days: float, only: str = ""
+    ) -> None:
+        """column: since when a row has not been of use. days: 0 is for ever. only: `AND` a further condition."""
         self._engine = engine
-        self._age = timedelta(seconds=age_s)
+        self._remover = remover
+        self._table = table
+        self._days = days
         self._delete = text(
-            f"DELETE FROM {table} WHERE intent = ANY(ARRAY("  # noqa: S608
-            f"SELECT intent FROM {table} WHERE created_time < now() - CAST(:age AS interval)"
-            " AND (answer IS NOT NULL OR refusal IS NOT NULL) LIMIT :limit FOR UPDATE SKIP LOCKED"
-            ")) RETURNING 1 AS gone"
+            f"DELETE FROM {table} WHERE {key} = ANY(ARRAY("  # noqa: S608
+            f"SELECT {key} FROM {table} WHERE {column} < :before{only} LIMIT :limit FOR UPDATE SKIP LOCKED"
+            "))"
         )
+
+    @classmethod
+    def of_idempotency(cls, engine: AsyncEngine, remover: Remover, schema: str, age_s: float) -> "Expiry":
+        """Of the idempotency records of a room: they go once nobody can still be repeating the call."""
+        days = timedelta(seconds=age_s) / timedelta(days=1)
+        return cls(engine, remover, f"{schema}.idempotency", "intent", "created_time", days, _ANSWERED)
 
     def rounds(self) -> Rounds:
         """The service that does it."""
-        return Rounds("idempotency-expiry", self.round, INTERVAL_S)
+        return Rounds(f"{self._table}-expiry", self.round, INTERVAL_S)
 
     async def round(self) -> int:
-        """Let everything go that is old enough. Gives how many. Raises MeshError."""
+        """Let everything go that is old enough. Gives how many rows. Raises MeshError."""
         gone = 0
-        for _ in range(_BATCHES_MAX):
-            rows = await execute(self._engine, self._delete, {"age": self._age, "limit": _BATCH})
-            gone += len(rows)
-            if len(rows) < _BATCH:
+        for _ in range(_BATCHES_MAX if self._days else 0):
+            rows = await transact(self._engine, self._step)
+            gone += rows
+            if rows < _BATCH:
                 break
         return gone
+
+    async def _step(self, connection: AsyncConnection) -> int:
+        before = to_datetime(self._remover.before_us(self._days))
+        rows = (await connection.execute(self._delete, {"before": before, "limit": _BATCH})).rowcount
+        if rows:
+            await record(connection, self._remover.record(self._table, rows))
+        return rows

@@ -18,7 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mesh.contract import Contract
 from mesh.database.engine import transact
 from mesh.errors import Internal
+from private_core.storage.expiry import Expiry
 from private_core.times import to_datetime
+from security.audit.removal import Remover
 
 INTERVAL_S: Final = 0.5
 BATCH: Final = 500
@@ -85,10 +87,24 @@ def _payment(payload: bytes) -> dict[str, Any]:
     }
 
 
+# By the event: its table, and the table's key.
+TABLES: Final[Mapping[str, tuple[str, str]]] = {
+    orders.OrderChanged.DESCRIPTOR.full_name: ("warehouse.purchase", "order_id"),
+    payments.PaymentChanged.DESCRIPTOR.full_name: ("warehouse.payment", "payment_id"),
+}
 _LANDED_AS: Final[Mapping[str, tuple[TextClause, Callable[[bytes], dict[str, Any]]]]] = {
     orders.OrderChanged.DESCRIPTOR.full_name: (_PURCHASE, _purchase),
     payments.PaymentChanged.DESCRIPTOR.full_name: (_PAYMENT, _payment),
 }
+
+
+def expiries(engine: AsyncEngine, contract: Contract, remover: Remover) -> list[Expiry]:
+    """What lets the rows of each event go when they have said nothing new for as long as the contract keeps it."""
+    return [
+        Expiry(engine, remover, *TABLES[event.message], "landed_time", event.retention_days)
+        for event in contract.events.values()
+        if not event.crosses
+    ]
 
 
 class Intake:

@@ -8,15 +8,17 @@ from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
-from private_core.warehouse.intake import INTERVAL_S, Intake
+from private_core.warehouse.intake import INTERVAL_S, Intake, expiries
 from private_core.warehouse.service import WarehouseService
 from private_core.warehouse.settings import WarehouseSettings
 from private_core.warehouse.store import WarehouseStore
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.removal import Remover
 
 
 async def main(settings: WarehouseSettings, process: Process) -> None:
+    clock = SystemClock()
     engine = async_engine(
         settings.database_url,
         settings.node,
@@ -26,10 +28,11 @@ async def main(settings: WarehouseSettings, process: Process) -> None:
     await require_current(engine, Owner.beside(__file__))
 
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    audit = AuditInterceptor(process.contract, sink, settings, SystemClock())
+    audit = AuditInterceptor(process.contract, sink, settings, clock)
 
     server = ServerBuilder(process, audit=audit)
     server.add(warehouse_pb2_grpc.add_WarehouseServicer_to_server, WarehouseService(WarehouseStore(engine)))
     intake = Rounds("intake", Intake(engine, process.contract).round, INTERVAL_S)
-    await process.serve(server.build(), sink, intake)
+    past = [each.rounds() for each in expiries(engine, process.contract, Remover(settings, clock))]
+    await process.serve(server.build(), sink, intake, *past)
     await engine.dispose()

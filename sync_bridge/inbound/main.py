@@ -12,6 +12,7 @@ from mesh.process import Process
 from mesh.server import ServerBuilder
 from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.removal import Remover
 from sync_bridge.inbound.decoder import Decoder
 from sync_bridge.inbound.meters import Meters
 from sync_bridge.inbound.retention import Retention, kept
@@ -40,7 +41,8 @@ async def main(settings: InboundSettings, process: Process) -> None:
     server.add(bridge_pb2_grpc.add_BridgeServicer_to_server, BridgeService(settings, tables, decoder, meters))
 
     worker = Worker("bridge-inbound", process, settings, lambda: Session(settings, tables, decoder, meters, clock))
-    retention = Retention(libpq_url(settings.database_url), settings.node, kept(process.contract, tables))
+    wanted = kept(process.contract, tables)
+    retention = Retention(libpq_url(settings.database_url), wanted, Remover(settings, clock))
     await process.serve(server.build(), sink, retention, worker)
     if worker.failure is not None:
         raise worker.failure

@@ -19,13 +19,28 @@ _COLUMNS: Final = f"""
 """
 _CONTENT: Final = "record_key, payload, headers"
 # What is erased with a dropped letter is what was sent; that it was sent, when and by whom stays.
-_DROP: Final = """
-    UPDATE bridge.dead_letter
-    SET state = 'dropped', settled_time = clock_timestamp(), reason = %(reason)s, record_key = NULL, payload = NULL,
+_EMPTIED: Final = """record_key = NULL, payload = NULL,
         headers = coalesce((SELECT jsonb_agg(one) FROM jsonb_array_elements(headers) AS one
-            WHERE one->>'name' IN ('node', 'event-id', 'minute')), '[]')
-    WHERE {}
-"""
+            WHERE one->>'name' IN ('node', 'event-id', 'minute')), '[]')"""
+_DROP: Final = f"""
+    UPDATE bridge.dead_letter
+    SET state = 'dropped', settled_time = clock_timestamp(), reason = %(reason)s, {_EMPTIED}
+    WHERE {{}}
+"""  # noqa: S608
+# Letters of an inward topic ("": those that were stopped on their way out) that were buried before a time. One that is
+# still open can be replayed no more, and so is dropped.
+EMPTY: Final = f"""
+    UPDATE bridge.dead_letter
+    SET settled_time = coalesce(settled_time, clock_timestamp()),
+        reason = CASE state WHEN 'open' THEN 'kept for long enough' ELSE reason END,
+        state = CASE state WHEN 'open' THEN 'dropped' ELSE state END, {_EMPTIED}
+    WHERE dead_letter_id = ANY(ARRAY(
+        SELECT dead_letter_id FROM bridge.dead_letter
+        WHERE buried_time < %(before)s AND (record_key IS NOT NULL OR payload IS NOT NULL)
+            AND CASE %(topic)s WHEN '' THEN direction = 'outward' ELSE direction = 'inward' AND topic = %(topic)s END
+        LIMIT %(limit)s
+    ))
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,15 @@ from deploy.local.settings import REPOSITORY, LauncherSettings
 from deploy.local.topology import read
 from mesh.channel import Channels
 from mesh.contract import load
+from mesh.database.engine import async_engine
 from mesh.errors import PermissionDenied
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
+from private_core.storage.expiry import Expiry
 from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
 from security.audit.cosignature import WITNESS_FILE
 from tests.integration.conftest import free_port_base
+from tests.integration.removing import remover
 from tests.integration.room import plain
 
 DEADLINE_S = 10.0
@@ -109,6 +112,23 @@ async def erase(terminal: Terminal, elsewhere: Terminal, home: Path) -> None:
     assert (await elsewhere.isthmus(*offline)).returncode == 1
 
 
+async def remove(terminal: Terminal, home: Path) -> None:
+    """What retention removes is shown beside how long the contract keeps what."""
+    url = postgres.url(LauncherSettings(home=home).layout)
+    with psycopg.connect(plain(url)) as connection:
+        old = "INSERT INTO members.idempotency VALUES ('x', 'x', 'x', NULL, now() - interval '400 days')"
+        connection.execute(old)
+    engine = async_engine(url)
+    assert await Expiry.of_idempotency(engine, remover(), "members", 86_400).round() == 1
+    await engine.dispose()
+    done = await terminal.isthmus("retention", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"class": "SENSITIVE", "days": 365} in found["classes"]
+    assert {"topic": "isthmus.click.v1", "days": 30} in found["events"]
+    assert [(each["place"], each["removed"]) for each in found["removed"]] == [("members.idempotency", 1)]
+
+
 async def test_a_refused_call_to_a_running_room_is_shown(
     tmp_path: Path, terminal: Terminal, elsewhere: Terminal
 ) -> None:
@@ -145,6 +165,7 @@ async def test_a_refused_call_to_a_running_room_is_shown(
         done = await terminal.isthmus("audit", "export", "--output", str(export))
         assert done.returncode == 0, done.stderr
         await erase(terminal, elsewhere, tmp_path)
+        await remove(terminal, tmp_path)
         said = await terminal.isthmus("audit", "report", "--json")
         rights = {(one["workload"], one["method"]): one for one in json.loads(said.stdout)["rights"]}
         assert rights["operator", "/isthmus.members.v1.Members/GetMember"]["denied"] == 1

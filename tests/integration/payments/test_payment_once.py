@@ -11,8 +11,9 @@ from private_core.money import Money
 from private_core.payments.domain import ProviderAnswer
 from private_core.payments.settlement import Settlement
 from private_core.payments.store import PaymentStore
-from private_core.storage.expiry import IdempotencyExpiry
+from private_core.storage.expiry import Expiry
 from private_core.storage.idempotency import Answer
+from tests.integration.removing import remover
 
 if TYPE_CHECKING:
     from tests.integration.payments.conftest import Room
@@ -180,7 +181,7 @@ async def test_a_key_names_its_operation_also_when_its_record_has_gone(room: "Ro
     held = await room.authorize("order-1", "key-hold-1")
     taken = await room.capture(held.payment_id, "key-take-1", minor=1000)
     await room.sql("UPDATE payments.idempotency SET created_time = now() - interval '2 days'")
-    assert await IdempotencyExpiry(room.engine, "payments", 86_400).round() == 2
+    assert await Expiry.of_idempotency(room.engine, remover(), "payments", 86_400).round() == 2
     asked = room.provider.asked
     assert await room.capture(held.payment_id, "key-take-1", minor=1000) == taken
     with pytest.raises(AlreadyExists) as reused:

@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator
 import pytest
 from isthmus.orders.v1 import orders_pb2
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import async_engine, execute, transact
+from mesh.database.migrate import Owner, migrate
 from mesh.errors import AlreadyExists, FailedPrecondition
-from private_core.storage.expiry import IdempotencyExpiry
+from private_core.storage.expiry import Expiry
 from private_core.storage.idempotency import CREATE_TABLE, Answer, Idempotency, Intent
+from security.audit import postgres as audit_postgres
+from tests.integration.removing import remover
 
 ANSWER = Answer.of(orders_pb2.GetOrderResponse(order=orders_pb2.Order(order_id="order-1")))
 
@@ -23,6 +27,7 @@ def intent(key: str = "key", body: str = "body") -> Intent:
 
 @pytest.fixture
 async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    migrate(postgres_url, [Owner.beside(audit_postgres.__file__)])
     engine = async_engine(postgres_url, "test")
     await execute(engine, text("CREATE SCHEMA IF NOT EXISTS room"))
     await execute(engine, text("DROP TABLE IF EXISTS room.idempotency"))
@@ -115,9 +120,18 @@ async def test_an_answered_record_expires_and_its_key_is_free_again(engine: Asyn
     await claim(engine, records, intent("open"))
     await execute(engine, text("UPDATE room.idempotency SET created_time = now() - interval '2 days'"))
     await claim(engine, records, intent("young"), ANSWER)
-    expiry = IdempotencyExpiry(engine, "room", age_s=86_400)
+    # What cannot be put on record does not happen.
+    await execute(engine, text("ALTER TABLE audit.record RENAME TO away"))
+    with pytest.raises(DBAPIError):
+        await Expiry.of_idempotency(engine, remover(), "room", age_s=86_400).round()
+    await execute(engine, text("ALTER TABLE audit.away RENAME TO record"))
+    assert await Expiry.of_idempotency(engine, remover(days=-1.5), "room", age_s=86_400).round() == 0
+    expiry = Expiry.of_idempotency(engine, remover(), "room", age_s=86_400)
     assert await expiry.round() == 1
     assert await expiry.round() == 0
+    assert [row.reason for row in await execute(engine, text("SELECT reason FROM audit.record"))] == [
+        "REMOVED 1 room.idempotency"
+    ]
     # The open one stands for work that somebody may still take up.
     rows = await execute(engine, text("SELECT intent FROM room.idempotency"))
     assert {row.intent for row in rows} == {intent("open").id, intent("young").id}

@@ -18,14 +18,15 @@ from mesh.database.engine import async_engine, execute, transact
 from mesh.database.migrate import migrate, owners
 from mesh.errors import Internal
 from private_core.storage import outbox
-from private_core.warehouse.intake import BATCH, Intake
+from private_core.warehouse.intake import BATCH, Intake, expiries
+from tests.integration.removing import remover
 
 CLICK = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture(scope="module")
 def url(postgres_url: str) -> str:
-    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("warehouse", "outbox", "bridge")])
+    migrate(postgres_url, [owner for owner in owners() if owner.schema in ("warehouse", "outbox", "bridge", "audit")])
     return postgres_url
 
 
@@ -110,3 +111,15 @@ async def test_an_unreadable_event_lands_nothing_and_loses_nothing(engine: Async
     assert stopped.value.reason == "EVENT_UNREADABLE"
     assert len(await rows(engine, "outbox.event")) == 2
     assert await rows(engine, "warehouse.purchase") == []
+
+
+async def test_what_said_nothing_new_for_as_long_as_the_contract_keeps_it_goes(engine: AsyncEngine) -> None:
+    await tell(
+        engine, order("order-1", orders_pb2.ORDER_STATE_PLACED), payment(0, payments_pb2.PAYMENT_STATE_AUTHORIZED)
+    )
+    await Intake(engine, load()).round()
+    for days, removed in ((3649, [0, 0]), (3651, [1, 1])):
+        assert [await each.round() for each in expiries(engine, load(), remover(days, "warehouse"))] == removed
+    assert await rows(engine, "warehouse.purchase") == []
+    said = await execute(engine, text("SELECT reason FROM audit.record ORDER BY sequence"))
+    assert {row.reason for row in said} == {"REMOVED 1 warehouse.purchase", "REMOVED 1 warehouse.payment"}

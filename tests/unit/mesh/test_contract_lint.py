@@ -42,7 +42,11 @@ message {name} {{
 PLAIN = message("TryRequest") + message("TryResponse")
 PHONE = "string phone = 1 [(isthmus.policy.v1.field).class = DATA_CLASS_PERSONAL];"
 EVENT = """option (isthmus.policy.v1.event) = {
-    topic: "t" direction: DIRECTION_OUTWARD durability: DURABILITY_DURABLE key_field: "phone" partitions: 1};"""
+    topic: "t" direction: DIRECTION_OUTWARD durability: DURABILITY_DURABLE key_field: "phone" partitions: 1
+    retention_days: 30};"""
+WITHIN = """option (isthmus.policy.v1.event) = {{
+    topic: "t" direction: DIRECTION_WITHIN durability: DURABILITY_DURABLE key_field: "phone"
+    retention_days: {days}}};"""
 
 
 @pytest.fixture
@@ -83,7 +87,13 @@ BROKEN = {
     + message("TryResponse"),
     "an event that crosses the zones holds a PERSONAL field": message("Happened", EVENT + PHONE),
     "an event needs topic, direction, durability and partitions": message(
-        "Happened", 'option (isthmus.policy.v1.event) = {topic: "t" key_field: "id"}; string id = 1;'
+        "Happened", 'option (isthmus.policy.v1.event) = {topic: "t" key_field: "id" retention_days: 30}; string id = 1;'
+    ),
+    "the event is kept for 1096 days, and holds a PERSONAL field, which is kept for 1095": message(
+        "Happened", WITHIN.format(days=1096) + PHONE
+    ),
+    "the event is kept for ever, and holds a INTERNAL field, which is kept for 3650": message(
+        "Happened", WITHIN.format(days=0) + "string phone = 1;"
     ),
     "key_field 'id' is none of its fields": message("Happened", EVENT.replace('"phone"', '"id"') + "string other = 1;"),
 }

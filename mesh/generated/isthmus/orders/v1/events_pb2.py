@@ -27,7 +27,7 @@ from isthmus.orders.v1 import orders_pb2 as isthmus_dot_orders_dot_v1_dot_orders
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/orders/v1/events.proto\x12\x11isthmus.orders.v1\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/orders/v1/orders.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\xf7\x01\n\x0cOrderChanged\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.isthmus.orders.v1.OrderState\x12&\n\x05total\x18\x04 \x01(\x0b\x32\x17.isthmus.money.v1.Money\x12\x10\n\x08\x63lick_id\x18\x05 \x01(\t\x12\x16\n\x0esource_time_us\x18\x06 \x01(\x03\x12\x16\n\x0eplaced_time_us\x18\x07 \x01(\x03:*\x9a\xe7\x18\x02\x08\x02\xa2\xe7\x18 \n\x10isthmus.order.v1\x10\x03\x18\x02*\x08order_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/orders/v1/events.proto\x12\x11isthmus.orders.v1\x1a\x1cisthmus/money/v1/money.proto\x1a\x1eisthmus/orders/v1/orders.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\xfa\x01\n\x0cOrderChanged\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.isthmus.orders.v1.OrderState\x12&\n\x05total\x18\x04 \x01(\x0b\x32\x17.isthmus.money.v1.Money\x12\x10\n\x08\x63lick_id\x18\x05 \x01(\t\x12\x16\n\x0esource_time_us\x18\x06 \x01(\x03\x12\x16\n\x0eplaced_time_us\x18\x07 \x01(\x03:-\x9a\xe7\x18\x02\x08\x02\xa2\xe7\x18#\n\x10isthmus.order.v1\x10\x03\x18\x02 \xc2\x1c*\x08order_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.orders.v1.events_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ORDERCHANGED']._loaded_options = None
-  _globals['_ORDERCHANGED']._serialized_options = b'\232\347\030\002\010\002\242\347\030 \n\020isthmus.order.v1\020\003\030\002*\010order_id'
+  _globals['_ORDERCHANGED']._serialized_options = b'\232\347\030\002\010\002\242\347\030#\n\020isthmus.order.v1\020\003\030\002 \302\034*\010order_id'
   _globals['_ORDERCHANGED']._serialized_start=148
-  _globals['_ORDERCHANGED']._serialized_end=395
+  _globals['_ORDERCHANGED']._serialized_end=398
 # @@protoc_insertion_point(module_scope)

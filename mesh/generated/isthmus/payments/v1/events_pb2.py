@@ -26,7 +26,7 @@ from isthmus.payments.v1 import payments_pb2 as isthmus_dot_payments_dot_v1_dot_
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/payments/v1/events.proto\x12\x13isthmus.payments.v1\x1a\"isthmus/payments/v1/payments.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x83\x01\n\x0ePaymentChanged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12-\n\x07payment\x18\x02 \x01(\x0b\x32\x1c.isthmus.payments.v1.Payment:.\x9a\xe7\x18\x02\x08\x02\xa2\xe7\x18$\n\x12isthmus.payment.v1\x10\x03\x18\x02*\npayment_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/payments/v1/events.proto\x12\x13isthmus.payments.v1\x1a\"isthmus/payments/v1/payments.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x86\x01\n\x0ePaymentChanged\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12-\n\x07payment\x18\x02 \x01(\x0b\x32\x1c.isthmus.payments.v1.Payment:1\x9a\xe7\x18\x02\x08\x02\xa2\xe7\x18\'\n\x12isthmus.payment.v1\x10\x03\x18\x02 \xc2\x1c*\npayment_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.payments.v1.events_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PAYMENTCHANGED']._loaded_options = None
-  _globals['_PAYMENTCHANGED']._serialized_options = b'\232\347\030\002\010\002\242\347\030$\n\022isthmus.payment.v1\020\003\030\002*\npayment_id'
+  _globals['_PAYMENTCHANGED']._serialized_options = b'\232\347\030\002\010\002\242\347\030\'\n\022isthmus.payment.v1\020\003\030\002 \302\034*\npayment_id'
   _globals['_PAYMENTCHANGED']._serialized_start=126
-  _globals['_PAYMENTCHANGED']._serialized_end=257
+  _globals['_PAYMENTCHANGED']._serialized_end=260
 # @@protoc_insertion_point(module_scope)

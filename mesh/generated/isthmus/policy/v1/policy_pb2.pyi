@@ -63,7 +63,9 @@ class _DataClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataClass.V
     DATA_CLASS_SENSITIVE: _DataClass.ValueType  # 4
     """Personal, and harmful when known: precise addresses, payment details. Encrypted before it reaches SQL."""
     DATA_CLASS_SECRET: _DataClass.ValueType  # 5
-    """Gives power to whoever knows it: passwords, tokens, keys. Never stored, logged or returned as it is."""
+    """Gives power to whoever knows it: passwords, tokens, keys. Never stored, logged or returned as it is. What may be
+    of any class, because nobody can tell, counts as this one.
+    """
 
 class DataClass(_DataClass, metaclass=_DataClassEnumTypeWrapper):
     """How much harm a value does in the wrong hands, least first. The order is part of the contract."""
@@ -78,7 +80,9 @@ DATA_CLASS_PERSONAL: DataClass.ValueType  # 3
 DATA_CLASS_SENSITIVE: DataClass.ValueType  # 4
 """Personal, and harmful when known: precise addresses, payment details. Encrypted before it reaches SQL."""
 DATA_CLASS_SECRET: DataClass.ValueType  # 5
-"""Gives power to whoever knows it: passwords, tokens, keys. Never stored, logged or returned as it is."""
+"""Gives power to whoever knows it: passwords, tokens, keys. Never stored, logged or returned as it is. What may be
+of any class, because nobody can tell, counts as this one.
+"""
 Global___DataClass: _TypeAlias = DataClass  # noqa: Y015
 
 class _Mask:
@@ -212,6 +216,28 @@ DIRECTION_OUTWARD: Direction.ValueType  # 2
 DIRECTION_WITHIN: Direction.ValueType  # 3
 """Nowhere: from a room of the private core to its warehouse, and never to Kafka."""
 Global___Direction: _TypeAlias = Direction  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """For how long values of a class are kept. What holds several classes is kept as long as the highest of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    days: _builtins.int
+    """Since the value was last of use. 0: for ever."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
 
 @_typing.final
 class RateLimit(_message.Message):
@@ -443,7 +469,7 @@ class EventPolicy(_message.Message):
     direction: Global___Direction.ValueType
     durability: Global___Durability.ValueType
     retention_days: _builtins.int
-    """How long the warehouse keeps it. 0: for ever."""
+    """How long the warehouse keeps it: no longer than the class of its fields is kept. 0: for ever."""
     key_field: _builtins.str
     """The field that is the record's key."""
     partitions: _builtins.int
@@ -475,6 +501,7 @@ MESSAGE_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 FIELD_FIELD_NUMBER: _builtins.int
 RATES_FIELD_NUMBER: _builtins.int
+RETENTION_FIELD_NUMBER: _builtins.int
 service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___ServicePolicy]
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 message: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___MessagePolicy]
@@ -482,3 +509,5 @@ event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions,
 field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldPolicy]
 rates: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, Global___Rates]
 """Of a value of RateClass."""
+retention: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, Global___Retention]
+"""Of a value of DataClass."""

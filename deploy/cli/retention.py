@@ -1,0 +1,68 @@
+"""`isthmus retention`: for how long what is kept, and what was removed for that: by the contract and the audit log."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from deploy.cli.output import Json, clear_errors, console, print_json
+
+RECORDS_MAX = 100_000
+
+
+def retention(
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Removals of the last so many days.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Show for how long each class of data is kept, and what was removed since it had been kept for so long."""
+    with clear_errors():
+        found = asyncio.run(_found(days))
+    if as_json:
+        print_json(found)
+    else:
+        _show(found, days)
+
+
+async def _found(days: int) -> dict[str, Any]:
+    from isthmus.audit.v1 import audit_pb2 as pb
+
+    from deploy.cli import audit_log
+    from deploy.local.errors import LauncherError
+    from mesh.contract import load
+    from security.audit.removal import AUDITED_AS, DAY_US, removed
+
+    contract = load()
+    since_us = time.time_ns() // 1000 - days * DAY_US
+    async with audit_log.connected() as log:
+        request = pb.ListRecordsRequest(method=AUDITED_AS, from_time_us=since_us)
+        records = await audit_log.records(log, request, RECORDS_MAX)
+    if len(records) == RECORDS_MAX:
+        raise LauncherError(f"There are more than {RECORDS_MAX} removals", "Ask for fewer days")
+    places: dict[str, dict[str, Any]] = {}
+    for record in records:
+        name, count = removed(record.reason)
+        place = places.setdefault(name, {"place": name, "removed": 0, "last": ""})
+        place["removed"] += count
+        place["last"] = audit_log.plain(record)["time"]
+    events = sorted(contract.events.values(), key=lambda event: event.topic)
+    return {
+        "classes": [{"class": each.name, "days": kept} for each, kept in sorted(contract.kept_days.items())],
+        "events": [{"topic": event.topic, "days": event.retention_days} for event in events],
+        "removed": [place for _, place in sorted(places.items())],
+    }
+
+
+def _show(found: dict[str, Any], days: int) -> None:
+    kept = Table("what", "kept", box=None)
+    rows = [*((row["class"], row["days"]) for row in found["classes"])]
+    for name, limit in [*rows, *((row["topic"], row["days"]) for row in found["events"])]:
+        kept.add_row(escape(name), f"{limit} days" if limit else "for ever")
+    gone = Table("from", "removed", "last", box=None)
+    for place in found["removed"]:
+        gone.add_row(escape(place["place"]), str(place["removed"]), place["last"][:19])
+    out = console()
+    out.print(kept)
+    out.print(gone if found["removed"] else f"Nothing was removed in the last {days} days.")
