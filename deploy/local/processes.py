@@ -1,6 +1,7 @@
 """Processes by pid and start time: whose they are, and an end to them. A pid alone may have been given to another."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -76,3 +77,17 @@ def resident_mib(pids: Iterable[int]) -> float:
                 with contextlib.suppress(psutil.Error):
                     total += one.memory_full_info().pss
     return total / 2**20
+
+
+def set_nice(pid: int, nice: int) -> bool:
+    """Give a session so much weight against others: to its processes, and to its autogroup (sched(7)), which is what
+    counts where the kernel has such.
+
+    False, and nothing is done, for whoever could not take it back: that needs root.
+    """
+    if os.geteuid() != 0:
+        return False
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PGRP, pid, nice)
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+    return True

@@ -28,6 +28,8 @@ POLL_S = 0.2
 LOG_BYTES_MAX = 32 * 2**20
 LOG_LOOK_S = 5.0
 LOG_TAIL_BYTES = 600
+# To load a process takes a processor for seconds. Where others of its workload serve, it takes what they leave.
+STARTING_NICE = 10
 
 
 class State(StrEnum):
@@ -218,12 +220,15 @@ class Supervisor:
             return
         child.process = await self._spawn(row)
         processes.write_pid(self._home.pid_file(row.name), child.process.pid)
+        gentle = self._started and self._others_serve(child) and processes.set_nice(child.process.pid, STARTING_NICE)
         self._on_change(child)
         if row.one_shot:
             await self._finish_step(child, deadline)
             return
         became_ready = await self._wait_ready(child, deadline)
         if became_ready:
+            if gentle:
+                processes.set_nice(child.process.pid, 0)
             child.reason = ""
             child.ready.set()
             self._change(child, State.READY)
@@ -233,6 +238,10 @@ class Supervisor:
         child.reason = f"signal {-code}" if code < 0 else f"exit status {code}"
         if became_ready and time.monotonic() - since > STABLE_S:
             child.restarts = 0
+
+    def _others_serve(self, child: Child) -> bool:
+        workload = child.row.process.workload
+        return any(other.ready.is_set() for other in self._children.values() if other.row.process.workload == workload)
 
     async def _wait_for_identity(self, child: Child, deadline: float) -> None:
         while child.row.identity:

@@ -177,10 +177,13 @@ async def test_a_core_gateway_that_freezes_is_noticed_and_calls_are_refused_at_o
 
         await until(404)
         mesh.kill("core-gateway", SIGSTOP)
+        under_way = asyncio.create_task(client.send("GET", "/v1/orders/no-such-order", headers=headers))
         try:
             refusal = await until(503)
             assert refusal.headers["retry-after"] == "1"
             problem(refusal, 503)
+            # Not 504: it does not wait for its deadline.
+            problem(await under_way, 503)
             assert (await client.send("POST", "/v1/ads:decide", asking, JSON)).status == 200
         finally:
             mesh.kill("core-gateway", SIGCONT)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
 
@@ -13,8 +14,9 @@ import pytest
 from deploy.local import processes
 from deploy.local.errors import ProcessFailed
 from deploy.local.settings import Home
-from deploy.local.supervisor import State, Supervisor, bound_log
+from deploy.local.supervisor import STARTING_NICE, Child, State, Supervisor, bound_log
 from deploy.local.table import Row
+from deploy.local.topology import Process
 
 MakeRow = Callable[..., Row]
 DEADLINE_S = 20.0
@@ -60,6 +62,25 @@ async def test_a_killed_process_comes_back_by_itself(home: Home, row: MakeRow) -
     await until(lambda: child.restarts == 1 and child.state is State.READY, "back after a kill")
     assert child.pid != killed
     assert child.reason == ""
+    await supervisor.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a process its weight back")
+async def test_who_starts_beside_others_that_serve_takes_what_they_leave(home: Home, row: MakeRow) -> None:
+    rows = [replace(row(name), process=Process(name, "private", "room", name)) for name in ("room-1", "room-2")]
+    seen: list[tuple[State, int]] = []
+
+    def look(child: Child) -> None:
+        if child.pid is not None:
+            seen.append((child.state, os.getpriority(os.PRIO_PROCESS, child.pid)))
+
+    supervisor = Supervisor(home, rows, look)
+    await supervisor.start()
+    assert {nice for _, nice in seen} == {0}
+    seen.clear()
+    supervisor.kill("room-1", SIGKILL)
+    await until(lambda: (State.READY, 0) in seen, "back with its full weight")
+    assert (State.STARTING, STARTING_NICE) in seen
     await supervisor.stop()
 
 
