@@ -8,6 +8,8 @@ from starlette.responses import RedirectResponse, Response
 
 from security.oauth.domain import Session
 from security.oauth.family_store import FamilyStore
+from security.oauth.federation.store import FederationStore
+from security.oauth.federation_page import FederationPage
 from security.oauth.journal import Journal
 from security.oauth.messages import NO_STORE, form_of
 from security.oauth.pages import Pages
@@ -20,7 +22,7 @@ from security.oauth.workers import Workers
 PATH: Final = "/oauth/account"
 _WHAT: Final = "account"
 # What changes how a member signs in is for who has just signed in.
-_FRESH: Final = frozenset({"add", "remove"})
+_FRESH: Final = frozenset({"add", "remove", "connect", "disconnect"})
 
 
 class AccountPage:
@@ -31,8 +33,10 @@ class AccountPage:
         sessions: SessionStore,
         families: FamilyStore,
         passkeys: Passkeys,
+        identities: FederationStore,
         accounts: Accounts,
         visits: Visits,
+        federation: FederationPage,
         pages: Pages,
         workers: Workers,
         journal: Journal,
@@ -40,8 +44,10 @@ class AccountPage:
         self._sessions = sessions
         self._families = families
         self._passkeys = passkeys
+        self._identities = identities
         self._accounts = accounts
         self._visits = visits
+        self._federation = federation
         self._pages = pages
         self._workers = workers
         self._journal = journal
@@ -56,6 +62,10 @@ class AccountPage:
             return await self._change(visit, session, form)
         if self._visits.forged(visit, _WHAT, form):
             return await (self._shown(visit, session, "expired") if session else self._sign_in(visit, "expired"))
+        if "provider" in form:
+            # Who is signed in already was asked to do it again.
+            age_s_max = 0 if session else None
+            return await self._federation.leave(visit, form["provider"], back=PATH, age_s_max=age_s_max)
         entered = await self._visits.sign_in(visit, form)
         if entered is None:
             return await self._sign_in(visit, "wrong")
@@ -65,6 +75,8 @@ class AccountPage:
         decision, name = form.get("decision", ""), form.get("name", "")
         if decision in _FRESH and not session.fresh(self._visits.now()):
             return await self._sign_in(visit, "again")
+        if decision == "connect":
+            return await self._federation.leave(visit, name, back=PATH, connects=session.session_id)
         member_id, by = session.member_id, visit.by
 
         def record(event: str) -> Any:
@@ -82,6 +94,9 @@ class AccountPage:
                     await self._workers.run(lambda: self._families.withdraw(member_id, name, now, withdrawn))
                 case "remove":
                     await self._workers.run(lambda: self._passkeys.remove(member_id, name, record("RemovePasskey")))
+                case "disconnect":
+                    undone = record("DisconnectProvider")
+                    await self._workers.run(lambda: self._identities.disconnect(member_id, name, undone))
                 case "add":
                     made = form.get("credential", "")
                     added = record("AddPasskey")
@@ -120,5 +135,7 @@ class AccountPage:
             own=session,
             sessions=await self._workers.run(lambda: self._sessions.listed(member_id, now)),
             passkeys=await self._workers.run(lambda: self._passkeys.listed(member_id)),
+            providers=self._visits.providers(visit),
+            identities=await self._workers.run(lambda: self._identities.connected(member_id)),
             consents=await self._workers.run(lambda: self._sessions.consents(member_id)),
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import InvalidRequestError
@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response
 
 from security.oauth.domain import Session, remembers
+from security.oauth.federation_page import FederationPage
 from security.oauth.grants import AuthorizationCode, Server
 from security.oauth.messages import NO_STORE, form_of, response_of
 from security.oauth.pages import Pages
@@ -48,6 +49,13 @@ class _Asked:
     age_s_max: int | None
 
     @property
+    def afterwards(self) -> str:
+        """Where to go on after signing in: the same, without what asks for just that."""
+        left = {name: value for name, value in parse_qsl(self.query) if name not in ("prompt", "max_age")}
+        prompt = {"prompt": " ".join(sorted(self.prompt - {"login"}))}
+        return f"{PATH}?{urlencode(sorted((left | (prompt if prompt['prompt'] else {})).items()))}"
+
+    @property
     def scopes(self) -> frozenset[str]:
         return frozenset(self.request.scope.split())
 
@@ -64,11 +72,19 @@ class AuthorizePage:
     """Serves the endpoint; `issuer` is how the outside calls this server."""
 
     def __init__(
-        self, server: Server, sessions: SessionStore, visits: Visits, pages: Pages, workers: Workers, issuer: str
+        self,
+        server: Server,
+        sessions: SessionStore,
+        visits: Visits,
+        federation: FederationPage,
+        pages: Pages,
+        workers: Workers,
+        issuer: str,
     ) -> None:
         self._server = server
         self._sessions = sessions
         self._visits = visits
+        self._federation = federation
         self._pages = pages
         self._workers = workers
         self._issuer = issuer
@@ -124,6 +140,15 @@ class AuthorizePage:
             return await self._sign_in(visit, asked, "expired")
         if decision == "deny":
             return await self._denied(asked)
+        if "provider" in form:
+            return await self._federation.leave(
+                visit,
+                form["provider"],
+                back=asked.afterwards,
+                client_id=asked.client_id,
+                age_s_max=0 if "login" in asked.prompt else asked.age_s_max,
+                second=bool(asked.context),
+            )
         entered = await self._visits.sign_in(visit, form, client_id=asked.client_id, require_second=bool(asked.context))
         if entered is None or entered.session is None:
             return await self._sign_in(visit, asked, "wrong")

@@ -1,11 +1,13 @@
 """/oauth/device: where a person types the code that a device shows, signs in, and decides (RFC 8628)."""
 
 from typing import Final
+from urllib.parse import urlencode
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from security.oauth.domain import Session, fold_user_code
+from security.oauth.federation_page import FederationPage
 from security.oauth.grants import Server
 from security.oauth.limits import Limits, TooManyError
 from security.oauth.messages import form_of
@@ -24,11 +26,19 @@ class DevicePage:
     """Serves the endpoint. What was allowed a device before counts for nothing: it may be somebody else's."""
 
     def __init__(
-        self, server: Server, sessions: SessionStore, visits: Visits, pages: Pages, workers: Workers, limits: Limits
+        self,
+        server: Server,
+        sessions: SessionStore,
+        visits: Visits,
+        federation: FederationPage,
+        pages: Pages,
+        workers: Workers,
+        limits: Limits,
     ) -> None:
         self._server = server
         self._sessions = sessions
         self._visits = visits
+        self._federation = federation
         self._pages = pages
         self._workers = workers
         self._limits = limits
@@ -60,6 +70,9 @@ class DevicePage:
             return await self._sign_in(visit, device, "expired")
         if denied:
             return await self._decided(visit, device, None)
+        if "provider" in form:
+            back = f"{PATH}?{urlencode({'user_code': device.user_code})}"
+            return await self._federation.leave(visit, form["provider"], back=back, client_id=device.client_id)
         entered = await self._visits.sign_in(visit, form, client_id=device.client_id)
         if entered is None:
             return await self._sign_in(visit, device, "wrong")

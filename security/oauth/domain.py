@@ -25,6 +25,11 @@ SESSIONS_MAX = 20
 BY_PASSWORD = "pwd"  # noqa: S105 (the name of a method)
 BY_BOTH_FACTORS = "pwd otp mfa"
 BY_PASSKEY = "pop user mfa"
+# By an outside identity provider: RFC 8176 has no name for it, and this one is what others use.
+BY_PROVIDER = "fed"
+BY_PROVIDER_AND_SECOND = "fed otp mfa"
+# How long somebody may stay away at a provider.
+DEPARTURE_LIFE = timedelta(minutes=10)
 
 # RFC 8252, section 7.3: a native app listens on whatever port it got, but only on its own machine.
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "[::1]"})
@@ -162,6 +167,30 @@ class Consent:
     name: str
     scopes: frozenset[str]
     given_at: datetime
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A browser that was sent to an identity provider: for what, and what became of it."""
+
+    # Where it goes on afterwards: a path of this server.
+    back: str
+    started_s: int
+    client_id: str = ""
+    # How old a sign-in there may be; None for any age.
+    age_s_max: int | None = None
+    # A one-time password is needed besides.
+    second: bool = False
+    # The session to whose member the person there is to be connected; "" to sign in.
+    connects: str = ""
+    # Whom the provider has proven, while their one-time password is waited for.
+    member_id: str = ""
+    signed_in_s: int = 0
+
+
+def taken_for_signed_in_at(told: datetime | None, now: datetime) -> datetime:
+    """When somebody signed in at a provider. One that does not say may have asked them nothing today: never fresh."""
+    return told if told is not None else now - SESSION_FRESH - timedelta(seconds=1)
 
 
 class RefreshUse(Enum):

@@ -20,6 +20,9 @@ from security.oauth.authorize_page import AuthorizePage
 from security.oauth.device_page import DevicePage
 from security.oauth.domain import KeyRules
 from security.oauth.family_store import FamilyStore
+from security.oauth.federation.providers import Providers
+from security.oauth.federation.store import FederationStore
+from security.oauth.federation_page import FederationPage
 from security.oauth.grants import Server
 from security.oauth.http import Endpoints
 from security.oauth.journal import Journal
@@ -56,6 +59,7 @@ ISSUER_NAME = "Isthmus"
 
 async def main(settings: OAuthSettings, process: Process) -> None:
     clock = SystemClock()
+    providers = Providers(settings.identity_providers, settings.issuer, clock)
     database = engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
     records = async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1)
     await require_current(records, Owner.beside(__file__))
@@ -79,7 +83,9 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         sandbox=settings.sandbox_client,
     )
     gateway_keys = GatewayKeyStore(transactions)
-    sweeper = Sweeper((store.sweep, families.sweep, waiting.sweep, sessions.sweep, gateway_keys.sweep), clock)
+    identities = FederationStore(transactions)
+    sweeps = (store.sweep, families.sweep, waiting.sweep, sessions.sweep, gateway_keys.sweep, identities.sweep)
+    sweeper = Sweeper(sweeps, clock)
     trust = Trust(families, gateway_keys, clock)
     revocations = Revocations(trust.listed, clock)
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, revocations)
@@ -103,11 +109,19 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     limits = Limits(settings.token_requests_per_s, settings.token_requests_burst, clock)
     pages, workers = Pages(await keyring.index_key("oauth-forms"), clock), Workers()
     passkeys = Passkeys(transactions, await keyring.index_key("oauth-passkeys"), settings.issuer, families.use_proof)
-    visits = Visits(workers, sessions, accounts, passkeys, pages, limits, journal, sink, clock)
+    visits = Visits(workers, sessions, accounts, passkeys, pages, limits, journal, sink, providers.named, clock)
+    federation_key = await keyring.index_key("oauth-federation")
+    federation = FederationPage(providers.named, identities, accounts, visits, pages, workers, journal, federation_key)
+    account = AccountPage(
+        sessions, families, passkeys, identities, accounts, visits, federation, pages, workers, journal
+    )
     interactive = {
-        authorize_page.PATH: AuthorizePage(protocol, sessions, visits, pages, workers, settings.issuer).serve,
-        device_page.PATH: DevicePage(protocol, sessions, visits, pages, workers, limits).serve,
-        account_page.PATH: AccountPage(sessions, families, passkeys, accounts, visits, pages, workers, journal).serve,
+        authorize_page.PATH: AuthorizePage(
+            protocol, sessions, visits, federation, pages, workers, settings.issuer
+        ).serve,
+        device_page.PATH: DevicePage(protocol, sessions, visits, federation, pages, workers, limits).serve,
+        account_page.PATH: account.serve,
+        **dict.fromkeys(federation.paths, federation.serve),
     }
     endpoints = Endpoints(
         protocol,
@@ -133,6 +147,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     try:
         await process.serve(server.build(), sink, keys, trust, revocations, sweeper, front)
     finally:
+        await providers.close()
         workers.close()
         database.dispose()
         await records.dispose()

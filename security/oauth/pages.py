@@ -69,7 +69,10 @@ class Pages:
         )
         # Browsers apply form-action to the redirect that answers the form, too.
         headers = self._headers(f"'self' {origin}".rstrip(), scripted=bool(passkey))
-        response = HTMLResponse(page, status, headers=headers)
+        return self.tied(HTMLResponse(page, status, headers=headers), cookie)
+
+    def tied(self, response: HTMLResponse, cookie: str) -> HTMLResponse:
+        """Let the browser keep what ties it to a page for as long as that may lie open."""
         response.set_cookie(COOKIE, cookie, max_age=FORM_LIFE_S, path="/", secure=True, httponly=True, samesite="lax")
         return response
 

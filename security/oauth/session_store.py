@@ -48,7 +48,7 @@ class SessionStore:
         """A session, in place of the one that this browser had. Of a member's the newest SESSIONS_MAX stay."""
         values = {name: getattr(session, name) for name in _KEPT}
         own = SESSIONS.c.member_id == session.member_id
-        newest = select(SESSIONS.c.digest).where(own).order_by(SESSIONS.c.signed_in_at.desc()).limit(SESSIONS_MAX)
+        newest = select(SESSIONS.c.digest).where(own).order_by(SESSIONS.c.expires_at.desc()).limit(SESSIONS_MAX)
         with self._transaction() as connection:
             connection.execute(delete(SESSIONS).where(SESSIONS.c.digest == digest(replaced)))
             connection.execute(insert(SESSIONS).values(digest=digest(token), **values))

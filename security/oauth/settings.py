@@ -16,6 +16,9 @@ class OAuthSettings(DatabaseSettings):
     # A client with a shared secret, `sandbox`, for trying things out. All others have a key or a certificate.
     sandbox_client: bool = False
 
+    # The file of outside identity providers (docs/runbooks/identity-providers.md); without one there are none.
+    identity_providers: Path | None = None
+
     # Of one client at one address, in each replica.
     token_requests_per_s: float = Field(default=50.0, gt=0)
     token_requests_burst: float = Field(default=200.0, ge=1)

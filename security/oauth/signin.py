@@ -1,5 +1,6 @@
 """Accounts: making them, and signing members in."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from mesh.clock import Clock
@@ -107,11 +108,33 @@ class Accounts:
             self._store.clear_failures(folded)
         return _session(account, now, context, BY_BOTH_FACTORS if context else BY_PASSWORD)
 
-    def session(self, member_id: str, context: str, methods: str) -> Session | None:
+    def session(
+        self, member_id: str, context: str, methods: str, signed_in_at: datetime | None = None
+    ) -> Session | None:
         """The session of a member who has proven themselves otherwise, or None without an account."""
         now = self._now()
         account = self._store.account_of(member_id)
-        return None if account is None else _session(account, now, context, methods)
+        if account is None:
+            return None
+        return replace(_session(account, now, context, methods), signed_in_at=signed_in_at or now)
+
+    def needs_second(self, member_id: str) -> bool:
+        """Whether the member uses one-time passwords: who signs in by a provider is asked for one all the same."""
+        return self._factors.required(member_id)
+
+    def second(self, member_id: str, password: str) -> bool:
+        """Whether this is the member's one-time password of now. A wrong one counts as a wrong password does."""
+        now = self._now()
+        account = self._store.account_of(member_id)
+        if account is None or (account.locked_until is not None and now < account.locked_until):
+            return False
+        if not self._factors.use(member_id, password, now):
+            self._store.count_failure(account.login, now)
+            log.warning("sign_in_failed", member_id=member_id)
+            return False
+        if account.failures:
+            self._store.clear_failures(account.login)
+        return True
 
     def failed(self, rule: str) -> None:
         """A proof other than a password was not good: to the log, for nobody's account is guessed that way."""

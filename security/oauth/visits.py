@@ -12,6 +12,7 @@ from starlette.responses import Response
 from mesh.clock import Clock
 from security.audit.port import AuditSink
 from security.oauth.domain import BY_PASSKEY, SESSION_LIFE, Session, browser_name
+from security.oauth.federation.port import Provider
 from security.oauth.journal import Caller, Journal, caller
 from security.oauth.limits import Limits, TooManyError
 from security.oauth.pages import COOKIE, Pages, new_cookie
@@ -56,6 +57,7 @@ class Visits:
         limits: Limits,
         journal: Journal,
         sink: AuditSink,
+        providers: Mapping[str, Provider],
         clock: Clock,
     ) -> None:
         self._workers = workers
@@ -66,6 +68,7 @@ class Visits:
         self._limits = limits
         self._journal = journal
         self._sink = sink
+        self._providers = providers
         self._clock = clock
 
     def now(self) -> datetime:
@@ -102,9 +105,14 @@ class Visits:
             passkey=passkey,
             problem=problem,
             client=client,
+            providers=self.providers(visit),
             status=403 if problem else 200,
             **({"user_code": ""} | values),
         )
+
+    def providers(self, visit: Visit) -> Mapping[str, str]:
+        """The outside identity providers, by name, as this visitor calls them."""
+        return {name: each.titles[visit.words["language"]] for name, each in self._providers.items()}
 
     def forged(self, visit: Visit, what: str, form: Mapping[str, str]) -> bool:
         """Whether the form to sign in did not come from the page for `what`."""
@@ -117,23 +125,32 @@ class Visits:
 
         TooManyError where this source has failed too often.
         """
-        source = (visit.by.address, "sign-in")
-        wait_s = self._limits.wait_s(*source)
-        if wait_s > 0:
-            raise TooManyError(wait_s)
+        self.admit(visit)
         now = self.now()
         found = await self._workers.run(lambda: self._proven(visit, form, now, require_second))
         if found is None:
-            self._limits.failed(*source)
-            self._sink.enqueue(
-                self._journal.record("SignIn", visit.by, client=client_id, detail="SIGN_IN_FAILED", refused=True)
-            )
+            self.refuse(visit, client_id)
             return None
-        self._limits.succeeded(*source)
+        return await self.enter(visit, found, client_id, found.methods)
+
+    def admit(self, visit: Visit) -> None:
+        """Let this source try to sign in. TooManyError where it has tried or failed too often."""
+        wait_s = self._limits.wait_s(*_source(visit))
+        if wait_s > 0:
+            raise TooManyError(wait_s)
+
+    def refuse(self, visit: Visit, client_id: str, rule: str = "SIGN_IN_FAILED") -> None:
+        """Count a sign-in that proved nobody, and put it on record."""
+        self._limits.failed(*_source(visit))
+        self._sink.enqueue(self._journal.record("SignIn", visit.by, client=client_id, detail=rule, refused=True))
+
+    async def enter(self, visit: Visit, found: Session, client_id: str, detail: str) -> Visit:
+        """The same visit in this session, begun and on record with how it was come by."""
+        self._limits.succeeded(*_source(visit))
         token = secrets.token_urlsafe(32)
         session = replace(found, session_id=session_id(token), agent=visit.agent)
         record = self._journal.record(
-            "SignIn", visit.by, client=client_id, data_subject=session.member_id, detail=session.methods
+            "SignIn", visit.by, client=client_id, data_subject=session.member_id, detail=detail
         )
         await self._workers.run(lambda: self._sessions.begin(token, session, visit.token, record))
         return replace(visit, token=token, session=session)
@@ -162,3 +179,8 @@ class Visits:
             self._accounts.failed(str(error))
             return None
         return self._accounts.session(member_id, STEP_UP_CONTEXT, BY_PASSKEY)
+
+
+def _source(visit: Visit) -> tuple[str, str]:
+    """Whom the limits of signing in count for."""
+    return (visit.by.address, "sign-in")

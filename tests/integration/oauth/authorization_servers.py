@@ -49,6 +49,8 @@ class Deployment:
     http_ports: list[int] = field(default_factory=list)
     grpc_ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    # Where the outside identity providers will be, if a test starts them.
+    provider_port: int = field(default_factory=lambda: free_port())
 
     def identity(self, process: str) -> Path:
         return self.home / "run" / process / "identity" / "live"
@@ -137,7 +139,17 @@ def free_port() -> int:
 def start(deployed: Deployment, node: str) -> None:
     deployed.http_ports.append(free_port())
     deployed.grpc_ports.append(free_port())
-    environment = os.environ | {
+    command, variables = (
+        [sys.executable, "-m", "security.oauth"],
+        environment(deployed, node, deployed.http_ports[-1], deployed.grpc_ports[-1]),
+    )
+    with (deployed.home / f"{node}.log").open("wb") as log:
+        deployed.processes.append(subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log))
+
+
+def environment(deployed: Deployment, node: str, http_port: int, grpc_port: int) -> dict[str, str]:
+    """What the launcher would tell a server."""
+    return {
         "ISTHMUS_HOME": str(deployed.home),
         "ISTHMUS_ZONE": "private",
         "ISTHMUS_WORKLOAD": "oauth",
@@ -146,13 +158,10 @@ def start(deployed: Deployment, node: str) -> None:
         "ISTHMUS_DATABASE_URL": deployed.url,
         "ISTHMUS_ISSUER": ISSUER,
         "ISTHMUS_SANDBOX_CLIENT": "1",
-        "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{deployed.http_ports[-1]}",
-        "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{deployed.grpc_ports[-1]}",
+        "ISTHMUS_IDENTITY_PROVIDERS": str(deployed.home / "providers.toml"),
+        "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{http_port}",
+        "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
     }
-    with (deployed.home / f"{node}.log").open("wb") as log:
-        deployed.processes.append(
-            subprocess.Popen([sys.executable, "-m", "security.oauth"], env=environment, stdout=log, stderr=log)
-        )
 
 
 def wait_for(deployed: Deployment, replica: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mesh.clock import SystemClock
 from security.oauth.domain import Consent, Session
+from security.oauth.federation.store import Connected
 from security.oauth.pages import Pages
 from security.oauth.passkeys import Passkey
 from security.oauth.words import CHINESE, ENGLISH, words_for
@@ -45,7 +46,16 @@ def test_every_page_is_safe_and_in_its_language(words: dict[str, Any]) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     own = Session(EVIL, "m", EVIL, now, now, "", "pwd", EVIL)
     form = partial(PAGES.form, words=words, cookie="c", about=EVIL, action=EVIL)
-    signing_in = form("sign_in.html", passkey=EVIL, client=EVIL, user_code=EVIL, problem="wrong", redirect_uri=SHOP)
+    signing_in = form(
+        "sign_in.html",
+        passkey=EVIL,
+        client=EVIL,
+        user_code=EVIL,
+        providers={EVIL: EVIL},
+        problem="wrong",
+        redirect_uri=SHOP,
+    )
+    second = form("second.html", state=EVIL, problem="wrong")
     consent = form("consent.html", client=EVIL, scopes=[EVIL], login=EVIL, user_code=EVIL, redirect_uri=SHOP)
     account = form(
         "account.html",
@@ -53,11 +63,15 @@ def test_every_page_is_safe_and_in_its_language(words: dict[str, Any]) -> None:
         own=own,
         sessions=[own],
         passkeys=[Passkey(EVIL, EVIL, now)],
+        providers={EVIL: EVIL, "other": EVIL},
+        identities=[Connected(EVIL, now), Connected("gone", now)],
         consents=[Consent(EVIL, EVIL, frozenset({EVIL}), now)],
     )
     plain = [PAGES.plain("device_done.html", words, allowed=allowed) for allowed in (True, False)]
     plain += [PAGES.plain("device.html", words, problem="unknown_code"), PAGES.error(words, 400, EVIL, EVIL)]
-    for page in (signing_in, consent, account, *plain):
+    plain += [PAGES.plain("leaving.html", words, provider=EVIL, address=EVIL)]
+    plain += [PAGES.plain("not_signed_in.html", words, 403, provider=EVIL, back=EVIL, problem="provider_away")]
+    for page in (signing_in, second, consent, account, *plain):
         text = bytes(page.body).decode()
         assert f'<html lang="{words["language"]}">' in text
         assert "alert(1)</script>" not in text
