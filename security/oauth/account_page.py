@@ -76,7 +76,8 @@ class AccountPage:
         if decision in _FRESH and not session.fresh(self._visits.now()):
             return await self._sign_in(visit, "again")
         if decision == "connect":
-            return await self._federation.leave(visit, name, back=PATH, connects=session.session_id)
+            # Signing in there anew: somebody may have left this browser signed in there as themselves.
+            return await self._federation.leave(visit, name, back=PATH, age_s_max=0, connects=session.session_id)
         member_id, by = session.member_id, visit.by
 
         def record(event: str) -> Any:

@@ -113,9 +113,10 @@ class FederationPage:
             raise TooLargeError("The query is too long.")
         answer = parse(raw) if raw else {}
         state, now = answer.get("state", ""), self._visits.now()
+        self._visits.admit(visit)
         departure = await self._workers.run(lambda: self._store.arrive(state, name, visit.cookie, now))
         if departure is None or departure.member_id:
-            return self._refused(visit, name, Departure(_ACCOUNT, 0), "STATE_UNKNOWN", "provider_expired")
+            return self._unknown(visit, name)
         try:
             person = await self._providers[name].person(answer, self._secrets(state), _wanted(departure))
         except AwayError as error:
@@ -157,13 +158,13 @@ class FederationPage:
             self._visits.admit(visit)
             departure = await self._workers.run(lambda: self._store.away(state, name, visit.cookie, now))
         if departure is None or not departure.member_id:
-            return self._refused(visit, name, Departure(_ACCOUNT, 0), "STATE_UNKNOWN", "provider_expired")
+            return self._unknown(visit, name)
         member_id, shown = departure.member_id, form.get("second", "")
         if not await self._workers.run(lambda: self._accounts.second(member_id, shown)):
             self._visits.refuse(visit, departure.client_id)
             return self._ask_second(visit, name, state, "wrong")
         if await self._workers.run(lambda: self._store.arrive(state, name, visit.cookie, now)) is None:
-            return self._refused(visit, name, departure, "STATE_UNKNOWN", "provider_expired")
+            return self._unknown(visit, name)
         return await self._signed_in(visit, name, departure, STEP_UP_CONTEXT, BY_PROVIDER_AND_SECOND)
 
     async def _signed_in(self, visit: Visit, name: str, departure: Departure, context: str, methods: str) -> Response:
@@ -190,6 +191,11 @@ class FederationPage:
         """Tell the member what they can do about it, and the audit log which rule it was."""
         self._visits.refuse(visit, departure.client_id, rule)
         return self._not_signed_in(visit, name, departure.back, problem)
+
+    def _unknown(self, visit: Visit, name: str) -> Response:
+        """Any page can make a browser ask for this: it must not close the way in for whoever sits before it."""
+        self._visits.refuse(visit, "", "STATE_UNKNOWN", counts=False)
+        return self._not_signed_in(visit, name, _ACCOUNT, "provider_expired")
 
     def _away(self, visit: Visit, name: str, back: str, error: AwayError) -> Response:
         log.warning("provider_away", provider=name, detail=str(error))

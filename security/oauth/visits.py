@@ -139,9 +139,10 @@ class Visits:
         if wait_s > 0:
             raise TooManyError(wait_s)
 
-    def refuse(self, visit: Visit, client_id: str, rule: str = "SIGN_IN_FAILED") -> None:
-        """Count a sign-in that proved nobody, and put it on record."""
-        self._limits.failed(*_source(visit))
+    def refuse(self, visit: Visit, client_id: str, rule: str = "SIGN_IN_FAILED", *, counts: bool = True) -> None:
+        """Put a sign-in that proved nobody on record, and count it where nobody else can have caused it."""
+        if counts:
+            self._limits.failed(*_source(visit))
         self._sink.enqueue(self._journal.record("SignIn", visit.by, client=client_id, detail=rule, refused=True))
 
     async def enter(self, visit: Visit, found: Session, client_id: str, detail: str) -> Visit:
