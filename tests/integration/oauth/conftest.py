@@ -1,5 +1,6 @@
 """Two authorization servers on one PostgreSQL, and the gateway's certificate to talk to them."""
 
+import asyncio
 import json
 import signal
 from collections.abc import Iterator
@@ -59,8 +60,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalM
                 process.kill()
 
 
-@pytest.fixture
-async def member(deployment: Deployment) -> str:
+@pytest.fixture(scope="session")
+def member(deployment: Deployment) -> str:
+    asyncio.run(_create_account(deployment))
+    return "member-grace"
+
+
+async def _create_account(deployment: Deployment) -> None:
     gateway = deployment.channels("core-gateway")
     metadata = await deployment.inner("accounts.write")
     try:
@@ -70,7 +76,6 @@ async def member(deployment: Deployment) -> str:
         )
     finally:
         await gateway.close()
-    return "member-grace"
 
 
 def write_providers(deployed: Deployment) -> None:

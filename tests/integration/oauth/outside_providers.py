@@ -85,6 +85,8 @@ class OutsideProviders:
         if isinstance(tls, ssl.SSLObject):
             self.protocols.add(str(tls.version()))
         answered: web.StreamResponse = await handler(request)
+        # No connection outlives its answer, so that none is left when the server goes.
+        answered.force_close()
         return answered
 
     async def _discover(self, request: web.Request) -> web.Response:
@@ -132,7 +134,7 @@ class OutsideProviders:
         else:
             given["code"] = secrets.token_urlsafe(24)
             self.codes[given["code"]] = Granted(asked, self.subject, time.monotonic() + CODE_LIFE_S)
-        raise web.HTTPFound(f"{asked['redirect_uri']}?{urlencode(given)}")
+        return web.Response(status=302, headers={"Location": f"{asked['redirect_uri']}?{urlencode(given)}"})
 
     async def _token(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
