@@ -168,12 +168,13 @@ async def test_a_code_without_its_proof_is_refused_and_lost(
     assert browser.redeem(code).json["error"] == "invalid_grant"
 
 
-async def test_of_many_who_redeem_one_code_at_once_one_gets_a_token(deployment: Deployment, member: str) -> None:
+async def test_of_many_who_redeem_one_code_at_once_at_most_one_gets_a_token(deployment: Deployment, member: str) -> None:
     browser = Browser(deployment)
     code = browser.code()
     with ThreadPoolExecutor(8) as threads:
         replies = list(threads.map(lambda n: browser.redeem(code, replica=n % 2), range(8)))
-    assert sorted(reply.status for reply in replies) == [200] + [400] * 7
+    # The first, unless a second was noticed before its tokens were made: then nobody is to have any.
+    assert sorted(reply.status for reply in replies) in ([200] + [400] * 7, [400] * 8)
 
 
 async def test_an_old_code_is_refused(deployment: Deployment, member: str) -> None:
