@@ -1,8 +1,9 @@
 """Roles of the database: what a workload's process may do in it, and nothing besides.
 
 An owner's folder `migrations` may hold `grants.sql`: which roles may do what in its schema. A workload that some grants
-name, as isthmus_<workload>, connects as that role; the others connect as the owner of the schemas. Grants are said anew
-after every migration, so they hold for new tables as well. Roles belong to the whole server.
+name, as isthmus_<workload>, connects as that role. Grants are said anew after every migration, so they hold for new
+tables as well. Roles belong to the whole server: a dump of one database that is restored on another has none, and gets
+them with its next migration.
 """
 
 import re

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.channel import Channels
 from mesh.clock import SystemClock
 from mesh.contract import load
+from mesh.database.migrate import owners
+from mesh.database.roles import as_role
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
 from mesh.spiffe import TRUST_DOMAIN, SpiffeId
@@ -36,6 +38,11 @@ CLIENT = "storefront"
 def plain(url: str) -> str:
     """SQLAlchemy's URL as psycopg reads it."""
     return url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+def own(url: str, workload: str) -> str:
+    """The URL as the workload's own role, which may no more than its grants say."""
+    return as_role(url, workload, [owner.versions.parent for owner in owners()])
 
 
 class Issuer:

@@ -5,3 +5,4 @@ GRANT EXECUTE ON FUNCTION orders.end_reservation(text, boolean) TO isthmus_order
 -- The one thing of this schema that another room may use.
 GRANT USAGE ON SCHEMA orders TO isthmus_payments;
 GRANT EXECUTE ON FUNCTION orders.follow_payment(text, text) TO isthmus_payments;
+REVOKE INSERT, UPDATE, DELETE ON orders.alembic_version FROM isthmus_orders;

@@ -1,5 +1,16 @@
-GRANT USAGE ON SCHEMA audit TO isthmus_orders, isthmus_payments;
-GRANT SELECT ON audit.alembic_version TO isthmus_orders, isthmus_payments;
+GRANT USAGE ON SCHEMA audit
+    TO isthmus_orders, isthmus_payments, isthmus_members, isthmus_catalog, isthmus_warehouse, isthmus_oauth,
+    isthmus_gateway, isthmus_bridge_inbound, isthmus_bridge_outbound, isthmus_audit;
+GRANT SELECT ON audit.alembic_version
+    TO isthmus_orders, isthmus_payments, isthmus_members, isthmus_catalog, isthmus_warehouse, isthmus_oauth,
+    isthmus_gateway, isthmus_bridge_inbound, isthmus_bridge_outbound, isthmus_audit;
 -- Rooms add records and see none. The id is compared with those that are there, so that a repeat is one record.
-GRANT INSERT, SELECT (record_id) ON audit.record TO isthmus_orders, isthmus_payments;
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA audit TO isthmus_orders, isthmus_payments;
+GRANT INSERT, SELECT (record_id) ON audit.record
+    TO isthmus_orders, isthmus_payments, isthmus_members, isthmus_catalog, isthmus_warehouse, isthmus_oauth,
+    isthmus_gateway, isthmus_bridge_inbound, isthmus_bridge_outbound, isthmus_audit;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA audit
+    TO isthmus_orders, isthmus_payments, isthmus_members, isthmus_catalog, isthmus_warehouse, isthmus_oauth,
+    isthmus_gateway, isthmus_bridge_inbound, isthmus_bridge_outbound, isthmus_audit;
+-- The log's own process reads all of it, gives leaves and signs. It changes and removes nothing either.
+GRANT SELECT ON audit.record, audit.leaf, audit.checkpoint, audit.cosignature TO isthmus_audit;
+GRANT INSERT ON audit.leaf, audit.checkpoint, audit.cosignature TO isthmus_audit;

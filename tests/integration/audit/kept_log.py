@@ -18,7 +18,7 @@ from security.audit.postgres import PostgresAuditSink
 from security.audit.record import AuditRecord, Decision
 from security.audit.sequencer import Sequencer
 from security.audit.tree_store import TreeStore
-from tests.integration.room import plain
+from tests.integration.room import own, plain
 
 ORIGIN = "isthmus.internal/audit"
 # So many rows are under each of the first checkpoints.
@@ -73,14 +73,14 @@ class Log:
         await self._sign()
 
     async def _write(self, *records: AuditRecord) -> None:
-        sink = PostgresAuditSink(async_engine(self.url))
+        sink = PostgresAuditSink(async_engine(own(self.url, "audit")))
         await sink.start()
         for each in records:
             await sink.append(each)
         await sink.stop(5)
 
     async def _sign(self) -> None:
-        engine = async_engine(self.url)
+        engine = async_engine(own(self.url, "audit"))
         store = TreeStore(engine, self.signer, SystemClock())
         try:
             await Sequencer(store, self.signer.verifier, [self.file]).round()

@@ -16,6 +16,7 @@ from security.audit.record import Decision
 from security.audit.store import AuditStore
 from security.audit.watch import AlertWatch
 from tests.integration.audit.kept_log import LEAVES, Log, record
+from tests.integration.room import own
 
 
 class Hook:
@@ -48,7 +49,7 @@ async def hook() -> AsyncIterator[Hook]:
 async def test_what_came_while_nobody_watched_or_took_alerts_is_told_later(
     log: Log, hook: Hook, tmp_path: Path
 ) -> None:
-    engine = async_engine(log.url)
+    engine = async_engine(own(log.url, "audit"))
     rules = [Rule("denied", decision="denied", by="token_subject")]
 
     def watch() -> AlertWatch:

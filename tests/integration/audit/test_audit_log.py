@@ -25,7 +25,7 @@ from security.audit.record import AuditRecord, Decision
 from security.audit.service import AuditLogService
 from security.audit.store import AuditStore, Selection
 from tests.integration.conftest import Background
-from tests.integration.room import PrivateRoom, plain
+from tests.integration.room import PrivateRoom, own, plain
 
 RECORD = AuditRecord(
     record_id="0" * 32,
@@ -57,7 +57,7 @@ def url(postgres_url: str) -> str:
 
 @pytest.fixture
 async def sink(url: str) -> AsyncIterator[PostgresAuditSink]:
-    sink = PostgresAuditSink(async_engine(url))
+    sink = PostgresAuditSink(async_engine(own(url, "audit")))
     await sink.start()
     yield sink
     await sink.stop(2.0)
@@ -65,7 +65,7 @@ async def sink(url: str) -> AsyncIterator[PostgresAuditSink]:
 
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[AuditStore]:
-    engine = async_engine(url)
+    engine = async_engine(own(url, "audit"))
     yield AuditStore(engine)
     await engine.dispose()
 

@@ -18,10 +18,11 @@ from security.audit.witnessing import Witnessing
 from security.witness.state import WitnessedLog
 from security.witness.witness import Witness
 from tests.integration.audit.kept_log import BATCH, LEAVES, Log, record
+from tests.integration.room import own
 
 
 async def asked(log: Log, witness: Witness) -> None:
-    engine = async_engine(log.url)
+    engine = async_engine(own(log.url, "audit"))
     try:
         await Witnessing(AuditStore(engine), InProcess(witness), witness_name(log)).round()
     finally:

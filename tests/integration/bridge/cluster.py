@@ -18,6 +18,7 @@ from deploy.local.kafka import broker
 from deploy.local.settings import REPOSITORY
 from mesh.environment import GRPC
 from sync_bridge.kafka import client_settings
+from tests.integration.room import own
 
 ZONES = {"edge": "public", "bridge-inbound": "private", "bridge-outbound": "private"}
 
@@ -57,7 +58,7 @@ class Cluster:
             "ISTHMUS_NODE": node,
             "ISTHMUS_IDENTITY_DIR": str(self.identities[workload]),
             "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{_free_port()}",
-            "ISTHMUS_DATABASE_URL": database_url,
+            "ISTHMUS_DATABASE_URL": own(database_url, workload),
             "ISTHMUS_KAFKA_BOOTSTRAP": self.bootstrap,
         }
 

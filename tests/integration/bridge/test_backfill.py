@@ -17,6 +17,7 @@ from sync_bridge.inbound.tables import TABLES, by_topic
 from sync_bridge.kafka import BridgeSettings, libpq_url
 from tests.integration.bridge import events
 from tests.integration.bridge.cluster import Cluster
+from tests.integration.room import own
 
 TOPIC = events.topic_of(events.click(0))
 BY_TOPIC = by_topic(contract.load())
@@ -28,7 +29,7 @@ FIRST_MS = time.time_ns() // 1_000_000 - 24 * HOUR_MS
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    store = Store(libpq_url(database_url), "worker", 10.0, TABLES)
+    store = Store(libpq_url(own(database_url, "bridge-inbound")), "worker", 10.0, TABLES)
     yield store
     store.close()
 
@@ -41,7 +42,7 @@ def consumer(cluster: Cluster, database_url: str) -> Iterator[Consumer]:
         workload="bridge-inbound",
         node="worker",
         identity_dir=cluster.identities["bridge-inbound"],
-        database_url=database_url,
+        database_url=own(database_url, "bridge-inbound"),
         kafka_bootstrap=cluster.bootstrap,
     )
     consumer = backfill.open_consumer(settings)

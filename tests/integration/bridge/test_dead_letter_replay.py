@@ -18,6 +18,7 @@ from sync_bridge.ledger import conservation, settlement
 from sync_bridge.ledger.settlement import Selection
 from tests.integration.bridge import events
 from tests.integration.bridge.records import Fetched, record
+from tests.integration.room import own
 
 TOPIC = events.topic_of(events.click(0))
 PLACE = (TOPIC, 0)
@@ -30,7 +31,7 @@ OWN = next(topic for topic, table in BY_TOPIC.items() if table is SPOOL_LEDGER)
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    store = Store(libpq_url(database_url), "worker", 10.0, TABLES)
+    store = Store(libpq_url(own(database_url, "bridge-inbound")), "worker", 10.0, TABLES)
     yield store
     store.close()
 

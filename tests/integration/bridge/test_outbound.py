@@ -20,6 +20,7 @@ from sync_bridge.outbound.meters import Meters
 from sync_bridge.outbound.relay import AUDITED_AS, Relay
 from sync_bridge.outbound.settings import OutboundSettings
 from tests.integration.bridge.cluster import Cluster, Room, until
+from tests.integration.room import own
 
 TOPIC = "isthmus.campaign.v1"
 
@@ -84,7 +85,7 @@ class Running:
             workload="bridge-outbound",
             node=node,
             identity_dir=cluster.identities["bridge-outbound"],
-            database_url=database_url,
+            database_url=own(database_url, "bridge-outbound"),
             kafka_bootstrap=cluster.bootstrap,
             outbound_poll_s=0.02,
             outbound_standby_s=0.05,

@@ -17,6 +17,7 @@ from sync_bridge.ledger.dead_letters import DeadLetter, bury
 from tests.integration.bridge import events
 from tests.integration.bridge.records import record
 from tests.integration.removing import remover
+from tests.integration.room import own
 
 BY_TOPIC = by_topic(contract.load())
 DAY_US = 24 * 3600 * 1_000_000
@@ -24,7 +25,7 @@ BRIDGE = remover(workload="bridge-inbound")
 
 
 def land(database_url: str, ages_days: Sequence[float]) -> None:
-    store = Store(libpq_url(database_url), "worker", 10.0, TABLES)
+    store = Store(libpq_url(own(database_url, "bridge-inbound")), "worker", 10.0, TABLES)
     clicks = [events.click(number) for number in range(len(ages_days))]
     for click, days in zip(clicks, ages_days, strict=True):
         click.accepted_time_us = int(time.time() * 1e6 - days * DAY_US)

@@ -22,6 +22,7 @@ from sync_bridge.kafka import libpq_url
 from sync_bridge.worker import Interrupted
 from tests.integration.bridge import events
 from tests.integration.bridge.cluster import Cluster, Room, until
+from tests.integration.room import own
 
 TOPIC = events.topic_of(events.click(0))
 
@@ -40,7 +41,7 @@ class Running:
             workload="bridge-inbound",
             node=node,
             identity_dir=cluster.identities["bridge-inbound"],
-            database_url=database_url,
+            database_url=own(database_url, "bridge-inbound"),
             kafka_bootstrap=cluster.bootstrap,
             inbound_group=group,
             inbound_session_s=6,

@@ -14,6 +14,7 @@ from sync_bridge.inbound.tables import TABLES, by_topic
 from sync_bridge.kafka import libpq_url
 from tests.integration.bridge import events
 from tests.integration.bridge.records import Fetched, record
+from tests.integration.room import own
 
 TOPIC = events.topic_of(events.click(0))
 PLACE = (TOPIC, 0)
@@ -25,7 +26,7 @@ def store(database_url: str) -> Iterator[Callable[[str], Store]]:
     opened: list[Store] = []
 
     def open_store(worker: str) -> Store:
-        opened.append(Store(libpq_url(database_url), worker, 10.0, TABLES))
+        opened.append(Store(libpq_url(own(database_url, "bridge-inbound")), worker, 10.0, TABLES))
         return opened[-1]
 
     yield open_store

@@ -20,7 +20,7 @@ from private_core.catalog.store import CatalogStore
 from private_core.storage import outbox
 from security.audit import postgres as audit_postgres
 from security.audit.postgres import PostgresAuditSink
-from tests.integration.room import PrivateRoom, plain
+from tests.integration.room import PrivateRoom, own, plain
 
 if TYPE_CHECKING:
     from isthmus.catalog.v1.catalog_pb2_grpc import CatalogAsyncStub
@@ -45,9 +45,9 @@ async def catalog(url: str, room: PrivateRoom) -> AsyncIterator["CatalogAsyncStu
     with psycopg.connect(plain(url)) as connection:
         connection.execute("TRUNCATE catalog.campaign, catalog.content_item")
         connection.execute("DELETE FROM outbox.event")
-    sink = PostgresAuditSink(async_engine(url))
+    sink = PostgresAuditSink(async_engine(own(url, "catalog")))
     await sink.start()
-    engine = async_engine(url)
+    engine = async_engine(own(url, "catalog"))
     service = CatalogService(CatalogStore(engine, room.contract))
     async with room.serving(catalog_pb2_grpc.add_CatalogServicer_to_server, service, sink), room.caller() as channel:
         yield CatalogStub(channel)

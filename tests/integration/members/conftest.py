@@ -24,7 +24,7 @@ from security.audit.postgres import PostgresAuditSink
 from security.keys.blind_index import BlindIndex
 from security.keys.keyring import Keyring
 from security.keys.vault import Vault
-from tests.integration.room import PrivateRoom, plain
+from tests.integration.room import PrivateRoom, own, plain
 
 if TYPE_CHECKING:
     from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
@@ -54,7 +54,7 @@ def keyring(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
-    engine = async_engine(url)
+    engine = async_engine(own(url, "members"))
     ring = Keyring.open(keyring)
     try:
         yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(await ring.index_key("members.phone")))
@@ -77,7 +77,7 @@ async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["
             "TRUNCATE members.member, members.data_key, members.idempotency, members.consent, members.identifier,"
             " members.merge"
         )
-    sink = PostgresAuditSink(async_engine(url))
+    sink = PostgresAuditSink(async_engine(own(url, "members")))
     await sink.start()
     async with store_of(url, keyring) as store:
         bodies = BlindIndex(await Keyring.open(keyring).index_key("members.idempotency"))

@@ -21,7 +21,7 @@ from security.keys.port import WrappedKey
 from security.keys.vault import Vault
 from tests.integration.members.conftest import ADDRESS, NAME, PHONE, own_record, registered, store_of
 from tests.integration.removing import Ahead, remover
-from tests.integration.room import PrivateRoom, plain
+from tests.integration.room import PrivateRoom, own, plain
 
 if TYPE_CHECKING:
     from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
@@ -31,7 +31,7 @@ PERSONAL, SENSITIVE = 1095, 365
 
 async def retained(url: str, keyring: Path, days: float, vault: type[Vault] = Vault) -> int:
     """A round of retention so many days from now."""
-    engine = async_engine(url)
+    engine = async_engine(own(url, "members"))
     try:
         return await MemberRetention(engine, vault(Keyring.open(keyring), "isthmus"), load(), remover(days)).round()
     finally:
@@ -82,7 +82,7 @@ async def test_who_never_came_back_is_erased_and_who_did_is_not(
     gone, merged, back, there = [
         await registered(members, room, f"key-4000000{number}", phone=f"+861381234030{number}") for number in range(4)
     ]
-    graph = async_engine(url)
+    graph = async_engine(own(url, "members"))
     ring = Keyring.open(keyring)
     index = BlindIndex(await ring.index_key("members.identifier"))
     phones = BlindIndex(await ring.index_key("members.phone"))

@@ -25,6 +25,7 @@ from mesh.contract import load
 from mesh.spiffe import TRUST_DOMAIN, SpiffeId
 from mesh.tls import Identity
 from security.gateway.minting import Mint
+from tests.integration.room import own
 
 ISSUER = "https://localhost:18400"
 START_S_MAX = 90.0
@@ -155,7 +156,7 @@ def environment(deployed: Deployment, node: str, http_port: int, grpc_port: int)
         "ISTHMUS_WORKLOAD": "oauth",
         "ISTHMUS_NODE": node,
         "ISTHMUS_IDENTITY_DIR": str(deployed.identity(node)),
-        "ISTHMUS_DATABASE_URL": deployed.url,
+        "ISTHMUS_DATABASE_URL": own(deployed.url, "oauth"),
         "ISTHMUS_ISSUER": ISSUER,
         "ISTHMUS_SANDBOX_CLIENT": "1",
         "ISTHMUS_IDENTITY_PROVIDERS": str(deployed.home / "providers.toml"),

@@ -20,6 +20,7 @@ from mesh.errors import Internal
 from private_core.storage import outbox
 from private_core.warehouse.intake import BATCH, Intake, expiries
 from tests.integration.removing import remover
+from tests.integration.room import own
 
 CLICK = "0af7651916cd43dd8448eb211c80319c"
 
@@ -34,6 +35,13 @@ def url(postgres_url: str) -> str:
 async def engine(url: str) -> AsyncIterator[AsyncEngine]:
     engine = async_engine(url, "test")
     await execute(engine, text("TRUNCATE warehouse.purchase, warehouse.payment, outbox.event"))
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def room(url: str) -> AsyncIterator[AsyncEngine]:
+    engine = async_engine(own(url, "warehouse"), "test")
     yield engine
     await engine.dispose()
 
@@ -77,7 +85,7 @@ def payment(captured: int, state: "payments_pb2.PaymentState.ValueType") -> Paym
     )
 
 
-async def test_the_newest_state_of_each_lands_and_leaves_the_outbox(engine: AsyncEngine) -> None:
+async def test_the_newest_state_of_each_lands_and_leaves_the_outbox(engine: AsyncEngine, room: AsyncEngine) -> None:
     await tell(
         engine,
         order("order-1", orders_pb2.ORDER_STATE_PLACED, CLICK),
@@ -86,8 +94,8 @@ async def test_the_newest_state_of_each_lands_and_leaves_the_outbox(engine: Asyn
         payment(0, payments_pb2.PAYMENT_STATE_AUTHORIZED),
         payment(2933, payments_pb2.PAYMENT_STATE_CAPTURED),
     )
-    assert await Intake(engine, load()).round() == 5
-    assert await Intake(engine, load()).round() == 0
+    assert await Intake(room, load()).round() == 5
+    assert await Intake(room, load()).round() == 0
     first, second = await rows(engine, "warehouse.purchase")
     assert (first.state, first.click_id.hex, first.total_minor) == ("placed", CLICK, 2933)
     assert (second.state, second.click_id) == ("cancelled", None)
@@ -95,31 +103,35 @@ async def test_the_newest_state_of_each_lands_and_leaves_the_outbox(engine: Asyn
     assert (paid.state, paid.captured_minor, paid.order_id) == ("captured", 2933, "order-1")
 
 
-async def test_more_than_a_batch_lands_in_one_round_and_outward_rows_stay(engine: AsyncEngine) -> None:
+async def test_more_than_a_batch_lands_in_one_round_and_outward_rows_stay(
+    engine: AsyncEngine, room: AsyncEngine
+) -> None:
     await tell(engine, *(order(f"order-{n}", orders_pb2.ORDER_STATE_PLACED) for n in range(BATCH + 1)))
     await execute(engine, text("INSERT INTO outbox.event (topic, key) VALUES ('isthmus.campaign.v1', 'c-1')"))
-    assert await Intake(engine, load()).round() == BATCH + 1
+    assert await Intake(room, load()).round() == BATCH + 1
     assert [row.topic for row in await rows(engine, "outbox.event")] == ["isthmus.campaign.v1"]
 
 
-async def test_an_unreadable_event_lands_nothing_and_loses_nothing(engine: AsyncEngine) -> None:
+async def test_an_unreadable_event_lands_nothing_and_loses_nothing(engine: AsyncEngine, room: AsyncEngine) -> None:
     await tell(engine, order("order-1", orders_pb2.ORDER_STATE_PLACED))
     unreadable = "INSERT INTO outbox.event (topic, key, payload) VALUES ('isthmus.order.v1', 'order-2', '\\xff')"
     await execute(engine, text(unreadable))
     with pytest.raises(Internal) as stopped:
-        await Intake(engine, load()).round()
+        await Intake(room, load()).round()
     assert stopped.value.reason == "EVENT_UNREADABLE"
     assert len(await rows(engine, "outbox.event")) == 2
     assert await rows(engine, "warehouse.purchase") == []
 
 
-async def test_what_said_nothing_new_for_as_long_as_the_contract_keeps_it_goes(engine: AsyncEngine) -> None:
+async def test_what_said_nothing_new_for_as_long_as_the_contract_keeps_it_goes(
+    engine: AsyncEngine, room: AsyncEngine
+) -> None:
     await tell(
         engine, order("order-1", orders_pb2.ORDER_STATE_PLACED), payment(0, payments_pb2.PAYMENT_STATE_AUTHORIZED)
     )
-    await Intake(engine, load()).round()
+    await Intake(room, load()).round()
     for days, removed in ((3649, [0, 0]), (3651, [1, 1])):
-        assert [await each.round() for each in expiries(engine, load(), remover(days, "warehouse"))] == removed
+        assert [await each.round() for each in expiries(room, load(), remover(days, "warehouse"))] == removed
     assert await rows(engine, "warehouse.purchase") == []
     said = await execute(engine, text("SELECT reason FROM audit.record ORDER BY sequence"))
     assert {row.reason for row in said} == {"REMOVED 1 warehouse.purchase", "REMOVED 1 warehouse.payment"}

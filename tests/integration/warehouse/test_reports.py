@@ -17,7 +17,7 @@ from mesh.errors import InvalidArgument, PermissionDenied
 from private_core.warehouse.service import WarehouseService
 from private_core.warehouse.store import WarehouseStore
 from security.audit.postgres import PostgresAuditSink
-from tests.integration.room import PrivateRoom, plain
+from tests.integration.room import PrivateRoom, own, plain
 
 if TYPE_CHECKING:
     from isthmus.warehouse.v1.warehouse_pb2_grpc import WarehouseAsyncStub
@@ -39,9 +39,9 @@ def database(url: str) -> Iterator[psycopg.Connection]:
 
 @asynccontextmanager
 async def warehouse(url: str, home: Path, caller: str = "operator") -> AsyncIterator["WarehouseAsyncStub"]:
-    engine = async_engine(url)
+    engine = async_engine(own(url, "warehouse"))
     room = PrivateRoom(home, "warehouse")
-    sink = PostgresAuditSink(async_engine(url, pool_size=1))
+    sink = PostgresAuditSink(async_engine(own(url, "warehouse"), pool_size=1))
     await sink.start()
     service = WarehouseService(WarehouseStore(engine))
     try:
