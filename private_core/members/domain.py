@@ -56,6 +56,23 @@ class Consent:
     time_us: int
 
 
+class Grade(StrEnum):
+    """Up to what somebody sees of others' records, in the terms of PIPL and GB/T 35273. Core is shown to nobody."""
+
+    GENERAL = "general"
+    SENSITIVE = "sensitive"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenGrade:
+    """Times in microseconds since the epoch."""
+
+    subject: str
+    grade: Grade
+    given_us: int
+    ends_us: int
+
+
 class IdentifierKind(StrEnum):
     """What a member is known by elsewhere."""
 
@@ -78,6 +95,14 @@ def require_purpose(member_id: str, subject: str, consented: bool) -> None:
     """Members see what is theirs for any purpose; anybody else for one that the member consents to at this moment."""
     if subject != member_id and not consented:
         raise Forbidden("PURPOSE_NOT_CONSENTED", "the member does not consent to this purpose")
+
+
+def no_grade() -> Forbidden:
+    return Forbidden("GRADE_MISSING", "other members' records are for those alone who were given a grade for them")
+
+
+def grade_without_end() -> Malformed:
+    return Malformed("GRADE_WITHOUT_END", "a grade is given for some days", "say for how many, 366 at most")
 
 
 def require_own(member_id: str, subject: str) -> None:

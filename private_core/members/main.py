@@ -8,10 +8,11 @@ from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
+from private_core.members.grades import Grades
 from private_core.members.identity import IdentityGraph
 from private_core.members.retention import INTERVAL_S, MemberRetention
 from private_core.members.rotation import KeyRotation
-from private_core.members.service import DataKeysService, IdentitiesService, MembersService
+from private_core.members.service import DataKeysService, GradesService, IdentitiesService, MembersService
 from private_core.members.settings import MembersSettings
 from private_core.members.store import MemberStore
 from private_core.storage.expiry import Expiry
@@ -36,7 +37,8 @@ async def main(settings: MembersSettings, process: Process) -> None:
     graph = IdentityGraph(engine, identifiers, phones, settings.default_region)
     await store.require_keks(await kms.held())
     bodies = BlindIndex(await kms.index_key("members.idempotency"))
-    service = MembersService(store, graph, bodies, settings.default_region, clock)
+    grades = Grades(engine, clock)
+    service = MembersService(store, graph, grades, bodies, settings.default_region, clock)
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
@@ -45,6 +47,7 @@ async def main(settings: MembersSettings, process: Process) -> None:
     server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
     server.add(members_pb2_grpc.add_IdentitiesServicer_to_server, IdentitiesService(graph, clock))
+    server.add(members_pb2_grpc.add_GradesServicer_to_server, GradesService(grades))
     rotation = KeyRotation(engine, kms, vault)
     server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
     remover = Remover(settings, clock)

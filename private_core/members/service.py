@@ -10,15 +10,17 @@ from isthmus.members.v1 import members_pb2_grpc
 from mesh.call import current_call
 from mesh.clock import Clock
 from mesh.contract import load
+from mesh.contract.model import DataClass
 from mesh.redaction import masked
 from private_core.members import domain
-from private_core.members.domain import IdentifierKind, Member, Particulars, Purpose
+from private_core.members.domain import Grade, IdentifierKind, Member, Particulars, Purpose
+from private_core.members.grades import Grades
 from private_core.members.identity import IdentityGraph
 from private_core.members.phone import national, normalised
 from private_core.members.rotation import KeyRotation
 from private_core.members.store import MemberStore
 from private_core.storage.idempotency import Answer, Intent, intent_of
-from private_core.translation import translated
+from private_core.translation import current_caller, translated
 from security.audit import attached
 from security.keys.blind_index import BlindIndex
 
@@ -35,6 +37,9 @@ _KINDS: Final = {
     pb.IDENTIFIER_KIND_OPENID: IdentifierKind.OPENID,
     pb.IDENTIFIER_KIND_UNIONID: IdentifierKind.UNIONID,
 }
+_GRADES: Final = {pb.GRADE_GENERAL: Grade.GENERAL, pb.GRADE_SENSITIVE: Grade.SENSITIVE}
+_GRADE_NUMBERS: Final = {grade: number for number, grade in _GRADES.items()}
+_SEES: Final = {Grade.GENERAL: DataClass.PERSONAL, Grade.SENSITIVE: DataClass.SENSITIVE}
 _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 _NUMBERS: Final = {purpose: number for number, purpose in _PURPOSES.items()}
 
@@ -43,9 +48,16 @@ class MembersService(members_pb2_grpc.MembersServicer):
     """`bodies` keys the hash of a request's body: a bare hash of a phone number is as good as the number."""
 
     def __init__(
-        self, store: MemberStore, graph: IdentityGraph, bodies: BlindIndex, default_region: str, clock: Clock
+        self,
+        store: MemberStore,
+        graph: IdentityGraph,
+        grades: Grades,
+        bodies: BlindIndex,
+        default_region: str,
+        clock: Clock,
     ) -> None:
         self._store = store
+        self._grades = grades
         self._graph = graph
         self._bodies = bodies
         self._default_region = default_region
@@ -70,13 +82,20 @@ class MembersService(members_pb2_grpc.MembersServicer):
     async def RevealMember(self, request: pb.RevealMemberRequest, context: Any) -> pb.RevealMemberResponse:
         purpose = _PURPOSES[request.purpose]
         subject = _member()
+        own = subject == request.member_id
+        highest = DataClass.SENSITIVE
         with translated():
-            consented = subject == request.member_id or await self._store.consented(request.member_id, purpose)
+            if not own:
+                grade = await self._grades.held(current_caller().subject)
+                if grade is None:
+                    raise domain.no_grade()
+                highest = _SEES[grade]
+            consented = own or await self._store.consented(request.member_id, purpose)
             domain.require_purpose(request.member_id, subject, consented)
             member = await self._found(request.member_id)
-        # What for is on record with who and whom.
-        attached.note(f"PURPOSE_{purpose.name}")
-        return pb.RevealMemberResponse(member=_clear(member))
+        # What for is on record with who and whom, and up to which class.
+        attached.note(f"PURPOSE_{purpose.name} {highest.name}")
+        return pb.RevealMemberResponse(member=self._up_to(member, highest))
 
     async def SetConsent(self, request: pb.SetConsentRequest, context: Any) -> pb.SetConsentResponse:
         with translated():
@@ -125,6 +144,14 @@ class MembersService(members_pb2_grpc.MembersServicer):
             address=masked(particulars.address, fields["address"]),
             registered_time_us=member.registered_time_us,
         )
+
+    def _up_to(self, member: Member, highest: DataClass) -> pb.Member:
+        """In clear but what is of a higher class."""
+        shown, hidden = _clear(member), self._masked(member)
+        for name, policy in self._fields.items():
+            if policy.data_class > highest:
+                setattr(shown, name, getattr(hidden, name))
+        return shown
 
     def _intent(self, request: pb.RegisterMemberRequest) -> Intent:
         intent = intent_of(request, request.idempotency_key)
@@ -181,6 +208,37 @@ class IdentitiesService(members_pb2_grpc.IdentitiesServicer):
         with translated():
             await self._graph.split(request.merged_member_id, self._clock.now_us())
         return pb.SplitMemberResponse()
+
+
+class GradesService(members_pb2_grpc.GradesServicer):
+    """Who may see others' records, for the operator."""
+
+    def __init__(self, grades: Grades) -> None:
+        self._grades = grades
+
+    async def SetGrade(self, request: pb.SetGradeRequest, context: Any) -> pb.SetGradeResponse:
+        grade = _GRADES.get(request.grade)
+        if grade is None:
+            await self._grades.take(request.subject)
+            attached.note("GRADE_TAKEN")
+            return pb.SetGradeResponse()
+        with translated():
+            ends_us = await self._grades.give(request.subject, grade, request.days)
+        attached.note(f"GRADE_{grade.name} {request.days} days")
+        return pb.SetGradeResponse(ends_time_us=ends_us)
+
+    async def ListGrades(self, request: pb.ListGradesRequest, context: Any) -> pb.ListGradesResponse:
+        return pb.ListGradesResponse(
+            grades=[
+                pb.GivenGrade(
+                    subject=each.subject,
+                    grade=_GRADE_NUMBERS[each.grade],
+                    given_time_us=each.given_us,
+                    ends_time_us=each.ends_us,
+                )
+                for each in await self._grades.given()
+            ]
+        )
 
 
 class DataKeysService(members_pb2_grpc.DataKeysServicer):

@@ -112,6 +112,17 @@ async def erase(terminal: Terminal, elsewhere: Terminal, home: Path) -> None:
     assert (await elsewhere.isthmus(*offline)).returncode == 1
 
 
+async def grade(terminal: Terminal) -> None:
+    """Who may see others' records is given, listed and taken away."""
+    given = await terminal.isthmus("members", "grade", "member-of-staff", "general", "--days", "7")
+    assert given.returncode == 0, given.stderr
+    (listed,) = json.loads((await terminal.isthmus("members", "grades", "--json")).stdout)
+    assert (listed["subject"], listed["grade"]) == ("member-of-staff", "general")
+    assert listed["ends_time_us"] - listed["given_time_us"] == 7 * 86_400_000_000
+    assert (await terminal.isthmus("members", "grade", "member-of-staff", "none")).returncode == 0
+    assert json.loads((await terminal.isthmus("members", "grades", "--json")).stdout) == []
+
+
 async def remove(terminal: Terminal, home: Path) -> None:
     """What retention removes is shown beside how long the contract keeps what."""
     url = postgres.url(LauncherSettings(home=home).layout)
@@ -166,6 +177,7 @@ async def test_a_refused_call_to_a_running_room_is_shown(
         assert done.returncode == 0, done.stderr
         await erase(terminal, elsewhere, tmp_path)
         await remove(terminal, tmp_path)
+        await grade(terminal)
         said = await terminal.isthmus("audit", "report", "--json")
         rights = {(one["workload"], one["method"]): one for one in json.loads(said.stdout)["rights"]}
         assert rights["operator", "/isthmus.members.v1.Members/GetMember"]["denied"] == 1

@@ -9,15 +9,16 @@ import psycopg
 import pytest
 from isthmus.members.v1 import members_pb2 as pb
 from isthmus.members.v1 import members_pb2_grpc
-from isthmus.members.v1.members_pb2_grpc import MembersStub
+from isthmus.members.v1.members_pb2_grpc import GradesStub, MembersStub
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
 from private_core.members import store as members_store
+from private_core.members.grades import Grades
 from private_core.members.identity import IdentityGraph
 from private_core.members.rotation import KeyRotation
-from private_core.members.service import DataKeysService, IdentitiesService, MembersService
+from private_core.members.service import DataKeysService, GradesService, IdentitiesService, MembersService
 from private_core.members.store import MemberStore
 from security.audit import postgres as audit_postgres
 from security.audit.postgres import PostgresAuditSink
@@ -62,8 +63,9 @@ async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
         await engine.dispose()
 
 
-def adder(services: tuple[MembersService, IdentitiesService, DataKeysService], server: Any) -> None:
-    members, identities, keys = services
+def adder(services: tuple[MembersService, IdentitiesService, DataKeysService, GradesService], server: Any) -> None:
+    members, identities, keys, grades = services
+    members_pb2_grpc.add_GradesServicer_to_server(grades, server)
     members_pb2_grpc.add_IdentitiesServicer_to_server(identities, server)
     members_pb2_grpc.add_MembersServicer_to_server(members, server)
     members_pb2_grpc.add_DataKeysServicer_to_server(keys, server)
@@ -75,7 +77,7 @@ async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["
     with psycopg.connect(plain(url)) as connection:
         connection.execute(
             "TRUNCATE members.member, members.data_key, members.idempotency, members.consent, members.identifier,"
-            " members.merge"
+            " members.merge, members.grade"
         )
     sink = PostgresAuditSink(async_engine(own(url, "members")))
     await sink.start()
@@ -85,12 +87,13 @@ async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["
         identifiers = BlindIndex(await ring.index_key("members.identifier"))
         phones = BlindIndex(await ring.index_key("members.phone"))
         graph = IdentityGraph(store._engine, identifiers, phones, "CN")
-        service = MembersService(store, graph, bodies, "CN", SystemClock())
+        grades = Grades(store._engine, SystemClock())
+        service = MembersService(store, graph, grades, bodies, "CN", SystemClock())
         identities = IdentitiesService(graph, SystemClock())
         rotation = KeyRotation(store._engine, ring, Vault(ring, "isthmus"), settled_s=0)
         keys = DataKeysService(store, rotation, SystemClock())
         async with (
-            room.serving(adder, (service, identities, keys), sink),
+            room.serving(adder, (service, identities, keys, GradesService(grades)), sink),
             room.caller() as channel,
         ):
             yield MembersStub(channel)
@@ -106,6 +109,13 @@ def registration(key: str = "key-00000001", **changes: str) -> pb.RegisterMember
 async def registered(members: "MembersAsyncStub", room: PrivateRoom, key: str = "key-00000001", **changes: str) -> str:
     answer = await members.RegisterMember(registration(key, **changes), metadata=room.bearer(WRITE))
     return answer.member_id
+
+
+async def graded(room: PrivateRoom, subject: str, grade: "pb.Grade.ValueType", days: int = 30) -> int:
+    """Given by the operator. Until when, microseconds since the epoch."""
+    async with room.caller("operator") as channel:
+        request = pb.SetGradeRequest(subject=subject, grade=grade, days=days)
+        return (await GradesStub(channel).SetGrade(request)).ends_time_us
 
 
 async def own_record(members: "MembersAsyncStub", room: PrivateRoom, member_id: str) -> pb.Member:

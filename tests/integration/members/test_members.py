@@ -25,12 +25,13 @@ from tests.integration.members.conftest import (
     REVEAL,
     WRITE,
     cell_bytes,
+    graded,
     marks_in,
     own_record,
     registered,
     store_of,
 )
-from tests.integration.room import PrivateRoom, plain
+from tests.integration.room import CLIENT, PrivateRoom, plain
 
 if TYPE_CHECKING:
     from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
@@ -57,6 +58,7 @@ async def test_others_see_a_record_for_a_purpose_that_the_member_consents_to_at_
     members: "MembersAsyncStub", room: PrivateRoom, url: str
 ) -> None:
     member_id = await registered(members, room)
+    await graded(room, CLIENT, pb.GRADE_SENSITIVE)
 
     async def reveal(purpose: pb.Purpose.ValueType) -> pb.Member:
         request = pb.RevealMemberRequest(member_id=member_id, purpose=purpose)
@@ -104,7 +106,7 @@ async def test_others_see_a_record_for_a_purpose_that_the_member_consents_to_at_
     assert [reason for (reason,) in reasons] == [
         "GRANTED_DELIVERY",
         "GRANTED_DELIVERY",
-        "PURPOSE_DELIVERY",
+        "PURPOSE_DELIVERY SENSITIVE",
         "WITHDRAWN_DELIVERY",
     ]
 
@@ -276,7 +278,7 @@ async def test_every_call_is_on_record(members: "MembersAsyncStub", room: Privat
     gateway = "core-gateway"
     assert records == [
         (gateway, "storefront", "", 1, "OK", "", 32),
-        (gateway, member_id, member_id, 1, "OK", "PURPOSE_ACCOUNT", 32),
+        (gateway, member_id, member_id, 1, "OK", "PURPOSE_ACCOUNT SENSITIVE", 32),
         (gateway, "another-member", member_id, 2, "PERMISSION_DENIED", "NOT_YOUR_RECORD", 32),
         ("orders", "", member_id, 2, "PERMISSION_DENIED", "CALLER_NOT_ALLOWED", 32),
         (gateway, member_id, member_id, 2, "PERMISSION_DENIED", "SCOPE_MISSING", 32),

@@ -69,6 +69,32 @@ IDENTIFIER_KIND_OPENID: IdentifierKind.ValueType  # 3
 IDENTIFIER_KIND_UNIONID: IdentifierKind.ValueType  # 4
 Global___IdentifierKind: _TypeAlias = IdentifierKind  # noqa: Y015
 
+class _Grade:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GradeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Grade.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRADE_UNSPECIFIED: _Grade.ValueType  # 0
+    GRADE_GENERAL: _Grade.ValueType  # 1
+    """DATA_CLASS_PERSONAL."""
+    GRADE_SENSITIVE: _Grade.ValueType  # 2
+    """DATA_CLASS_SENSITIVE as well."""
+    GRADE_CORE: _Grade.ValueType  # 3
+    """DATA_CLASS_SECRET as well. Nobody is given it: what is of this class is shown to nobody."""
+
+class Grade(_Grade, metaclass=_GradeEnumTypeWrapper):
+    """Up to which class of data somebody sees of others, in the terms of PIPL and GB/T 35273."""
+
+GRADE_UNSPECIFIED: Grade.ValueType  # 0
+GRADE_GENERAL: Grade.ValueType  # 1
+"""DATA_CLASS_PERSONAL."""
+GRADE_SENSITIVE: Grade.ValueType  # 2
+"""DATA_CLASS_SENSITIVE as well."""
+GRADE_CORE: Grade.ValueType  # 3
+"""DATA_CLASS_SECRET as well. Nobody is given it: what is of this class is shown to nobody."""
+Global___Grade: _TypeAlias = Grade  # noqa: Y015
+
 @_typing.final
 class Consent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -522,6 +548,118 @@ class SplitMemberResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SplitMemberResponse: _TypeAlias = SplitMemberResponse  # noqa: Y015
+
+@_typing.final
+class SetGradeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """A token's subject: a member who works here, or a program."""
+    grade: Global___Grade.ValueType
+    days: _builtins.int
+    """It ends after so many days. A grade without an end is refused."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        grade: Global___Grade.ValueType = ...,
+        days: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "grade", b"grade", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGradeRequest: _TypeAlias = SetGradeRequest  # noqa: Y015
+
+@_typing.final
+class SetGradeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDS_TIME_US_FIELD_NUMBER: _builtins.int
+    ends_time_us: _builtins.int
+    """Microseconds since the epoch; 0 when it was taken away."""
+    def __init__(
+        self,
+        *,
+        ends_time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_time_us", b"ends_time_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetGradeResponse: _TypeAlias = SetGradeResponse  # noqa: Y015
+
+@_typing.final
+class GivenGrade(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    GIVEN_TIME_US_FIELD_NUMBER: _builtins.int
+    ENDS_TIME_US_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    grade: Global___Grade.ValueType
+    given_time_us: _builtins.int
+    ends_time_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        grade: Global___Grade.ValueType = ...,
+        given_time_us: _builtins.int = ...,
+        ends_time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_time_us", b"ends_time_us", "given_time_us", b"given_time_us", "grade", b"grade", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GivenGrade: _TypeAlias = GivenGrade  # noqa: Y015
+
+@_typing.final
+class ListGradesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGradesRequest: _TypeAlias = ListGradesRequest  # noqa: Y015
+
+@_typing.final
+class ListGradesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRADES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def grades(self) -> _containers.RepeatedCompositeFieldContainer[Global___GivenGrade]:
+        """By subject; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        grades: _abc.Iterable[Global___GivenGrade] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grades", b"grades"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGradesResponse: _TypeAlias = ListGradesResponse  # noqa: Y015
 
 @_typing.final
 class CheckMemberRequest(_message.Message):

@@ -92,7 +92,7 @@ class MembersServicer:
 
     def RevealMember(self, request, context):
         """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
-        others for a purpose that the member consented to.
+        those whom an operator gave a grade, for a purpose that the member consented to. What is above their grade stays masked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -564,6 +564,126 @@ class Identities:
             '/isthmus.members.v1.Identities/SplitMember',
             isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberRequest.SerializeToString,
             isthmus_dot_members_dot_v1_dot_members__pb2.SplitMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class GradesStub:
+    """Who may see other members' records, and how much of them.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.SetGrade = channel.unary_unary(
+                '/isthmus.members.v1.Grades/SetGrade',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetGradeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetGradeResponse.FromString,
+                _registered_method=True)
+        self.ListGrades = channel.unary_unary(
+                '/isthmus.members.v1.Grades/ListGrades',
+                request_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.ListGradesRequest.SerializeToString,
+                response_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.ListGradesResponse.FromString,
+                _registered_method=True)
+
+
+class GradesServicer:
+    """Who may see other members' records, and how much of them.
+    """
+
+    def SetGrade(self, request, context):
+        """Gives somebody a grade until it ends, in place of the one that they have; without a grade, takes it away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrades(self, request, context):
+        """Every grade that has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_GradesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'SetGrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetGrade,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetGradeRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.SetGradeResponse.SerializeToString,
+            ),
+            'ListGrades': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrades,
+                    request_deserializer=isthmus_dot_members_dot_v1_dot_members__pb2.ListGradesRequest.FromString,
+                    response_serializer=isthmus_dot_members_dot_v1_dot_members__pb2.ListGradesResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'isthmus.members.v1.Grades', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('isthmus.members.v1.Grades', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Grades:
+    """Who may see other members' records, and how much of them.
+    """
+
+    @staticmethod
+    def SetGrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Grades/SetGrade',
+            isthmus_dot_members_dot_v1_dot_members__pb2.SetGradeRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.SetGradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.members.v1.Grades/ListGrades',
+            isthmus_dot_members_dot_v1_dot_members__pb2.ListGradesRequest.SerializeToString,
+            isthmus_dot_members_dot_v1_dot_members__pb2.ListGradesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,7 +39,7 @@ class MembersStub:
     """Reads a member's own record, masked."""
     RevealMember: _grpc.UnaryUnaryMultiCallable[_members_pb2.RevealMemberRequest, _members_pb2.RevealMemberResponse]
     """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
-    others for a purpose that the member consented to.
+    those whom an operator gave a grade, for a purpose that the member consented to. What is above their grade stays masked.
     """
     SetConsent: _grpc.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]
     """Gives or withdraws consent to one purpose. It holds from the very next call."""
@@ -63,7 +63,7 @@ class MembersAsyncStub(MembersStub):
     """Reads a member's own record, masked."""
     RevealMember: _aio.UnaryUnaryMultiCallable[_members_pb2.RevealMemberRequest, _members_pb2.RevealMemberResponse]  # type: ignore[assignment]
     """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
-    others for a purpose that the member consented to.
+    those whom an operator gave a grade, for a purpose that the member consented to. What is above their grade stays masked.
     """
     SetConsent: _aio.UnaryUnaryMultiCallable[_members_pb2.SetConsentRequest, _members_pb2.SetConsentResponse]  # type: ignore[assignment]
     """Gives or withdraws consent to one purpose. It holds from the very next call."""
@@ -102,7 +102,7 @@ class MembersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_members_pb2.RevealMemberResponse, _abc.Awaitable[_members_pb2.RevealMemberResponse]]:
         """Shows a member's record unmasked, for a purpose, to whoever has just shown a second factor: to the member, and to
-        others for a purpose that the member consented to.
+        those whom an operator gave a grade, for a purpose that the member consented to. What is above their grade stays masked.
         """
 
     @_abc_1.abstractmethod
@@ -207,6 +207,49 @@ class IdentitiesServicer(metaclass=_abc_1.ABCMeta):
         """Undoes a merge: each identifier leads to whom it led before."""
 
 def add_IdentitiesServicer_to_server(servicer: IdentitiesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class GradesStub:
+    """Who may see other members' records, and how much of them."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> GradesAsyncStub: ...
+    SetGrade: _grpc.UnaryUnaryMultiCallable[_members_pb2.SetGradeRequest, _members_pb2.SetGradeResponse]
+    """Gives somebody a grade until it ends, in place of the one that they have; without a grade, takes it away."""
+    ListGrades: _grpc.UnaryUnaryMultiCallable[_members_pb2.ListGradesRequest, _members_pb2.ListGradesResponse]
+    """Every grade that has not ended."""
+
+@_typing.type_check_only
+class GradesAsyncStub(GradesStub):
+    """Who may see other members' records, and how much of them."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    SetGrade: _aio.UnaryUnaryMultiCallable[_members_pb2.SetGradeRequest, _members_pb2.SetGradeResponse]  # type: ignore[assignment]
+    """Gives somebody a grade until it ends, in place of the one that they have; without a grade, takes it away."""
+    ListGrades: _aio.UnaryUnaryMultiCallable[_members_pb2.ListGradesRequest, _members_pb2.ListGradesResponse]  # type: ignore[assignment]
+    """Every grade that has not ended."""
+
+class GradesServicer(metaclass=_abc_1.ABCMeta):
+    """Who may see other members' records, and how much of them."""
+
+    @_abc_1.abstractmethod
+    def SetGrade(
+        self,
+        request: _members_pb2.SetGradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.SetGradeResponse, _abc.Awaitable[_members_pb2.SetGradeResponse]]:
+        """Gives somebody a grade until it ends, in place of the one that they have; without a grade, takes it away."""
+
+    @_abc_1.abstractmethod
+    def ListGrades(
+        self,
+        request: _members_pb2.ListGradesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_members_pb2.ListGradesResponse, _abc.Awaitable[_members_pb2.ListGradesResponse]]:
+        """Every grade that has not ended."""
+
+def add_GradesServicer_to_server(servicer: GradesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class DataKeysStub:
     """The keys of members' personal data, in the operator's hand."""
