@@ -182,10 +182,8 @@ class ServerBuilder:
         for service in contract.of_workload(settings.workload):
             if service.name not in self._handlers:
                 raise UnsafeServerError(f"{settings.workload} must serve {service.name} and nobody added it")
-            if service.zone != settings.zone:
-                raise UnsafeServerError(
-                    f"{service.name} belongs into the {service.zone} zone, this process is in {settings.zone}"
-                )
+            if (settings.zone, settings.workload) not in service.places:
+                raise UnsafeServerError(f"{service.name} does not belong into the {settings.zone} zone of this process")
             for method in service.methods:
                 if not method.callers:
                     raise UnsafeServerError(
@@ -193,7 +191,7 @@ class ServerBuilder:
                     )
         business = sorted(self._handlers.keys() - self._infrastructure.keys())
         for name in business:
-            if contract.services[name].workload != settings.workload:
+            if contract.services[name] not in contract.of_workload(settings.workload):
                 raise UnsafeServerError(
                     f"{name} belongs to {contract.services[name].workload}, not to {settings.workload}"
                 )

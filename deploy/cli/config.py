@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from deploy.cli.output import Json, clear_errors, console, print_json
+
+if TYPE_CHECKING:
+    from mesh.control.status import Told
 
 app = typer.Typer(help="What the settings come to, and what the data planes were told.", no_args_is_help=True)
 
@@ -32,10 +36,11 @@ def dump(as_json: Json = False) -> None:
 def status(as_json: Json = False) -> None:
     """Show for each data plane what it was sent, has acknowledged, works with, and refused with which reason.
 
-    Exit status 1 when one of them works with something else than its control plane's newest word, or refused it.
+    Exit status 1 when one of them works with something else than its control plane's newest word, or refused it, and
+    when a control plane does not answer.
     """
     with clear_errors():
-        rows = asyncio.run(_status())
+        rows, silent = asyncio.run(_status())
     if as_json:
         print_json(rows)
     else:
@@ -45,27 +50,35 @@ def status(as_json: Json = False) -> None:
             shown = (row["node"], row["group"], row["type"], row["sent"] or "-", row["acknowledged"] or "-", applied)
             table.add_row(*shown, _COLOURS[row["state"]] + (f": {row['reason']}" if row["reason"] else ""))
         console().print(table)
-    if any(row["state"] in ("rejected", "behind") for row in rows):
+    _say(silent)
+    if silent or any(row["state"] in ("rejected", "behind") for row in rows):
         raise typer.Exit(1)
 
 
 @app.command()
 def history(as_json: Json = False) -> None:
-    """List the configurations that were offered, newest last, and what became of each."""
-    from deploy.local import configuration
+    """List the configurations that were offered, newest last, and what became of each.
+
+    Exit status 1 when a control plane does not answer.
+    """
+    from dataclasses import asdict
+
+    from deploy.local import control_planes
     from deploy.local.settings import LauncherSettings
 
     with clear_errors():
-        reports = configuration.reports(LauncherSettings().layout)
-    rows = sorted((change for report in reports for change in report.changes), key=lambda row: row["offered"])
+        said = asyncio.run(control_planes.reports(LauncherSettings().layout))
     if as_json:
-        print_json(rows)
-        return
-    table = Table("offered", "group", "configuration", "fate", "by", "reason", box=None, header_style="bold")
-    for row in rows:
-        when = datetime.fromtimestamp(row["offered"], UTC).isoformat(timespec="seconds")
-        table.add_row(when, row["group"], row["configuration"], row["fate"], row["node"], row["reason"])
-    console().print(table)
+        print_json([asdict(change) for change in said.changes])
+    else:
+        table = Table("offered", "group", "configuration", "fate", "by", "reason", box=None, header_style="bold")
+        for row in said.changes:
+            when = datetime.fromtimestamp(row.offered, UTC).isoformat(timespec="seconds")
+            table.add_row(when, row.group, row.configuration, row.fate, row.node, row.reason)
+        console().print(table)
+    _say(said.silent)
+    if said.silent:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -78,11 +91,11 @@ def diff(
     """Show the resources in which two configurations of a group differ. Exit status 1 when there are any."""
     from difflib import unified_diff
 
-    from deploy.local import configuration
+    from deploy.local import control_planes
     from deploy.local.settings import LauncherSettings
 
     with clear_errors():
-        rows = configuration.difference(LauncherSettings().layout, group, before, after)
+        rows = asyncio.run(control_planes.difference(LauncherSettings().layout, group, before, after))
     if as_json:
         print_json(rows)
     else:
@@ -119,27 +132,26 @@ _RETRY_WITHIN_S = 45.0
 
 async def _retry(group: str, name: str) -> dict[str, Any]:
     import time
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
-    from deploy.local import configuration, overriding
+    from deploy.local import control_planes, overriding
     from deploy.local.errors import LauncherError
     from deploy.local.settings import LauncherSettings
     from mesh.control.overrides import Retry
 
     home = LauncherSettings().layout
-    report, change = configuration.newest(home, group, name)
-    if change["configuration"] != name or change["fate"] not in ("rejected", "withheld"):
+    report, change = control_planes.newest(await control_planes.reports(home), group, name)
+    if change.configuration != name or change.fate not in ("rejected", "withheld"):
         raise LauncherError(
             f"{name} is not what {group} was refused last", "Only the newest one can be offered again: config history"
         )
     started = time.time()
     added = Retry(group, name, started + _RETRY_WITHIN_S)
-    zone = report.control.removeprefix("control-")
-    overriding.change(zone, lambda now: replace(now, retries=(*now.retries, added)))
+    overriding.change(report.zone, lambda now: replace(now, retries=(*now.retries, added)))
     while time.time() < started + _RETRY_WITHIN_S:
-        _, change = configuration.newest(home, group, name)
-        if change["fate"] != "offered" and (change["decided"] or 0) >= started:
-            return change
+        _, change = control_planes.newest(await control_planes.reports(home), group, name)
+        if change.fate != "offered" and (change.decided or 0) >= started:
+            return asdict(change)
         await asyncio.sleep(0.1)
     raise LauncherError(f"{group} has not answered within {_RETRY_WITHIN_S:.0f} s", "See isthmus config status")
 
@@ -153,36 +165,43 @@ _COLOURS = {
 }
 
 
-async def _status() -> list[dict[str, Any]]:
-    from deploy.local import configuration, topology
+def _say(silent: Mapping[str, str]) -> None:
+    for control, why in silent.items():
+        typer.echo(f"{control} does not answer: {why}; see `isthmus check`", err=True)
+
+
+async def _status() -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+    from dataclasses import asdict
+
+    from deploy.local import configuration, control_planes, topology
     from deploy.local.settings import LauncherSettings
 
     home = LauncherSettings().layout
-    reports = configuration.reports(home)
+    said = await control_planes.reports(home)
     applied = await configuration.applied(home, topology.read(home.topology))
     rows = []
-    for report in reports:
+    for report in said.found:
         for plane in report.planes:
-            for kind, told in plane["types"].items():
-                if not told["sent"]:
+            for kind, told in plane.types.items():
+                if not told.sent:
                     continue
-                versions = sorted(applied.get(plane["node"], {}).get(kind, ()))
-                row = {"node": plane["node"], "group": plane["group"], "type": configuration.short(kind)}
-                state = _state(plane["connected"], told, versions)
-                reason = told["reason"] if state == "rejected" else ""
-                rows.append({**row, **told, "applied": versions, "state": state, "reason": reason})
-    return rows
+                versions = sorted(applied.get(plane.node, {}).get(kind, ()))
+                row = {"node": plane.node, "group": plane.group, "type": control_planes.short(kind)}
+                state = _state(plane.connected, told, versions)
+                reason = told.reason if state == "rejected" else ""
+                rows.append({**row, **asdict(told), "applied": versions, "state": state, "reason": reason})
+    return rows, said.silent
 
 
-def _state(connected: bool, told: dict[str, str], applied: list[str]) -> str:
-    if told["rejected"] and told["rejected"] == told["sent"]:
+def _state(connected: bool, told: "Told", applied: list[str]) -> str:
+    if told.rejected and told.rejected == told.sent:
         return "rejected"
     if not connected:
         return "gone"
-    if told["acknowledged"] != told["sent"]:
+    if told.acknowledged != told.sent:
         return "behind"
     # Resources that did not change keep the version under which they came.
-    return "applied" if told["sent"] in applied else "acknowledged"
+    return "applied" if told.sent in applied else "acknowledged"
 
 
 def _rows() -> list[dict[str, Any]]:

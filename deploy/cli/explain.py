@@ -1,5 +1,6 @@
 """`isthmus explain`: the path of a call, hop by hop."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
@@ -20,7 +21,7 @@ def explain(
 
     Exit status 1 when a hop refuses it whatever it holds.
     """
-    from deploy.local import configuration
+    from deploy.local import control_planes
     from deploy.local.errors import NotRunning, UnknownName
     from deploy.local.settings import LauncherSettings
     from mesh import contract
@@ -37,18 +38,13 @@ def explain(
         except ValueError as error:
             raise UnknownName(str(error), "Name one of them, or outside") from error
     try:
-        states = {
-            node: state
-            for report in configuration.reports(LauncherSettings().layout)
-            for node, state in report.endpoints.items()
-        }
+        endpoints = asyncio.run(control_planes.reports(LauncherSettings().layout)).endpoints
     except NotRunning:
-        states = {}
+        endpoints = []
 
     def health(workload: str) -> str:
-        # Nodes are named after their workload, numbered where there are several.
-        nodes = {node: state for node, state in states.items() if node.rstrip("0123456789").rstrip("-") == workload}
-        return ", ".join(f"{node} {state}" for node, state in sorted(nodes.items()))
+        behind = (each for each in endpoints if each.workload == workload)
+        return ", ".join(f"{each.node} {control_planes.state(each)}" for each in behind)
 
     hops = path.hops(loaded, caller, found[0], health)
     if as_json:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from deploy.local import clocks, configuration, events, postgres, preflight, processes, replication, table, topology
+from deploy.local import clocks, control_planes, events, postgres, preflight, processes, replication, table, topology
 from deploy.local.errors import LauncherError
 from deploy.local.health import NotReady, check_identity, probe, tls_context
 from deploy.local.kafka import broker
@@ -262,17 +262,16 @@ async def _topics(mesh: _Mesh) -> str:
 
 
 async def _control_planes(mesh: _Mesh) -> str:
-    await _ready(mesh, configuration.CONTROL_PLANES)
-    for report in configuration.reports(mesh.home):
-        if report.age_s > configuration.STALE_S:
-            raise NotReady(f"{report.control} has not reported for {report.age_s:.0f} s")
+    await _ready(mesh, tuple(f"control-{zone}" for zone in _ZONES))
+    said = await control_planes.reports(mesh.home)
+    if said.silent:
+        raise NotReady("; ".join(f"{control} does not answer: {why}" for control, why in said.silent.items()))
     return "both are ready"
 
 
 async def _data_planes(mesh: _Mesh) -> str:
-    connected = {
-        plane["node"] for report in configuration.reports(mesh.home) for plane in report.planes if plane["connected"]
-    }
+    said = await control_planes.reports(mesh.home)
+    connected = {plane.node for report in said.found for plane in report.planes if plane.connected}
     # Gateways need their control plane's word; other processes ask only for those whom they call.
     missing = [one.node for one in mesh.alive if one.workload.endswith("-gateway") and one.node not in connected]
     if missing:
@@ -281,18 +280,16 @@ async def _data_planes(mesh: _Mesh) -> str:
 
 
 async def _configuration(mesh: _Mesh) -> str:
-    reports = configuration.reports(mesh.home)
-    for report in reports:
-        newest = {change["group"]: change for change in report.changes}
-        for group, change in newest.items():
-            if change["fate"] in ("rejected", "withheld"):
-                raise NotReady(f"{group}: {change['configuration']} is {change['fate']}: {change['reason']}")
+    said = await control_planes.reports(mesh.home)
+    for group, change in {change.group: change for change in said.changes}.items():
+        if change.fate in ("rejected", "withheld"):
+            raise NotReady(f"{group}: {change.configuration} is {change.fate}: {change.reason}")
     behind = [
-        f"{plane['node']} ({configuration.short(kind)})"
-        for report in reports
+        f"{plane.node} ({control_planes.short(kind)})"
+        for report in said.found
         for plane in report.planes
-        for kind, told in plane["types"].items()
-        if plane["connected"] and told["sent"] != told["acknowledged"] and not kind.endswith("ClusterLoadAssignment")
+        for kind, told in plane.types.items()
+        if plane.connected and told.sent != told.acknowledged and not kind.endswith("ClusterLoadAssignment")
     ]
     if behind:
         raise Doubt(f"not acknowledged yet by {', '.join(behind)}")
@@ -300,7 +297,7 @@ async def _configuration(mesh: _Mesh) -> str:
 
 
 async def _endpoints(mesh: _Mesh) -> str:
-    states = {node: state for report in configuration.reports(mesh.home) for node, state in report.endpoints.items()}
+    states = {each.node: control_planes.state(each) for each in (await control_planes.reports(mesh.home)).endpoints}
     bad = [f"{node} is {state}" for node, state in sorted(states.items()) if state != "healthy"]
     if any("unhealthy" in each for each in bad):
         raise NotReady(", ".join(bad))

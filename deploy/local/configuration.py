@@ -1,93 +1,21 @@
-"""What the control planes have told the data planes, and what those have applied."""
+"""What the data planes have applied, as they say themselves."""
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import grpc
 
 from deploy.local import envoy
-from deploy.local.errors import NotRunning, UnknownName
 from deploy.local.settings import Home
 from deploy.local.topology import Process, Topology
 from mesh.lastgood import MARK
 
-CONTROL_PLANES: Final = ("control-public", "control-private")
 _DEADLINE_S: Final = 3.0
 _ANSWER_BYTES_MAX: Final = 64 << 20
 _CSDS: Final = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
-# Older than this, a control plane's own report says that it hangs or is gone; it writes every two seconds.
-STALE_S: Final = 10.0
-_SHORT: Final = {"Cluster": "CDS", "ClusterLoadAssignment": "EDS", "Listener": "LDS", "RouteConfiguration": "RDS"}
-
-
-@dataclass(frozen=True)
-class Report:
-    """status.json of one control plane."""
-
-    control: str
-    age_s: float
-    planes: list[dict[str, Any]]
-    changes: list[dict[str, Any]]
-    endpoints: dict[str, str]
-
-
-def reports(home: Home) -> list[Report]:
-    """The reports of both zones' control planes, as far as they have written one. Raises NotRunning for none at all."""
-    found = []
-    for control in CONTROL_PLANES:
-        try:
-            content = json.loads((home.run(control) / "status.json").read_bytes())
-        except FileNotFoundError:
-            continue
-        age_s = max(0.0, time.time() - content["written"])
-        found.append(Report(control, age_s, content["planes"], content["changes"], content["endpoints"]))
-    if not found:
-        raise NotRunning(f"No control plane has reported in {home.root}", "Start a mesh with `make run`")
-    return found
-
-
-def newest(home: Home, group: str, configuration: str) -> tuple[Report, dict[str, Any]]:
-    """The newest change of the group to which a configuration belongs, and who reports it. Raises UnknownName."""
-    for report in reports(home):
-        changes = [change for change in report.changes if change["group"] == group]
-        if any(change["configuration"] == configuration for change in changes):
-            return report, changes[-1]
-    raise UnknownName(f"{group} has no configuration {configuration}", "See them: isthmus config history")
-
-
-def short(kind: str) -> str:
-    """CDS for type.googleapis.com/envoy.config.cluster.v3.Cluster, and so on."""
-    return _SHORT.get(kind.rsplit(".", 1)[-1], kind)
-
-
-def sources(home: Home, group: str) -> dict[str, Path]:
-    """The kept configurations of a group, by name."""
-    found = [path for control in CONTROL_PLANES for path in (home.run(control) / "configurations").glob("*.json")]
-    return {path.stem.removeprefix(f"{group}-"): path for path in found if path.stem.startswith(f"{group}-")}
-
-
-def difference(home: Home, group: str, before: str, after: str) -> list[dict[str, Any]]:
-    """The resources in which two configurations of a group differ: {type, name, change, before, after}."""
-    kept = sources(home, group)
-    for name in (before, after):
-        if name not in kept:
-            raise UnknownName(f"{group} has no configuration {name}", "See them: isthmus config history")
-    old, new = (json.loads(kept[name].read_bytes()) for name in (before, after))
-    rows = []
-    for kind in sorted(old.keys() | new.keys()):
-        were, are = old.get(kind, {}), new.get(kind, {})
-        for name in sorted(were.keys() | are.keys()):
-            if were.get(name) != are.get(name):
-                change = "added" if name not in were else "removed" if name not in are else "changed"
-                row = {"type": short(kind), "name": name, "change": change}
-                rows.append({**row, "before": were.get(name), "after": are.get(name)})
-    return rows
 
 
 async def applied(home: Home, running: Topology) -> dict[str, dict[str, set[str]]]:

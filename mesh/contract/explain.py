@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2
 from isthmus.policy.v1 import policy_pb2
 
 from mesh.contract.lint import DESCRIPTORS
-from mesh.contract.model import AuditLevel, Contract, MethodPolicy
+from mesh.contract.model import EACH, AuditLevel, Contract, MethodPolicy
 from mesh.spiffe import SpiffeId
 
 SOURCES: Final = Path(__file__).resolve().parents[2] / "protos"
@@ -57,7 +57,7 @@ def rules(method: MethodPolicy, principal: SpiffeId | None, descriptors: Path = 
 def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[..., Rule]) -> Iterator[Rule]:
     named = ", ".join(sorted(method.callers))
     peer = "depends on the caller" if principal is None else _peer_verdict(method, principal)
-    gates = (_GUARD,) if method.zone == "public" else (_GUARD, "mesh/control/resources/access.py at the core gateway")
+    gates = (_GUARD, "mesh/control/resources/access.py at the core gateway") if method.zone == "private" else (_GUARD,)
     yield rule("callers", named, peer, *gates)
     if method.scopes:
         gates = (_TOKENS,)
@@ -87,7 +87,7 @@ def _peer_verdict(method: MethodPolicy, principal: SpiffeId) -> str:
     if principal.workload not in method.callers:
         return "refuses: not named"
     # Both gateways call on behalf of others; all other callers share the zone of what they call.
-    if principal.zone != method.zone:
+    if method.zone not in (principal.zone, EACH):
         return f"refuses: {principal.zone} is another zone"
     return "allows"
 

@@ -131,7 +131,9 @@ def _methods_state_a_policy(tree: _Tree) -> Iterator[Finding]:
 
 
 def _callers_exist(tree: _Tree) -> Iterator[Finding]:
-    known = _CALLERS_ONLY | {policy.workload for _, _, _, policy in tree.services}
+    known = _CALLERS_ONLY | {
+        policy.workload for _, _, _, policy in tree.services if policy.zone != policy_pb2.ZONE_EACH
+    }
     for method in tree.methods:
         for caller in set(method.policy.callers) - known:
             remedy = f"name one of {', '.join(sorted(known))}"
@@ -188,6 +190,16 @@ def _sensitive_methods_need_a_token(tree: _Tree) -> Iterator[Finding]:
             yield Finding(method.file, method.line, rule, method.name, "name its scopes, or take the route away")
 
 
+def _each_zone_keeps_its_own_to_itself(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        if method.zone != policy_pb2.ZONE_EACH:
+            continue
+        if method.proto.options.HasExtension(annotations_pb2.http) or method.policy.scopes:
+            rule = "a method of each zone has an HTTP route or scopes, and no gateway leads to it or decides on tokens"
+            remedy = "take them away, or give the service one zone"
+            yield Finding(method.file, method.line, rule, method.name, remedy)
+
+
 def _fields_have_a_class(tree: _Tree) -> Iterator[Finding]:
     for name, message in tree.messages.items():
         for proto in message.proto.field:
@@ -200,7 +212,7 @@ def _fields_have_a_class(tree: _Tree) -> Iterator[Finding]:
 
 def _the_public_zone_holds_nothing_personal(tree: _Tree) -> Iterator[Finding]:
     for method in tree.methods:
-        if method.zone != policy_pb2.ZONE_PUBLIC:
+        if method.zone == policy_pb2.ZONE_PRIVATE:
             continue
         for root in (method.proto.input_type, method.proto.output_type):
             yield from _above_internal(tree, root.lstrip("."), "a message of the public zone")
@@ -260,6 +272,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _answers_state_their_class,
     _subjects_exist,
     _sensitive_methods_need_a_token,
+    _each_zone_keeps_its_own_to_itself,
     _fields_have_a_class,
     _the_public_zone_holds_nothing_personal,
     _outward_events_hold_nothing_personal,

@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Final
+
+from mesh.spiffe import ZONES
+
+# The zone of a service that each zone has for itself.
+EACH: Final = "each"
 
 
 class DataClass(IntEnum):
@@ -80,6 +86,7 @@ class MethodPolicy:
     path: str
     service: str
     workload: str
+    # public, private or each.
     zone: str
     request: str
     response: str
@@ -103,13 +110,25 @@ class MethodPolicy:
     def deadline_s(self) -> float:
         return self.deadline_ms / 1000
 
+    def served_in(self, zone: str) -> str:
+        """The workload that serves it in a zone."""
+        return f"{self.workload}-{zone}" if self.zone == EACH else self.workload
+
 
 @dataclass(frozen=True, slots=True)
 class ServicePolicy:
     name: str
+    # Of each zone: what it is called before -<zone>.
     workload: str
     zone: str
     methods: tuple[MethodPolicy, ...]
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Zone and workload of whoever serves it."""
+        if self.zone == EACH:
+            return tuple((zone, f"{self.workload}-{zone}") for zone in ZONES)
+        return ((self.zone, self.workload),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +178,5 @@ class Contract:
 
     def of_workload(self, workload: str) -> tuple[ServicePolicy, ...]:
         """The services that a workload must serve, by name."""
-        return tuple(service for _, service in sorted(self.services.items()) if service.workload == workload)
+        served = (service for _, service in sorted(self.services.items()))
+        return tuple(service for service in served if workload in (each for _, each in service.places))

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from isthmus.policy.v1 import policy_pb2
 
 from mesh.contract.model import (
+    EACH,
     AuditLevel,
     Contract,
     DataClass,
@@ -29,7 +30,7 @@ from mesh.contract.model import (
 )
 
 _VERBS = ("get", "put", "post", "delete", "patch")
-_ZONES = {policy_pb2.ZONE_PUBLIC: "public", policy_pb2.ZONE_PRIVATE: "private"}
+_ZONES = {policy_pb2.ZONE_PUBLIC: "public", policy_pb2.ZONE_PRIVATE: "private", policy_pb2.ZONE_EACH: EACH}
 
 
 class ContractError(ValueError):

@@ -44,7 +44,7 @@ def _lines(contract: Contract) -> Iterator[str]:
     for name, service in sorted(contract.services.items()):
         yield f"## {name}"
         yield ""
-        yield f"Zone {service.zone}, served by `{service.workload}`."
+        yield "; ".join(f"zone {zone}, served by `{workload}`" for zone, workload in service.places).capitalize() + "."
         yield ""
         yield "| method | callers | token | deadline | attempts | audit | rate class | answer | HTTP |"
         yield "|---|---|---|---|---|---|---|---|---|"

@@ -33,6 +33,23 @@ class Fate(StrEnum):
     WITHHELD = "withheld"
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One resource in which two configurations differ. None: it is not there."""
+
+    kind: str
+    name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def differences(before: Configuration, after: Configuration) -> list[Difference]:
+    """By type, then by name."""
+    names = sorted({(kind, name) for side in (before, after) for kind, found in side.items() for name in found})
+    sides = [(kind, name, before.get(kind, {}).get(name), after.get(kind, {}).get(name)) for kind, name in names]
+    return [Difference(*each) for each in sides if each[2] != each[3]]
+
+
 @dataclass(slots=True)
 class Change:
     """One configuration of one group. Times are seconds since the epoch."""
@@ -116,9 +133,6 @@ class History:
             return found
         return None
 
-    def rows(self) -> list[dict[str, Any]]:
-        return [asdict(change) for change in self.changes]
-
     def _newest(self, group: str) -> Change | None:
         return next((change for change in reversed(self.changes) if change.group == group), None)
 
@@ -152,7 +166,11 @@ class History:
 
     def _write(self) -> None:
         if self._directory is not None:
-            write_file(self._directory / _FILE, json.dumps(self.rows(), indent=1).encode(), PRIVATE_MODE)
+            write_file(
+                self._directory / _FILE,
+                json.dumps([asdict(change) for change in self.changes], indent=1).encode(),
+                PRIVATE_MODE,
+            )
 
     def _read(self) -> list[Change]:
         """What an earlier life of this control plane left. A file that cannot be read is none."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from envoy.service.discovery.v3 import ads_pb2_grpc
+from isthmus.control.v1 import control_pb2_grpc
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from mesh import telemetry
@@ -18,9 +19,10 @@ from mesh.control.overrides import FILE as OVERRIDES
 from mesh.control.overrides import Fault, OverridesFile, Retry
 from mesh.control.registry import Endpoint, Registry
 from mesh.control.resources.view import View
+from mesh.control.service import ControlService
 from mesh.control.settings import ControlSettings
 from mesh.control.snapshot import Resources, Snapshot
-from mesh.control.status import FILE, Reporter
+from mesh.control.status import REASON_CHARACTERS_MAX
 from mesh.control.validation import EnvoyValidator
 from mesh.guard import ANY_OF_ZONE
 from mesh.logs import logger
@@ -88,9 +90,9 @@ class Planner:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.health.stop(grace_s)
 
-    def states(self) -> dict[str, str]:
+    def probed(self) -> list[tuple[Endpoint, State]]:
         """What the probes say of each node."""
-        return {each.node: self.health.state(each.node).value for each in self._probed()}
+        return [(each, self.health.state(each.node)) for each in self._probed()]
 
     def _probed(self) -> Iterable[Endpoint]:
         return [each for each in self._registry.endpoints if each.listen == "grpc" and each.zone == self._settings.zone]
@@ -177,7 +179,7 @@ class Planner:
             refusal = await self._validator.refusal(view, group)
             reasons = [refusal] if refusal else []
         if reasons:
-            reason = "; ".join(reasons)
+            reason = "; ".join(reasons)[:REASON_CHARACTERS_MAX]
             self._log.error("snapshot refused", group=group, reason=reason)
             self._cache.history.withheld(group, name, reason, source)
             return
@@ -210,8 +212,10 @@ async def main(settings: ControlSettings, process: Process) -> None:
         name=settings.node,
     )
     _measure(planner, cache, ads)
-    builder = ServerBuilder(process).add_infrastructure(
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE
+    service = ControlService(ads.planes, cache.history, planner.probed)
+    builder = (
+        ServerBuilder(process)
+        .add_infrastructure(ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE)
+        .add(control_pb2_grpc.add_ControlServicer_to_server, service)
     )
-    reporter = Reporter(settings.state_path / FILE, settings.zone, ads.planes, cache.history, planner.states)
-    await process.serve(builder.build(), planner, reporter)
+    await process.serve(builder.build(), planner)

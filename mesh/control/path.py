@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from mesh.contract import Contract, MethodPolicy
+from mesh.contract.model import EACH
 from mesh.control.compile import GRPC, configuration
 from mesh.control.registry import Endpoint
 from mesh.control.resources.routes import JWT_FILTER, matching
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, View
 from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
-from mesh.spiffe import ZONES, SpiffeId
+from mesh.spiffe import SpiffeId
 
 # Whoever has no certificate of the mesh.
 OUTSIDE: Final = "outside"
@@ -45,9 +46,9 @@ def origin(contract: Contract, name: str) -> SpiffeId | None:
         return None
     if name.startswith("spiffe://"):
         return SpiffeId.parse(name)
-    zones = {service.workload: service.zone for service in contract.services.values()}
+    zones = {workload: zone for service in contract.services.values() for zone, workload in service.places}
     zones |= {EDGE_GATEWAY: "public", "bridge-inbound": "private", "bridge-outbound": "private"}
-    zones |= {CORE_GATEWAY: "private", "operator": "private", **{f"control-{zone}": zone for zone in ZONES}}
+    zones |= {CORE_GATEWAY: "private", "operator": "private"}
     if name not in zones:
         raise ValueError(f"no workload is called {name}; there are {', '.join((OUTSIDE, *sorted(zones)))}")
     return SpiffeId(zones[name], name)
@@ -56,6 +57,10 @@ def origin(contract: Contract, name: str) -> SpiffeId | None:
 def _hops(contract: Contract, origin: SpiffeId | None, method: MethodPolicy, health: Health) -> Iterator[Hop]:
     if origin is None:
         yield from _from_outside(contract, method, health)
+    elif method.zone == EACH:
+        served = method.served_in(origin.zone)
+        yield Hop(served, "mTLS", True, "by its address; no gateway and no name of xds:/// leads there")
+        yield from _served(method, origin, health)
     elif origin.zone == method.zone == "private" and origin.workload == CORE_GATEWAY:
         yield from _served(method, origin, health)
     elif origin.zone != method.zone:
@@ -114,19 +119,22 @@ def _through_core(contract: Contract, peer: SpiffeId, method: MethodPolicy) -> I
 
 
 def _served(method: MethodPolicy, peer: SpiffeId, health: Health) -> Iterator[Hop]:
-    state = health(method.workload)
-    yield Hop(method.workload, "health", _up(state), state or "no mesh runs here")
+    at = method.served_in(peer.zone)
+    if method.zone != EACH:
+        # Control planes are probed by nobody.
+        state = health(at)
+        yield Hop(at, "health", _up(state), state or "no mesh runs here")
     named = peer.workload in method.callers
-    yield Hop(method.workload, "callers", named, f"{peer.workload} is {'' if named else 'not '}among them")
+    yield Hop(at, "callers", named, f"{peer.workload} is {'' if named else 'not '}among them")
     if method.scopes:
-        yield Hop(method.workload, "scopes", None, f"the token must hold {' '.join(sorted(method.scopes))}")
+        yield Hop(at, "scopes", None, f"the token must hold {' '.join(sorted(method.scopes))}")
     if method.human:
-        yield Hop(method.workload, "human", None, "the token must be a member's")
+        yield Hop(at, "human", None, "the token must be a member's")
     if method.step_up:
-        yield Hop(method.workload, "step_up", None, "the token must show a fresh second factor")
-    yield Hop(method.workload, "rate", None, f"{method.rate_class.name}: this caller's own bucket")
-    yield Hop(method.workload, "fields", None, f"the field rules of {method.request}")
-    yield Hop(method.workload, "deadline", True, f"{method.deadline_ms} ms, or what the caller has left")
+        yield Hop(at, "step_up", None, "the token must show a fresh second factor")
+    yield Hop(at, "rate", None, f"{method.rate_class.name}: this caller's own bucket")
+    yield Hop(at, "fields", None, f"the field rules of {method.request}")
+    yield Hop(at, "deadline", True, f"{method.deadline_ms} ms, or what the caller has left")
 
 
 def _up(state: str) -> bool | None:

@@ -15,8 +15,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from deploy.local import configuration
+from deploy.local import control_planes
+from deploy.local.errors import NotRunning
 from deploy.local.settings import REPOSITORY
+from mesh.control.history import Change
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,9 +44,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         await world.stop()
 
 
-def changes(world: World) -> list[dict[str, Any]]:
-    found = configuration.reports(world.home)[0].changes
-    return [change for change in found if change["group"] == "edge-gateway"]
+async def changes(world: World) -> list[Change]:
+    found = (await control_planes.reports(world.home)).changes
+    return [change for change in found if change.group == "edge-gateway"]
 
 
 async def answers(world: World, url: str) -> bool:
@@ -74,7 +76,8 @@ async def test_a_refused_listener_takes_itself_back_and_everybody_can_see_why(wo
     url = f"https://localhost:{world.address('edge-gateway', 'https').split(':')[1]}"
 
     async def good() -> bool:
-        return bool(changes(world)) and changes(world)[-1]["fate"] == "good" and await answers(world, url)
+        found = await changes(world)
+        return bool(found) and found[-1].fate == "good" and await answers(world, url)
 
     await eventually(good, f"the first configuration is acknowledged; {world.tail('control-public')}")
     status, rows = await isthmus(world, "config", "status")
@@ -82,7 +85,7 @@ async def test_a_refused_listener_takes_itself_back_and_everybody_can_see_why(wo
     assert status == 0
     assert of_gateway.keys() == {"CDS", "EDS", "LDS", "RDS"}
     assert {of_gateway[kind]["state"] for kind in ("CDS", "LDS", "RDS")} == {"applied"}, of_gateway
-    first = changes(world)[-1]["configuration"]
+    first = (await changes(world))[-1].configuration
 
     gateway = world.processes["edge-gateway"]
     elsewhere = tuple(replace(each, address=NOWHERE) if each.name == "https" else each for each in gateway.listens)
@@ -90,12 +93,12 @@ async def test_a_refused_listener_takes_itself_back_and_everybody_can_see_why(wo
     world.publish()
 
     async def rejected() -> bool:
-        return str(changes(world)[-1]["fate"]) == "rejected"
+        return (await changes(world))[-1].fate == "rejected"
 
     await eventually(rejected, f"the second is rejected; {world.tail('control-public')}")
-    bad = changes(world)[-1]
-    assert bad["node"] == "edge-gateway"
-    assert NOWHERE in bad["reason"]
+    bad = (await changes(world))[-1]
+    assert bad.node == "edge-gateway"
+    assert NOWHERE in bad.reason
     assert await answers(world, url)
 
     async def back() -> bool:
@@ -106,30 +109,30 @@ async def test_a_refused_listener_takes_itself_back_and_everybody_can_see_why(wo
     _, history = await isthmus(world, "config", "history")
     assert [(row["configuration"], row["fate"]) for row in history if row["group"] == "edge-gateway"] == [
         (first, "good"),
-        (bad["configuration"], "rejected"),
+        (bad.configuration, "rejected"),
     ]
-    status, differences = await isthmus(world, "config", "diff", "edge-gateway", first, bad["configuration"])
+    status, differences = await isthmus(world, "config", "diff", "edge-gateway", first, bad.configuration)
     assert status == 1
     assert [(row["type"], row["change"]) for row in differences] == [("LDS", "changed")]
 
 
 async def test_a_control_plane_that_starts_again_does_not_offer_it_again(world: World) -> None:
-    before = changes(world)
+    before = await changes(world)
     await world.kill("control-public")
-    written = configuration.reports(world.home)[0]
+    with pytest.raises(NotRunning, match="control-public"):
+        await control_planes.reports(world.home)
     await world.control("public")
     await world.serving("control-public", "ads")
 
     async def reports_again() -> bool:
-        now = configuration.reports(world.home)[0]
-        connected = [plane for plane in now.planes if plane["node"] == "edge-gateway" and plane["connected"]]
-        return now.age_s < written.age_s and any(plane["types"] for plane in connected)
+        (now,) = (await control_planes.reports(world.home)).found
+        return any(plane.node == "edge-gateway" and plane.connected and plane.types for plane in now.planes)
 
     await eventually(reports_again, "the gateway is connected again")
     url = f"https://localhost:{world.address('edge-gateway', 'https').split(':')[1]}"
     assert await answers(world, url)
-    assert [row["configuration"] for row in changes(world) if row["fate"] == "rejected"] == [
-        row["configuration"] for row in before if row["fate"] == "rejected"
+    assert [row.configuration for row in await changes(world) if row.fate == "rejected"] == [
+        row.configuration for row in before if row.fate == "rejected"
     ]
 
 
@@ -140,7 +143,7 @@ async def test_the_next_good_one_is_taken(world: World) -> None:
     world.publish()
 
     async def good() -> bool:
-        return str(changes(world)[-1]["fate"]) == "good"
+        return (await changes(world))[-1].fate == "good"
 
     await eventually(good, "what worked before is good again")
 
@@ -156,10 +159,10 @@ async def test_what_was_refused_for_a_passing_reason_is_offered_again_by_command
         world.publish()
 
         async def rejected() -> bool:
-            return str(changes(world)[-1]["fate"]) == "rejected"
+            return (await changes(world))[-1].fate == "rejected"
 
         await eventually(rejected, f"a port that is taken is refused; {world.tail('control-public')}")
-        name = changes(world)[-1]["configuration"]
+        name = (await changes(world))[-1].configuration
         status, again = await isthmus(world, "config", "retry", "edge-gateway", name)
         assert (status, again["fate"]) == (1, "rejected")
         assert str(port) in again["reason"]

@@ -14,6 +14,7 @@ from deploy.local.settings import REPOSITORY, Home
 from deploy.local.topology import Listen, Process, Topology, write
 from deploy.local.xds_bootstrap import write_xds_bootstrap
 from mesh.environment import GRPC
+from security.identity.topology import OPERATORS
 from tests.integration.conftest import TRUST_DOMAIN, Identities
 
 UPSTREAM = "tests.integration.control.upstream"
@@ -105,6 +106,7 @@ class World:
         log.close()
 
     async def control(self, zone: str) -> None:
+        self.identities.issue(zone, "operator", OPERATORS[zone].process)
         await self.start(f"control-{zone}", "mesh.control")
 
     def signal(self, name: str, number: int) -> None:

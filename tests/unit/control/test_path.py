@@ -57,6 +57,18 @@ def test_an_operator_comes_in_through_the_core_gateway() -> None:
     assert all(hop.allowed is not False for hop in steps)
 
 
+def test_each_zones_control_plane_is_for_the_operator_of_that_zone() -> None:
+    for caller, served in (
+        ("operator", "control-private"),
+        ("spiffe://isthmus.internal/public/operator", "control-public"),
+    ):
+        steps = walk(caller, "Control.ListChanges")
+        assert {hop.at for hop in steps} == {served}
+        assert all(hop.allowed is not False for hop in steps)
+    assert walk("edge", "Control.ListChanges")[-1].rule == "callers"
+    assert walk("outside", "Control.ListChanges")[-1].allowed is False
+
+
 def test_a_name_that_nobody_has_is_an_error() -> None:
     with pytest.raises(ValueError, match="no workload is called nobody"):
         walk("nobody", "orders/GetOrder")

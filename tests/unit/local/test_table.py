@@ -36,7 +36,7 @@ def test_the_gateways_have_the_two_fixed_ports_and_only_the_edge_takes_clients_w
 
 def test_every_workload_of_the_contract_is_in_the_table_in_its_zone(tmp_path: Path) -> None:
     there = {(row.process.zone, row.process.workload) for row in rows(tmp_path).values()}
-    assert {(service.zone, service.workload) for service in contract.load().services.values()} <= there
+    assert {place for service in contract.load().services.values() for place in service.places} <= there
 
 
 def test_every_row_waits_only_for_rows_of_the_table(tmp_path: Path) -> None:

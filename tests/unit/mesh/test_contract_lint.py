@@ -78,10 +78,14 @@ BROKEN = {
         POLICY, route='option (google.api.http) = {get: "/trial"};'
     )
     + PLAIN,
+    "a method of each zone has an HTTP route or scopes, and no gateway leads to it or decides on tokens": service(
+        POLICY, zone="ZONE_EACH", route='option (google.api.http) = {get: "/trial"};'
+    )
+    + PLAIN,
     "a field without a data class cannot cross a zone": service(POLICY)
     + message("TryResponse")
     + "message TryRequest { string anything = 1; }",
-    "a message of the public zone holds a PERSONAL field": service(POLICY, zone="ZONE_PUBLIC")
+    "a message of the public zone holds a PERSONAL field": service(POLICY, zone="ZONE_EACH")
     + message("TryRequest", "Inner inner = 1;")
     + message("Inner", PHONE)
     + message("TryResponse"),

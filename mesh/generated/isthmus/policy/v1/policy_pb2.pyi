@@ -36,6 +36,8 @@ class _ZoneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Zone.ValueType],
     """Answers the public's traffic. Holds nothing personal."""
     ZONE_PRIVATE: _Zone.ValueType  # 2
     """Orders, payments, personal data. Only the core gateway's port is open to the public zone."""
+    ZONE_EACH: _Zone.ValueType  # 3
+    """In each zone for itself, by a workload of that zone: it knows that zone alone, and no gateway leads to it."""
 
 class Zone(_Zone, metaclass=_ZoneEnumTypeWrapper):
     """Where a service runs."""
@@ -45,6 +47,8 @@ ZONE_PUBLIC: Zone.ValueType  # 1
 """Answers the public's traffic. Holds nothing personal."""
 ZONE_PRIVATE: Zone.ValueType  # 2
 """Orders, payments, personal data. Only the core gateway's port is open to the public zone."""
+ZONE_EACH: Zone.ValueType  # 3
+"""In each zone for itself, by a workload of that zone: it knows that zone alone, and no gateway leads to it."""
 Global___Zone: _TypeAlias = Zone  # noqa: Y015
 
 class _DataClass:
@@ -333,7 +337,9 @@ class ServicePolicy(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     zone: Global___Zone.ValueType
     workload: _builtins.str
-    """The workload that serves it, as in spiffe://isthmus.internal/<zone>/<workload>."""
+    """The workload that serves it, as in spiffe://isthmus.internal/<zone>/<workload>. Of ZONE_EACH: what it is called
+    before -<zone>.
+    """
     def __init__(
         self,
         *,

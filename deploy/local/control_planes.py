@@ -1,0 +1,175 @@
+"""The control planes of a mesh, asked for what they have told whom: each as the operator of its own zone."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from isthmus.control.v1 import control_pb2 as pb
+from isthmus.control.v1.control_pb2_grpc import ControlStub
+
+from deploy.local import topology
+from deploy.local.errors import NotRunning, UnknownName
+from deploy.local.settings import Home
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.control.history import Change, Fate
+from mesh.control.status import Plane, Told
+from mesh.errors import MeshError, NotFound
+from mesh.spiffe import ZONES, SpiffeId
+from mesh.tls import Identity, IdentityError
+from security.identity.topology import OPERATORS
+
+if TYPE_CHECKING:
+    from isthmus.control.v1.control_pb2_grpc import ControlAsyncStub
+
+_PAGE: Final = 256
+_US: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one control plane says."""
+
+    control: str
+    zone: str
+    planes: list[Plane]
+    changes: list[Change]
+    # By node.
+    endpoints: Mapping[str, pb.Endpoint]
+
+
+@dataclass(frozen=True)
+class Reports:
+    found: list[Report] = field(default_factory=list)
+    # Control planes that do not answer, and why.
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> list[Change]:
+        return sorted((each for report in self.found for each in report.changes), key=lambda each: each.offered)
+
+    @property
+    def endpoints(self) -> list[pb.Endpoint]:
+        return [each for report in self.found for _, each in sorted(report.endpoints.items())]
+
+
+async def reports(home: Home) -> Reports:
+    """What the control planes of both zones say. Raises NotRunning where none answers."""
+    table = topology.read(home.topology)
+    zones = [zone for zone in ZONES if table.of(f"control-{zone}")]
+    answers = await asyncio.gather(*(_report(home, zone) for zone in zones), return_exceptions=True)
+    found, silent = [], {}
+    for zone, answer in zip(zones, answers, strict=True):
+        if isinstance(answer, Report):
+            found.append(answer)
+        elif isinstance(answer, MeshError | IdentityError):
+            silent[f"control-{zone}"] = str(answer)
+        else:
+            raise answer
+    if not found:
+        told = "; ".join(f"{name}: {why}" for name, why in silent.items()) or "there is none"
+        raise NotRunning(f"No control plane of {home.root} answers: {told}", "Start a mesh with `make run`")
+    return Reports(found, silent)
+
+
+async def difference(home: Home, group: str, before: str, after: str) -> list[dict[str, Any]]:
+    """The resources in which two configurations of a group differ: {type, name, change, before, after}."""
+    report, _ = newest(await reports(home), group, before)
+    async with _asked(home, report.zone) as control:
+        try:
+            answer = await control.CompareConfigurations(
+                pb.CompareConfigurationsRequest(group=group, before=before, after=after)
+            )
+        except NotFound as error:
+            raise UnknownName(error.message, error.remedy) from error
+    return [_difference(each) for each in answer.differences]
+
+
+def newest(said: Reports, group: str, configuration: str) -> tuple[Report, Change]:
+    """The newest change of the group to which a configuration belongs, and who reports it. Raises UnknownName."""
+    for report in said.found:
+        changes = [change for change in report.changes if change.group == group]
+        if any(change.configuration == configuration for change in changes):
+            return report, changes[-1]
+    raise UnknownName(f"{group} has no configuration {configuration}", "See them: isthmus config history")
+
+
+def short(kind: str) -> str:
+    """CDS for type.googleapis.com/envoy.config.cluster.v3.Cluster, and so on."""
+    return _SHORT.get(kind.rsplit(".", 1)[-1], kind)
+
+
+_SHORT: Final = {"Cluster": "CDS", "ClusterLoadAssignment": "EDS", "Listener": "LDS", "RouteConfiguration": "RDS"}
+
+
+@asynccontextmanager
+async def _asked(home: Home, zone: str) -> AsyncIterator["ControlAsyncStub"]:
+    table = topology.read(home.topology)
+    (process,) = table.of(f"control-{zone}")
+    channels = Channels(Identity(home.identity(OPERATORS[zone].process)), load())
+    try:
+        peer = SpiffeId(zone, process.workload, table.trust_domain)
+        yield ControlStub(channels.direct(str(process.listen("ads")), peer))
+    finally:
+        await channels.close(0)
+
+
+async def _report(home: Home, zone: str) -> Report:
+    async with _asked(home, zone) as control:
+        changes, endpoints, planes = await asyncio.gather(
+            control.ListChanges(pb.ListChangesRequest()),
+            control.ListEndpoints(pb.ListEndpointsRequest()),
+            _planes(control),
+        )
+    return Report(
+        f"control-{zone}",
+        zone,
+        planes,
+        [_change(each) for each in changes.changes],
+        {each.node: each for each in endpoints.endpoints},
+    )
+
+
+async def _planes(control: "ControlAsyncStub") -> list[Plane]:
+    found: list[Plane] = []
+    request = pb.ListDataPlanesRequest(limit=_PAGE)
+    while True:
+        page = (await control.ListDataPlanes(request)).data_planes
+        found += (_plane(each) for each in page)
+        if len(page) < _PAGE:
+            return found
+        request.after_workload, request.after_node = page[-1].workload, page[-1].node
+
+
+def _plane(told: pb.DataPlane) -> Plane:
+    types = {each.type_url: Told(each.sent, each.acknowledged, each.rejected, each.reason) for each in told.told}
+    return Plane(told.workload, told.node, told.group, told.since_us / _US, told.connected, types)
+
+
+def _change(told: pb.Change) -> Change:
+    return Change(
+        told.group,
+        told.configuration,
+        told.offered_us / _US,
+        Fate[pb.Fate.Name(told.fate).removeprefix("FATE_")],
+        told.decided_us / _US if told.HasField("decided_us") else None,
+        told.node,
+        told.type_url,
+        told.version,
+        told.reason,
+    )
+
+
+def _difference(told: pb.Difference) -> dict[str, Any]:
+    before = json.loads(told.before_json) if told.HasField("before_json") else None
+    after = json.loads(told.after_json) if told.HasField("after_json") else None
+    change = "added" if before is None else "removed" if after is None else "changed"
+    return {"type": short(told.type_url), "name": told.name, "change": change, "before": before, "after": after}
+
+
+def state(endpoint: pb.Endpoint) -> str:
+    """healthy, unhealthy, draining or unknown."""
+    return pb.EndpointState.Name(endpoint.state).removeprefix("ENDPOINT_STATE_").lower()
