@@ -114,7 +114,7 @@ def bootstrap(home: Home, process: Process, control: str, trust_domain: str) -> 
     assert metrics is not None
     streams = [{"envoy_grpc": {"cluster_name": name}} for name in ("ads", "fallback")]
     return {
-        "node": {"id": process.node, "cluster": process.workload, "locality": {"zone": process.zone}},
+        "node": {"id": process.node, "cluster": process.workload, "locality": process.locality},
         "admin": {"address": pipe},
         "dynamic_resources": {
             "ads_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": streams},

@@ -75,6 +75,9 @@ class LauncherSettings(BaseSettings):
     trust_domain: str = "isthmus.internal"
     port_base: int = Field(default=18400, ge=1024, le=65000)
     edge_nodes: int = Field(default=6, ge=1, le=64)
+    # Parts of each zone (rooms, racks, availability zones) that replicas are spread over, one after another: calls stay
+    # in the caller's own part as long as somebody there is well.
+    sub_zones: int = Field(default=1, ge=1, le=4)
     # A PostgreSQL or a Kafka that is already there; the launcher then starts none.
     database_url: str | None = None
     kafka_bootstrap: str | None = None

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
+from string import ascii_lowercase
 
 from deploy.local import envoy, links, postgres, replication
 from deploy.local.health import Probe, probe
@@ -96,10 +97,7 @@ def build(settings: LauncherSettings) -> tuple[Row, ...]:
 def topology(settings: LauncherSettings, rows: tuple[Row, ...], pids: Mapping[str, int]) -> Topology:
     """What the rest of the mesh is told; one-shot steps are no processes of it."""
     processes = (row.process for row in rows if not row.one_shot)
-    return Topology(
-        settings.trust_domain,
-        tuple(Process(p.name, p.zone, p.workload, p.node, pids.get(p.name), p.listens) for p in processes),
-    )
+    return Topology(settings.trust_domain, tuple(replace(each, pid=pids.get(each.name)) for each in processes))
 
 
 def public_view(table: Topology) -> Topology:
@@ -160,7 +158,15 @@ class _Builder:
         replicas = room.replicas or self.settings.edge_nodes
         numbered = replicas > 1 or room.replicas == 0
         names = [f"{room.workload}-{n}" for n in range(1, replicas + 1)] if numbered else [room.workload]
-        return [self.python(room.zone, room.workload, room.module, room.listens, room.after, name) for name in names]
+        return [
+            self.python(room.zone, room.workload, room.module, room.listens, room.after, name, self.sub_zone(number))
+            for number, name in enumerate(names)
+        ]
+
+    def sub_zone(self, number: int) -> str:
+        """Where the replica of this number stands, counted from 0."""
+        parts = self.settings.sub_zones
+        return ascii_lowercase[number % parts] if parts > 1 else ""
 
     def listens(self, names: tuple[str, ...]) -> tuple[Listen, ...]:
         first = self.next_port
@@ -168,10 +174,17 @@ class _Builder:
         return tuple(Listen(name, "127.0.0.1", first + n, PROTOCOLS[name]) for n, name in enumerate(names))
 
     def python(
-        self, zone: str, workload: str, module: str, listens: tuple[str, ...], after: tuple[str, ...], name: str = ""
+        self,
+        zone: str,
+        workload: str,
+        module: str,
+        listens: tuple[str, ...],
+        after: tuple[str, ...],
+        name: str = "",
+        sub_zone: str = "",
     ) -> Row:
         """A process of the mesh itself: one module, run with `python -m`."""
-        process = Process(name or workload, zone, workload, name or workload, None, self.listens(listens))
+        process = Process(name or workload, zone, workload, name or workload, None, self.listens(listens), sub_zone)
         environment = self.environment(process)
         if workload.startswith("control-"):
             self.control[zone] = str(process.listen("ads"))
@@ -313,7 +326,7 @@ class _Builder:
 
     def gateway(self, name: str, zone: str, port: int, client_cert: bool) -> Row:
         listens = (Listen("https", "127.0.0.1", port, "https", client_cert=client_cert), *self.listens(("metrics",)))
-        process = Process(name, zone, name, name, None, listens)
+        process = Process(name, zone, name, name, None, listens, self.sub_zone(0))
         control = self.control[zone]
 
         async def prepare() -> None:

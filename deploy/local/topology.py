@@ -34,6 +34,13 @@ class Process:
     node: str
     pid: int | None = None
     listens: tuple[Listen, ...] = ()
+    # Which part of its zone it stands in; "" where the zone has no parts.
+    sub_zone: str = ""
+
+    @property
+    def locality(self) -> dict[str, str]:
+        """As xDS names it, in the bootstrap of a data plane."""
+        return {"zone": self.zone, **({"sub_zone": self.sub_zone} if self.sub_zone else {})}
 
     def listen(self, name: str) -> Listen | None:
         return next((listen for listen in self.listens if listen.name == name), None)

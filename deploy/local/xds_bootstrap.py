@@ -40,7 +40,7 @@ def write_xds_bootstrap(home: Home, process: Process, control: str) -> None:
                 "server_features": FEATURES,
             },
         ],
-        "node": {"id": process.node, "cluster": process.workload, "locality": {"zone": process.zone}},
+        "node": {"id": process.node, "cluster": process.workload, "locality": process.locality},
         "certificate_providers": {CERTIFICATE_PROVIDER: {"plugin_name": "file_watcher", "config": certificate}},
     }
     path = home.run(process.name) / "xds-bootstrap.json"

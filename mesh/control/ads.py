@@ -11,6 +11,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from mesh.control.cache import SnapshotCache
 from mesh.control.conversation import Ack, ConversationError, Nack
+from mesh.control.snapshot import Snapshot
 from mesh.control.status import REASON_CHARACTERS_MAX, Plane, Planes
 from mesh.control.stream import converse
 from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
@@ -32,10 +33,16 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         streams_max: int,
         streams_per_workload_max: int,
         known: Callable[[], Container[str]],
+        sub_zone: Callable[[str, str], str] = lambda workload, node: "",
         name: str = "control",
     ) -> None:
-        """groups: workload to group, for those that are not of the default one. known: the zone's workloads of now."""
+        """groups: workload to group, for those that are not of the default one. known: the zone's workloads of now.
+
+        sub_zone: where a workload's node stands. Which of its workload's nodes it is, a data plane says itself: all
+        that follows is who comes first among endpoints that it knows anyway.
+        """
         self._known = known
+        self._sub_zone = sub_zone
         self._name = name
         self._cache = cache
         self._groups = groups
@@ -93,10 +100,10 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
 
     async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncGenerator[Any, None]:
         changed = asyncio.Event()
-        told = _Told(self._cache, self.planes, group, workload)
+        told = _Told(self._cache, self.planes, group, workload, self._sub_zone)
         self._cache.subscribe(group, changed)
         try:
-            responses = converse(requests, lambda: self._cache.get(group), changed, told, name=self._name)
+            responses = converse(requests, told.newest, changed, told, name=self._name)
             async with contextlib.aclosing(responses):
                 async for response in responses:
                     yield response
@@ -108,17 +115,25 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
 class _Told:
     """Notes what the data plane of one stream is told and answers. It has a name from its first request on."""
 
-    def __init__(self, cache: SnapshotCache, planes: Planes, group: str, workload: str) -> None:
+    def __init__(
+        self, cache: SnapshotCache, planes: Planes, group: str, workload: str, place: Callable[[str, str], str]
+    ) -> None:
         self._cache = cache
         self._planes = planes
         self._group = group
         self._workload = workload
+        self._place = place
+        self._sub_zone = ""
         self._plane: Plane | None = None
+
+    def newest(self) -> Snapshot | None:
+        return self._cache.get(self._group, self._sub_zone)
 
     def received(self, request: Any, event: Ack | Nack | None) -> None:
         if self._plane is None:
             node = request.node.id[:_NODE_CHARACTERS_MAX]
             self._plane = self._planes.connected(self._workload, node, self._group)
+            self._sub_zone = self._place(self._workload, node)
         if event is None:
             return
         self._plane.heard(event)

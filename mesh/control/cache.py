@@ -57,9 +57,10 @@ class SnapshotCache:
         # In all, also those no longer kept.
         self.rejected = 0
 
-    def get(self, group: str) -> Snapshot | None:
+    def get(self, group: str, sub_zone: str = "") -> Snapshot | None:
+        """What data planes of a group are told, in this sub-zone."""
         found = self._groups.get(group)
-        return found.current if found else None
+        return found.current.seen_from(sub_zone) if found and found.current else None
 
     def good(self, group: str) -> Snapshot | None:
         """The last configuration that was acknowledged as a whole."""
@@ -144,11 +145,16 @@ class SnapshotCache:
         else:
             chosen = offered
         before = state.current
-        if before is not None and (before.versions, before.attempt) == (chosen.versions, chosen.attempt):
+        if before is not None and _same(before, chosen):
             return
         state.current = chosen
         for changed in state.streams:
             changed.set()
+
+
+def _same(one: Snapshot, other: Snapshot) -> bool:
+    # What sub-zones are told follows from the whole, once it is told to the same ones.
+    return (one.versions, one.attempt, one.near.keys()) == (other.versions, other.attempt, other.near.keys())
 
 
 def _refuses(state: _Group, snapshot: Snapshot) -> bool:

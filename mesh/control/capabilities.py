@@ -62,6 +62,13 @@ GRPC: Final = (
     Capability(
         "prefix rewrite", ROUTES, f"{_ACTION}/prefix_rewrite", Effect.IGNORED, "a method's path is its name: call it so"
     ),
+    Capability(
+        "retry on the next priority",
+        ROUTES,
+        f"{_ACTION}/retry_policy/retry_priority",
+        Effect.IGNORED,
+        "the next priority is asked when nobody of the first is left: the control plane's probes see to it",
+    ),
     Capability("mirroring", ROUTES, f"{_ACTION}/request_mirror_policies", Effect.IGNORED, "mirror at a gateway"),
     Capability(
         "ejection after consecutive errors",

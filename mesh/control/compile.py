@@ -24,6 +24,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as _manager,  # noqa: F401
 )
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as _previous_hosts  # noqa: F401
+from envoy.extensions.retry.priority.previous_priorities.v3 import (
+    previous_priorities_config_pb2 as _previous_priorities,  # noqa: F401
+)
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as _tls  # noqa: F401
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as _options  # noqa: F401
 from google.protobuf.json_format import ParseDict
@@ -71,17 +74,19 @@ class Assignments:
     """The endpoints of clusters as resources. What has not changed since the last time is not made again."""
 
     def __init__(self) -> None:
-        self._made: dict[str, tuple[object, Resource]] = {}
+        # By cluster and sub-zone.
+        self._made: dict[tuple[str, str], tuple[object, Resource]] = {}
 
-    def of(self, view: View, names: Iterable[str], state: StateOf) -> Resources:
+    def of(self, view: View, names: Iterable[str], state: StateOf, near: str = "") -> Resources:
+        """As they are told to data planes of the sub-zone `near`."""
         found = {}
         for name in sorted(names):
             endpoints = _behind(view, name)
             split = view.overrides.split(_BEHIND.get(name, (name, ""))[0])
             key = (endpoints, tuple(state(each.node) for each in endpoints), split)
-            made = self._made.get(name)
+            made = self._made.get((name, near))
             if made is None or made[0] != key:
-                made = self._made[name] = (key, pack({name: assignment(view, name, state)})[name])
+                made = self._made[name, near] = (key, pack({name: assignment(view, name, state, near)})[name])
             found[name] = made[1]
         return found
 
@@ -89,15 +94,16 @@ class Assignments:
 def with_endpoints(
     view: View, resources: Mapping[str, Resources], state: StateOf, known: Assignments | None = None
 ) -> Snapshot:
-    """The snapshot of a configuration and the endpoints of now: one assignment for each of its clusters."""
-    assigned = (known or Assignments()).of(view, resources[CLUSTER], state)
-    return Snapshot.of({**resources, ENDPOINTS: assigned})
+    """The snapshot of a configuration and the endpoints of now: one assignment for each cluster and each sub-zone."""
+    assignments, names = known or Assignments(), resources[CLUSTER]
+    snapshot = Snapshot.of({**resources, ENDPOINTS: assignments.of(view, names, state)})
+    return snapshot.with_near({near: assignments.of(view, names, state, near) for near in view.sub_zones})
 
 
-def assignment(view: View, cluster: str, state: StateOf) -> Any:
-    """The ClusterLoadAssignment of one cluster."""
+def assignment(view: View, cluster: str, state: StateOf, near: str = "") -> Any:
+    """The ClusterLoadAssignment of one cluster, as data planes of the sub-zone `near` are told."""
     split = view.overrides.split(_BEHIND.get(cluster, (cluster, ""))[0])
-    return endpoints.assignment(cluster, _behind(view, cluster), state, split)
+    return endpoints.assignment(cluster, _behind(view, cluster), state, split, near)
 
 
 _BEHIND: Final = {

@@ -209,6 +209,7 @@ async def main(settings: ControlSettings, process: Process) -> None:
         streams_max=settings.streams_max,
         streams_per_workload_max=settings.streams_per_workload_max,
         known=lambda: {each.workload for each in registry.endpoints if each.zone == settings.zone},
+        sub_zone=registry.sub_zone,
         name=settings.node,
     )
     _measure(planner, cache, ads)

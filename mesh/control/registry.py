@@ -29,6 +29,8 @@ class Endpoint:
     zone: str
     address: str
     port: int
+    # The part of its zone in which the node stands; "" where the zone has no parts.
+    sub_zone: str = ""
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -51,8 +53,9 @@ def read(path: Path, zone: str) -> tuple[Endpoint, ...]:
 
 
 def _endpoints(row: dict[str, Any]) -> list[Endpoint]:
+    workload, node, zone, sub_zone = row["workload"], row["node"], row["zone"], row.get("sub_zone", "")
     return [
-        Endpoint(row["workload"], listen["name"], row["node"], row["zone"], str(listen["address"]), int(listen["port"]))
+        Endpoint(workload, listen["name"], node, zone, str(listen["address"]), int(listen["port"]), sub_zone)
         for listen in row["listens"]
     ]
 
@@ -75,6 +78,10 @@ class Registry:
             while not path.exists():  # noqa: ASYNC110 (a file has no event)
                 await asyncio.sleep(interval_s)
         return cls(path, zone, interval_s)
+
+    def sub_zone(self, workload: str, node: str) -> str:
+        """Where a node stands; "" where the table says nothing of it."""
+        return next((each.sub_zone for each in self.endpoints if (each.workload, each.node) == (workload, node)), "")
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Look for a new table, for ever; call `changed` when endpoints differ from before."""

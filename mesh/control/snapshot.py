@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -61,6 +61,8 @@ class Snapshot:
     versions: Mapping[str, str]
     # Offered so many times before, and refused: the same content is worth another answer.
     attempt: int = 0
+    # By sub-zone: what is told there instead, the same with its own endpoints first.
+    near: Mapping[str, "Snapshot"] = field(default_factory=dict)
 
     @classmethod
     def of(cls, resources: Mapping[str, Resources]) -> "Snapshot":
@@ -78,7 +80,23 @@ class Snapshot:
 
     def with_endpoints_of(self, other: "Snapshot") -> "Snapshot":
         """This configuration with the endpoints of another snapshot."""
-        return Snapshot.of({**self.resources, ENDPOINTS: other.resources[ENDPOINTS]})
+        near = {name: seen.resources[ENDPOINTS] for name, seen in other.near.items()}
+        return self._with(other.resources[ENDPOINTS]).with_near(near)
+
+    def with_near(self, endpoints: Mapping[str, Resources]) -> "Snapshot":
+        """This snapshot, and by sub-zone the endpoints as they are told there."""
+        return replace(self, near=MappingProxyType({name: self._with(found) for name, found in endpoints.items()}))
+
+    def seen_from(self, sub_zone: str) -> "Snapshot":
+        """What a data plane in this sub-zone is told."""
+        seen = self.near.get(sub_zone)
+        return self if seen is None else replace(seen, attempt=self.attempt)
+
+    def _with(self, endpoints: Resources) -> "Snapshot":
+        return Snapshot(
+            MappingProxyType({**self.resources, ENDPOINTS: endpoints}),
+            MappingProxyType({**self.versions, ENDPOINTS: version(endpoints.values())}),
+        )
 
     def same_configuration(self, other: "Snapshot") -> bool:
         return all(self.versions[kind] == other.versions[kind] for kind in CONFIGURATION)

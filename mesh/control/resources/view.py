@@ -38,6 +38,12 @@ class View:
         return self._by_port.get((workload, listen), ())
 
     @cached_property
+    def sub_zones(self) -> tuple[str, ...]:
+        """Those in which data planes and endpoints stand; none where there is nothing to choose from."""
+        found = sorted({each.sub_zone for each in self.endpoints if each.zone == self.zone})
+        return tuple(filter(None, found)) if len(found) > 1 else ()
+
+    @cached_property
     def _by_port(self) -> Mapping[tuple[str, str], tuple[Endpoint, ...]]:
         found: defaultdict[tuple[str, str], list[Endpoint]] = defaultdict(list)
         for each in self.endpoints:

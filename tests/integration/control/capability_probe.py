@@ -29,6 +29,14 @@ _METHOD = "/probe.Probe/Ask"
 _VALUES: dict[str, Any] = {
     "route timeout": "0.05s",
     "prefix rewrite": "/elsewhere",
+    "retry on the next priority": {
+        "name": "envoy.retry_priorities.previous_priorities",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+            "update_frequency": 1,
+        },
+    },
     "mirroring": [{"cluster": "mirror"}],
     "ejection after consecutive errors": 1,
     "retry budget": {"budget_percent": {"value": 0}, "min_retry_concurrency": 0},
@@ -168,6 +176,10 @@ async def probe(directory: Path) -> list[dict[str, Any]]:
             backend.delay_s, backend.fails = 0.0, False
         resources = packed(configuration(capability, value, name))
         assigned = {name: _endpoints(name, first, second), "mirror": _endpoints("mirror", mirror)}
+        if capability.name == "retry on the next priority":
+            assigned[name] = _endpoints(name, first)
+            assigned[name].endpoints.extend(_endpoints(name, second).endpoints)
+            assigned[name].endpoints[1].priority = 1
         ads.snapshot = Snapshot.of({**resources, ENDPOINTS: pack(assigned)})
         async with grpc.aio.insecure_channel(f"xds:///{name}") as channel:
             ask: Any = channel.unary_unary(_METHOD)
@@ -202,6 +214,8 @@ async def _shown(capability: Capability, ask: Any, first: Backend, second: Backe
         first.delay_s = second.delay_s = 0.4
     if capability.name == "ejection after consecutive errors":
         first.fails = True
+    if capability.name == "retry on the next priority":
+        first.fails = True
     if capability.name == "retry budget":
         first.fails = second.fails = True
     failed = 0
@@ -218,6 +232,8 @@ async def _shown(capability: Capability, ask: Any, first: Backend, second: Backe
         "route timeout": failed == 0,
         "prefix rewrite": asked == 12 and set(first.seen) | set(second.seen) == {_METHOD},
         "mirroring": failed == 0 and not mirror.seen,
+        # Each of the two retries went where the call had failed.
+        "retry on the next priority": failed == 12 and first.seen[_METHOD] == 36 and not second.seen,
         # Ejected, it would have been asked once or twice.
         "ejection after consecutive errors": first.seen[_METHOD] >= 5,
         # Two retries for every call, though none is granted.

@@ -15,7 +15,7 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.channel import Channels
 from mesh.contract import load
-from mesh.control.overrides import FILE, Fault, Overrides, Split
+from mesh.control.overrides import FILE, Fault, Overrides
 from mesh.errors import MeshError, ResourceExhausted
 from mesh.tls import Identity
 from tests.integration.control.world import World, eventually
@@ -165,19 +165,6 @@ async def test_a_fault_is_pushed_and_ends_by_itself(world: World, orders: orders
 
     await eventually(ended, "the fault has ended")
     assert time.time() >= fault.expires
-
-
-async def test_a_canary_gets_its_share(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
-    await both_answer(world, orders)
-    override(world, Overrides(splits=(Split("orders", ("orders-2",), 10, time.time() + 60),)))
-
-    async def shared() -> bool:
-        # Half of 200 calls without a split; by chance alone, 10 percent of them are hardly ever more than 40.
-        return 2 <= (await spread(orders, 200))["orders-2"] <= 40
-
-    await eventually(shared, f"a tenth of the calls; {world.tail('control-private')}")
-    override(world, Overrides())
-    await both_answer(world, orders)
 
 
 async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:

@@ -47,11 +47,11 @@ class World:
         self.processes: dict[str, Process] = {}
         self.running: dict[str, asyncio.subprocess.Process] = {}
 
-    def add(self, name: str, workload: str, zone: str, *listens: str) -> Process:
+    def add(self, name: str, workload: str, zone: str, *listens: str, sub_zone: str = "") -> Process:
         """A row of the topology with ports of its own."""
         protocols = {"grpc": "grpc", "ads": "grpc", "http": "https", "https": "https", "metrics": "https"}
         ports = tuple(Listen(listen, "127.0.0.1", free_port(), protocols[listen]) for listen in listens)
-        process = Process(name, zone, workload, name, None, ports)
+        process = Process(name, zone, workload, name, None, ports, sub_zone)
         self.processes[name] = process
         self.identities.issue(zone, workload, name)
         return process

@@ -21,8 +21,14 @@ from mesh.spiffe import SpiffeId
 from tests.unit.control.test_conversation import snapshot
 from tests.unit.mesh.conftest import Member, Zone
 
-OLD: Configuration = {LISTENER: {"edge": {"name": "edge", "port": 1}, "gone": {"name": "gone"}}, CLUSTER: {"a": {"name": "a"}}}
-NEW: Configuration = {LISTENER: {"edge": {"name": "edge", "port": 2}}, CLUSTER: {"a": {"name": "a"}, "b": {"name": "b"}}}
+OLD: Configuration = {
+    LISTENER: {"edge": {"name": "edge", "port": 1}, "gone": {"name": "gone"}},
+    CLUSTER: {"a": {"name": "a"}},
+}
+NEW: Configuration = {
+    LISTENER: {"edge": {"name": "edge", "port": 2}},
+    CLUSTER: {"a": {"name": "a"}, "b": {"name": "b"}},
+}
 ENDPOINT = Endpoint("edge", "grpc", "edge-1", "public", "127.0.0.1", 20001)
 
 

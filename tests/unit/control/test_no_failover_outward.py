@@ -28,21 +28,23 @@ ROW = st.tuples(
     st.sampled_from(["public", "private"]),
     st.sampled_from(["grpc", "http", "https"]),
     st.sampled_from(list(State)),
+    st.sampled_from(["", "a", "b"]),
 )
 
 
 @given(rows=st.lists(ROW, max_size=14), percent=st.integers(min_value=1, max_value=99))
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_snapshot_leads_sensitive_calls_into_the_public_zone(
-    tmp_path: Path, rows: list[tuple[str, str, str, State]], percent: int
+    tmp_path: Path, rows: list[tuple[str, str, str, State, str]], percent: int
 ) -> None:
     processes, states = [], {}
-    for number, (workload, zone, listen, state) in enumerate(rows):
+    for number, (workload, zone, listen, state, sub_zone) in enumerate(rows):
         port = number + (PUBLIC_PORTS if zone == "public" else PRIVATE_PORTS)
         node = f"{workload}-{number}"
         states[node] = state
         listens = [{"name": listen, "address": "127.0.0.1", "port": port}]
-        processes.append({"workload": workload, "zone": zone, "node": node, "listens": listens})
+        place = {"zone": zone, "sub_zone": sub_zone}
+        processes.append({"workload": workload, "node": node, "listens": listens, **place})
     table = tmp_path / "topology.json"
     table.write_text(json.dumps({"processes": processes}))
     splits = tuple(Split(workload, tuple(states), percent, 1e12) for workload in WORKLOADS if states)
@@ -53,8 +55,10 @@ def test_no_snapshot_leads_sensitive_calls_into_the_public_zone(
             snapshot = with_endpoints(
                 replace(view, overrides=Overrides(splits=splits)), packed(source), lambda node: states[node]
             )
+            told = [snapshot.seen_from(sub_zone) for sub_zone in ("", "a", "b")]
             for cluster in _sensitive_clusters(source):
-                assert all(port >= PRIVATE_PORTS for port in _ports(snapshot, cluster)), (zone, group, cluster)
+                ports = [port for seen in told for port in _ports(seen, cluster)]
+                assert all(port >= PRIVATE_PORTS for port in ports), (zone, group, cluster)
 
 
 def _sensitive_clusters(source: Any) -> set[str]:

@@ -1,0 +1,166 @@
+"""Calls stay in the caller's sub-zone, leave it when nobody there is left, and come back: real Envoy, real grpcio."""
+
+import asyncio
+import signal
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.control.overrides import FILE, Overrides, Split
+from mesh.errors import MeshError
+from mesh.tls import Identity
+from tests.integration.control.world import World, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Ask = Callable[[], Awaitable[str]]
+CALLS = 20
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    world = World(tmp_path_factory.mktemp("near"))
+    for zone in ("public", "private"):
+        world.add(f"control-{zone}", f"control-{zone}", zone, "ads")
+    for number, place in ((1, "a"), (2, "b"), (3, "b")):
+        world.add(f"edge-{number}", "edge", "public", "http", "grpc", sub_zone=place)
+        world.add(f"orders-{number}", "orders", "private", "grpc", sub_zone=place)
+    world.add("edge-gateway", "edge-gateway", "public", "https", "metrics", sub_zone="a")
+    world.add("payments-1", "payments", "private", "grpc", sub_zone="a")
+    world.publish()
+    try:
+        for zone in ("public", "private"):
+            await world.control(zone)
+        for name in (f"{workload}-{number}" for workload in ("edge", "orders") for number in (1, 2, 3)):
+            await world.start(name)
+        for name in list(world.running):
+            await world.serving(name, "ads" if name.startswith("control") else "grpc")
+        await world.start("edge-gateway")
+        await world.serving("edge-gateway", "https")
+        yield world
+    finally:
+        await world.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def by_envoy(world: World) -> AsyncIterator[Ask]:
+    """Asks an edge node as the public does; says which one has answered."""
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    port = world.address("edge-gateway", "https").split(":")[1]
+    connector = aiohttp.TCPConnector(ssl=context)
+    async with aiohttp.ClientSession(f"https://localhost:{port}", connector=connector) as session:
+
+        async def ask() -> str:
+            async with session.post("/v1/ads:decide", json={"slot": "position-1"}) as answer:
+                found: dict[str, Any] = await answer.json(content_type=None)
+                return str(found["node"] if answer.status == 200 else answer.status)
+
+        yield ask
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def by_grpc(world: World) -> AsyncIterator[Ask]:
+    """Asks orders as payments-1 does; says which node has answered."""
+    bootstrap = world.environment("payments-1")["GRPC_XDS_BOOTSTRAP"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRPC_XDS_BOOTSTRAP", bootstrap)
+        channels = Channels(Identity(world.home.identity("payments-1")), load())
+        orders = orders_pb2_grpc.OrdersStub(channels.open("orders"))
+
+        async def ask() -> str:
+            try:
+                call: Any = orders.GetOrder(orders_pb2.GetOrderRequest(order_id="a"))
+                return str((await call).order.member_id)
+            except MeshError as error:
+                return error.reason
+
+        try:
+            yield ask
+        finally:
+            await channels.close()
+
+
+async def answers(ask: Ask) -> set[str]:
+    return set(await asyncio.gather(*(ask() for _ in range(CALLS))))
+
+
+@pytest.mark.parametrize("client", ["by_envoy", "by_grpc"])
+async def test_calls_stay_near_go_far_and_come_back(world: World, client: str, request: pytest.FixtureRequest) -> None:
+    ask: Ask = request.getfixturevalue(client)
+    workload = "edge" if client == "by_envoy" else "orders"
+    near, far = f"{workload}-1", {f"{workload}-2", f"{workload}-3"}
+
+    async def only(nodes: set[str]) -> bool:
+        return await answers(ask) == nodes
+
+    await eventually(lambda: only({near}), f"{near} answers alone; {world.tail('edge-gateway')}")
+
+    # It dies: no idempotent call fails, and both of the other sub-zone take over.
+    seen: Counter[str] = Counter()
+    going = True
+
+    async def drive() -> None:
+        while going:
+            seen[await ask()] += 1
+            await asyncio.sleep(0.005)
+
+    drivers = [asyncio.create_task(drive()) for _ in range(4)]
+    try:
+        await world.kill(near)
+        await eventually(lambda: only(far), f"{far} answer; {seen}")
+    finally:
+        going = False
+        await asyncio.gather(*drivers)
+    assert set(seen) <= {near, *far}, seen
+
+    # It is back, and is preferred again.
+    await world.start(near)
+    await eventually(lambda: only({near}), f"{near} answers alone again; {seen}")
+
+    # It freezes: found out by the probes, and left alone.
+    world.signal(near, signal.SIGSTOP)
+    try:
+        await eventually(lambda: only(far), "the frozen one is left alone")
+    finally:
+        world.signal(near, signal.SIGCONT)
+    await eventually(lambda: only({near}), "the thawed one is preferred again")
+
+
+@pytest.mark.parametrize("client", ["by_envoy", "by_grpc"])
+async def test_a_canary_has_its_share_wherever_the_caller_stands_and_gives_it_back_when_it_dies(
+    world: World, client: str, request: pytest.FixtureRequest
+) -> None:
+    ask: Ask = request.getfixturevalue(client)
+    workload, zone = ("edge", "public") if client == "by_envoy" else ("orders", "private")
+    nodes = {f"{workload}-{number}" for number in (1, 2, 3)}
+    canary = f"{workload}-3"
+
+    def lay(overrides: Overrides) -> None:
+        path = world.home.run(f"control-{zone}") / FILE
+        draft = path.with_suffix(".new")
+        draft.write_text(overrides.to_json())
+        draft.replace(path)
+
+    async def shared() -> bool:
+        found = Counter([await ask() for _ in range(200)])
+        # None without a split, a third if all were alike; by chance alone, a tenth is hardly ever more than 40.
+        return found.keys() == nodes and 2 <= found[canary] <= 40 < min(found[each] for each in nodes - {canary})
+
+    lay(Overrides(splits=(Split(workload, (canary,), 10, time.time() + 60),)))
+    await eventually(shared, f"a tenth of the calls; {world.tail(f'control-{zone}')}")
+    await world.kill(canary)
+    try:
+        # Some were on their way to it: mesh.channel and the gateway send them again.
+        assert await answers(ask) == nodes - {canary}
+    finally:
+        lay(Overrides())
+        await world.start(canary)
+        await world.serving(canary, "grpc")
