@@ -42,7 +42,7 @@ def assignment(
     by_place: defaultdict[str, list[Endpoint]] = defaultdict(list)
     for endpoint in sorted(endpoints):
         by_place[endpoint.sub_zone].append(endpoint)
-    # Priorities begin with 0 and leave none out, or data planes refuse them.
+    # Priorities begin with 0 and leave none out, or gRPC refuses them.
     far = int(near != "" and near in by_place)
     for place, found in sorted(by_place.items(), key=lambda each: (each[0] != near, each[0])):
         # gRPC keeps to a locality's weight however many of it are well, so it is given by those.

@@ -177,9 +177,7 @@ async def probe(directory: Path) -> list[dict[str, Any]]:
         resources = packed(configuration(capability, value, name))
         assigned = {name: _endpoints(name, first, second), "mirror": _endpoints("mirror", mirror)}
         if capability.name == "retry on the next priority":
-            assigned[name] = _endpoints(name, first)
-            assigned[name].endpoints.extend(_endpoints(name, second).endpoints)
-            assigned[name].endpoints[1].priority = 1
+            assigned[name] = _by_priority(name, {0: first, 1: second})
         ads.snapshot = Snapshot.of({**resources, ENDPOINTS: pack(assigned)})
         async with grpc.aio.insecure_channel(f"xds:///{name}") as channel:
             ask: Any = channel.unary_unary(_METHOD)
@@ -187,8 +185,24 @@ async def probe(directory: Path) -> list[dict[str, Any]]:
             nack = await _nack(ads, name) if capability.effect is Effect.REFUSED else "".join(ads.nacks)
         ads.nacks.clear()
         results.append({"name": capability.name, "value": value, "shown": held, "nack": nack})
+    results.append(await _gap(ads, first, second))
     await asyncio.gather(*(each.stop(0) for each in (control, *servers)))
     return results
+
+
+async def _gap(ads: Ads, first: Backend, second: Backend) -> dict[str, Any]:
+    """Endpoints are no configuration and in no row, but they are the control plane's own: what it must keep to."""
+    name = "gap"
+    resources = packed(configuration(GRPC[0], "1s", name))
+    ads.snapshot = Snapshot.of({**resources, ENDPOINTS: pack({name: _by_priority(name, {0: first, 2: second})})})
+    async with grpc.aio.insecure_channel(f"xds:///{name}") as channel:
+        ask: Any = channel.unary_unary(_METHOD)
+        try:
+            await ask(b"", timeout=2)
+            held = False
+        except grpc.aio.AioRpcError:
+            held = True
+        return {"name": "a gap in the priorities", "shown": held, "nack": await _nack(ads, name)}
 
 
 async def _nack(ads: Ads, name: str) -> str:
@@ -250,6 +264,16 @@ def _endpoints(name: str, *backends: Backend) -> Any:
     for backend in backends:
         socket = {"socket_address": {"address": "127.0.0.1", "port_value": backend.port}}
         locality.lb_endpoints.add(endpoint={"address": socket})
+    return message
+
+
+def _by_priority(name: str, backends: dict[int, Backend]) -> Any:
+    message = _endpoints(name)
+    del message.endpoints[:]
+    for priority, backend in backends.items():
+        message.endpoints.extend(_endpoints(name, backend).endpoints)
+        message.endpoints[-1].priority = priority
+        message.endpoints[-1].locality.sub_zone = str(priority)
     return message
 
 

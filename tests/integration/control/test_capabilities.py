@@ -53,6 +53,12 @@ def test_grpc_does_what_the_table_says(capability: Capability, shown: dict[str, 
         assert bool(row["nack"]) == (capability.effect is Effect.REFUSED), row
 
 
+def test_grpc_refuses_a_gap_in_the_priorities(shown: dict[str, list[dict[str, Any]]]) -> None:
+    (row,) = shown["a gap in the priorities"]
+    assert row["shown"]
+    assert "priority" in row["nack"]
+
+
 @pytest.mark.parametrize(("capability", "value"), CASES, ids=lambda each: str(getattr(each, "name", each))[-30:])
 def test_it_is_refused_before_it_is_pushed(capability: Capability, value: str) -> None:
     (reason,) = refusals(probed(capability, value or "anything", "t"), GRPC)
