@@ -92,10 +92,10 @@ async def answers(ask: Ask) -> set[str]:
     return set(await asyncio.gather(*(ask() for _ in range(CALLS))))
 
 
-@pytest.mark.parametrize("client", ["by_envoy", "by_grpc"])
-async def test_calls_stay_near_go_far_and_come_back(world: World, client: str, request: pytest.FixtureRequest) -> None:
-    ask: Ask = request.getfixturevalue(client)
-    workload = "edge" if client == "by_envoy" else "orders"
+@pytest.mark.parametrize("client", ["envoy", "grpc"])
+async def test_calls_stay_near_go_far_and_come_back(world: World, by_envoy: Ask, by_grpc: Ask, client: str) -> None:
+    ask = by_envoy if client == "envoy" else by_grpc
+    workload = "edge" if client == "envoy" else "orders"
     near, far = f"{workload}-1", {f"{workload}-2", f"{workload}-3"}
 
     async def only(nodes: set[str]) -> bool:
@@ -134,12 +134,12 @@ async def test_calls_stay_near_go_far_and_come_back(world: World, client: str, r
     await eventually(lambda: only({near}), "the thawed one is preferred again")
 
 
-@pytest.mark.parametrize("client", ["by_envoy", "by_grpc"])
+@pytest.mark.parametrize("client", ["envoy", "grpc"])
 async def test_a_canary_has_its_share_wherever_the_caller_stands_and_gives_it_back_when_it_dies(
-    world: World, client: str, request: pytest.FixtureRequest
+    world: World, by_envoy: Ask, by_grpc: Ask, client: str
 ) -> None:
-    ask: Ask = request.getfixturevalue(client)
-    workload, zone = ("edge", "public") if client == "by_envoy" else ("orders", "private")
+    ask = by_envoy if client == "envoy" else by_grpc
+    workload, zone = ("edge", "public") if client == "envoy" else ("orders", "private")
     nodes = {f"{workload}-{number}" for number in (1, 2, 3)}
     canary = f"{workload}-3"
 
