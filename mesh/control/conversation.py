@@ -93,6 +93,8 @@ class Conversation:
         if request.HasField("error_detail"):
             subscription.refused = subscription.digest
             return Nack(kind, subscription.version, request.error_detail.message)
+        # What was refused before was refused beside something else: should it be wanted again, it is told again.
+        subscription.refused = ""
         if kind == CLUSTER and ENDPOINTS in self._subscriptions:
             # A changed cluster warms again, and stays warming until its endpoints come, changed or not.
             self._subscriptions[ENDPOINTS].owed = True

@@ -212,6 +212,15 @@ def test_after_a_refusal_the_good_one_is_sent_again() -> None:
     assert plane.settle(first) == [(LISTENER, ("edge",))]
 
 
+def test_what_was_refused_is_told_again_when_it_is_wanted_again_after_something_else_was_taken() -> None:
+    first, second = snapshot(["a"]), snapshot(["a"], mark=1)
+    plane = connected(first)
+    assert plane.hear(second) is not None
+    plane.ask(LISTENER, error="no")
+    plane.settle(first)
+    assert (LISTENER, ("edge",)) in plane.settle(second)
+
+
 def test_a_stale_nonce_answers_nothing() -> None:
     plane = connected(snapshot(["a"]))
     stale = plane.nonces[ENDPOINTS]
