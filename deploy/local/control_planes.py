@@ -81,7 +81,7 @@ async def difference(home: Home, group: str, before: str, after: str) -> list[di
     async with _asked(home, report.zone) as control:
         try:
             answer = await control.CompareConfigurations(
-                pb.CompareConfigurationsRequest(group=group, before=before, after=after)
+                pb.CompareConfigurationsRequest(group=group, before=before, after=after), wait_for_ready=True
             )
         except NotFound as error:
             raise UnknownName(error.message, error.remedy) from error
@@ -120,8 +120,9 @@ async def _asked(home: Home, zone: str) -> AsyncIterator["ControlAsyncStub"]:
 async def _report(home: Home, zone: str) -> Report:
     async with _asked(home, zone) as control:
         changes, endpoints, planes = await asyncio.gather(
-            control.ListChanges(pb.ListChangesRequest()),
-            control.ListEndpoints(pb.ListEndpointsRequest()),
+            # One that starts listens before it answers: it is waited for, as long as the deadline says.
+            control.ListChanges(pb.ListChangesRequest(), wait_for_ready=True),
+            control.ListEndpoints(pb.ListEndpointsRequest(), wait_for_ready=True),
             _planes(control),
         )
     return Report(
@@ -137,7 +138,7 @@ async def _planes(control: "ControlAsyncStub") -> list[Plane]:
     found: list[Plane] = []
     request = pb.ListDataPlanesRequest(limit=_PAGE)
     while True:
-        page = (await control.ListDataPlanes(request)).data_planes
+        page = (await control.ListDataPlanes(request, wait_for_ready=True)).data_planes
         found += (_plane(each) for each in page)
         if len(page) < _PAGE:
             return found
