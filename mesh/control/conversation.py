@@ -91,7 +91,8 @@ class Conversation:
         if not answered:
             return None
         if request.HasField("error_detail"):
-            subscription.refused = subscription.digest
+            # Owed for clusters that changed meanwhile, it would be told again what it has just refused.
+            subscription.refused, subscription.owed = subscription.digest, asks_more
             return Nack(kind, subscription.version, request.error_detail.message)
         # What was refused before was refused beside something else: should it be wanted again, it is told again.
         subscription.refused = ""

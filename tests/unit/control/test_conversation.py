@@ -221,6 +221,18 @@ def test_what_was_refused_is_told_again_when_it_is_wanted_again_after_something_
     assert (LISTENER, ("edge",)) in plane.settle(second)
 
 
+def test_endpoints_that_are_refused_are_not_sent_again_for_clusters_taken_meanwhile() -> None:
+    plane = DataPlane()
+    told = snapshot(["a"])
+    plane.names[ENDPOINTS] = ["a"]
+    plane.ask(ENDPOINTS)
+    assert plane.hear(told) is not None
+    assert plane.hear(told) is not None
+    plane.ask(CLUSTER)
+    plane.ask(ENDPOINTS, error="no")
+    assert plane.hear(told) is None
+
+
 def test_a_stale_nonce_answers_nothing() -> None:
     plane = connected(snapshot(["a"]))
     stale = plane.nonces[ENDPOINTS]
