@@ -21,6 +21,7 @@ import psutil
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 
+from chaos.bench import tokens
 from chaos.bench.report import Result
 from chaos.bench.tools import BenchError, free_ports
 from chaos.load.client import PublicClient
@@ -63,6 +64,7 @@ async def _measure(bench: Path) -> list[Result]:
             await _rate(call, CALLERS, WARM_S)
         rates = [(await _rate(through, CALLERS, SECONDS), await _rate(direct, CALLERS, SECONDS)) for _ in range(ROUNDS)]
         medians = [(await _median_ms(through), await _median_ms(direct)) for _ in range(ROUNDS)]
+        given = await tokens.measure(mesh, bench)
         per_core = [await _per_core(decide, mesh.home) for _ in range(ROUNDS)]
     outside, inside = (statistics.median(each) for each in zip(*rates, strict=True))
     ratio = statistics.median(one / other for one, other in rates)
@@ -96,6 +98,7 @@ async def _measure(bench: Path) -> list[Result]:
             decisions / DECISIONS_PER_S,
             1.0,
         ),
+        given,
     ]
 
 

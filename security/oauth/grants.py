@@ -180,6 +180,8 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
         )
         self._audience = audience
         self._keys = keys
+        # The key that signs, by its id: to read it for every token took as long as to sign.
+        self._read: tuple[str, KeySet] = ("", KeySet([]))
 
     def generate(self, grant_type: str, client: RegisteredClient, *rest: Any, **named: Any) -> dict[str, Any]:
         token: dict[str, Any] = super().generate(grant_type, client, *rest, **named)
@@ -189,8 +191,12 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
 
     def get_jwks(self) -> KeySet:
         key = self._keys.current()
-        # In a set, so that the key's id gets into the header.
-        return KeySet([ECKey.import_key(key.private_pem, {"kid": key.dates.kid, "alg": "ES256", "use": "sig"})])
+        kid, read = self._read
+        if kid != key.dates.kid:
+            # In a set, so that the key's id gets into the header.
+            read = KeySet([ECKey.import_key(key.private_pem, {"kid": key.dates.kid, "alg": "ES256", "use": "sig"})])
+            self._read = key.dates.kid, read
+        return read
 
     def get_audiences(self, client: RegisteredClient, user: Member | None, scope: str) -> str:
         return self._audience
