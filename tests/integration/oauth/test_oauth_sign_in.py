@@ -168,7 +168,7 @@ async def test_a_code_without_its_proof_is_refused_and_lost(
     assert browser.redeem(code).json["error"] == "invalid_grant"
 
 
-async def test_of_many_who_redeem_one_code_at_once_at_most_one_gets_a_token(deployment: Deployment, member: str) -> None:
+async def test_of_many_who_redeem_one_code_at_once_one_at_most_gets_tokens(deployment: Deployment, member: str) -> None:
     browser = Browser(deployment)
     code = browser.code()
     with ThreadPoolExecutor(8) as threads:
