@@ -9,7 +9,7 @@ from signal import SIGKILL, SIGSTOP
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from deploy.local import replication
@@ -40,10 +40,16 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalM
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(mesh: LocalMesh) -> AsyncIterator[Database]:
+    """As the rooms come: by a role that may no more than it needs, on whichever node is the primary."""
     url = mesh.database_url.replace("/isthmus?", "/postgres?")
-    engine = async_engine(url, "test", pool_size=WRITERS)
-    async with engine.begin() as connection:
+    owner = async_engine(url, "test", pool_size=1)
+    async with owner.begin() as connection:
         await connection.execute(text("CREATE TABLE payment (writer int, number int)"))
+        await connection.execute(text("CREATE ROLE isthmus_payments LOGIN"))
+        await connection.execute(text("GRANT SELECT, INSERT ON payment TO isthmus_payments"))
+    await owner.dispose()
+    role = make_url(url).set(username="isthmus_payments").render_as_string(hide_password=False)
+    engine = async_engine(role, "test", pool_size=WRITERS)
     yield engine
     await engine.dispose()
 

@@ -18,8 +18,10 @@ from deploy.local.migrate import create_database
 from deploy.local.settings import LauncherSettings
 from deploy.local.table import build
 from mesh.database.engine import async_engine
-from mesh.database.migrate import migrate, owners
+from mesh.database.migrate import Owner, migrate, owners, require_current
 from mesh.database.roles import as_role
+from mesh.errors import Unavailable
+from private_core.members import main as members_main
 from security.audit.postgres import COPIED_MIN, PostgresAuditSink
 from security.audit.record import AuditRecord, Decision
 from tests.integration.room import plain
@@ -217,3 +219,11 @@ def test_a_restored_dump_has_its_roles_again_when_it_is_migrated(url: str) -> No
         connection.execute("SELECT * FROM orders.placed_order")
         with pytest.raises(InsufficientPrivilege):
             connection.execute("SELECT orders.follow_payment('no-order', 'captured')")
+
+
+async def test_who_comes_before_their_role_is_told_to_come_again(url: str) -> None:
+    """As who comes before the database: whoever starts first is started again."""
+    early = async_engine(make_url(url).set(username="isthmus_early").render_as_string(hide_password=False), pool_size=1)
+    with pytest.raises(Unavailable, match="DATABASE_AWAY"):
+        await require_current(early, Owner.beside(members_main.__file__))
+    await early.dispose()
