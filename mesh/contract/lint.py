@@ -252,6 +252,16 @@ def _events_go_with_their_class(tree: _Tree) -> Iterator[Finding]:
             yield Finding(message.file, message.line, rule, name, f"set retention_days to {days} or fewer")
 
 
+def _what_is_resident_stays(tree: _Tree) -> Iterator[Finding]:
+    for name, message in tree.messages.items():
+        if not message.proto.options.HasExtension(policy_pb2.event):
+            continue
+        for held in sorted(tree.reachable(name)):
+            if tree.messages[held].proto.options.Extensions[policy_pb2.message].resident:
+                rule = f"an event holds {held}, which stays in its region"
+                yield Finding(message.file, message.line, rule, name, "carry its id instead")
+
+
 def _above_internal(tree: _Tree, root: str, what: str) -> Iterator[Finding]:
     for name in tree.reachable(root):
         message = tree.messages[name]
@@ -277,6 +287,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _the_public_zone_holds_nothing_personal,
     _outward_events_hold_nothing_personal,
     _events_go_with_their_class,
+    _what_is_resident_stays,
 )
 
 

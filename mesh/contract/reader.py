@@ -48,9 +48,12 @@ def load() -> Contract:
     methods: dict[str, MethodPolicy] = {}
     events: dict[str, EventPolicy] = {}
     messages: dict[str, dict[str, FieldPolicy]] = {}
+    resident: set[str] = set()
     for file in files():
         for message in _messages(file.message_types_by_name.values()):
             messages[message.full_name] = read_fields(message)
+            if message.GetOptions().Extensions[policy_pb2.message].resident:
+                resident.add(message.full_name)
             event = read_event(message)
             if event is not None:
                 events[event.message] = event
@@ -59,7 +62,7 @@ def load() -> Contract:
             services[policy.name] = policy
             methods.update((method.path, method) for method in policy.methods)
     rates, kept = read_rates(policy_pb2.RateClass.DESCRIPTOR), read_retention(policy_pb2.DataClass.DESCRIPTOR)
-    return Contract(services, methods, events, messages, rates, kept)
+    return Contract(services, methods, events, messages, rates, kept, frozenset(resident))
 
 
 def files() -> Iterator[descriptor.FileDescriptor]:

@@ -120,6 +120,14 @@ def registered_already() -> Duplicate:
     return Duplicate("MEMBER_EXISTS", "this person is a member already", "let them sign in instead")
 
 
+def region_other() -> WrongState:
+    return WrongState(
+        "REGION_OTHER",
+        "what is personal about this member stays in another region",
+        "register them at that region's store",
+    )
+
+
 def identifier_taken() -> Duplicate:
     """Says not whose it is."""
     return Duplicate(

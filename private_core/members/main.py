@@ -10,6 +10,7 @@ from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
 from private_core.members.grades import Grades
 from private_core.members.identity import IdentityGraph
+from private_core.members.residence import require_region
 from private_core.members.retention import INTERVAL_S, MemberRetention
 from private_core.members.rotation import KeyRotation
 from private_core.members.service import DataKeysService, GradesService, IdentitiesService, MembersService
@@ -29,10 +30,12 @@ async def main(settings: MembersSettings, process: Process) -> None:
     engine = async_engine(settings.database_url, settings.node, pool_size=settings.database_pool_size)
     await require_current(engine, Owner.beside(__file__))
 
+    await require_region(engine, settings.region)
+
     kms = await settings.open_kms()
     vault = Vault(kms, settings.tenant, clock=clock)
     phones = BlindIndex(await kms.index_key("members.phone"))
-    store = MemberStore(engine, vault, phones, clock)
+    store = MemberStore(engine, vault, phones, settings.region, clock)
     identifiers = BlindIndex(await kms.index_key("members.identifier"))
     graph = IdentityGraph(engine, identifiers, phones, settings.default_region)
     await store.require_keks(await kms.held())

@@ -66,6 +66,7 @@ class MembersService(members_pb2_grpc.MembersServicer):
 
     async def RegisterMember(self, request: pb.RegisterMemberRequest, context: Any) -> pb.RegisterMemberResponse:
         with translated():
+            self._store.require_here(request.region)
             phone = normalised(request.phone, self._default_region)
             particulars = Particulars.of(phone, request.name, request.address)
             member = Member(str(uuid.uuid4()), particulars, self._clock.now_us())

@@ -11,5 +11,7 @@ class MembersSettings(IdempotencySettings, KmsSettings):
 
     # Bound into every encrypted value: one tenant's rows do not open in another's database.
     tenant: str = Field(default="isthmus", min_length=1, max_length=64)
+    # ISO 3166 country in which what is personal about the members of this store stays.
+    region: str = Field(default="CN", pattern="^[A-Z]{2}$")
     # ISO 3166 country whose rules read a phone number without a country code.
     default_region: str = Field(default="CN", pattern="^[A-Z]{2}$")

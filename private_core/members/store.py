@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.clock import Clock, SystemClock
 from mesh.database.engine import execute, transact
-from private_core.members.domain import Consent, Member, Particulars, Purpose, registered_already
+from private_core.members.domain import Consent, Member, Particulars, Purpose, region_other, registered_already
 from private_core.storage.encrypted import Encrypted, RowCipher
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from security.audit import attached
@@ -86,8 +86,9 @@ _COUNT: Final = text("SELECT count(*) FROM members.member WHERE erased_time IS N
 _REGISTER: Final = text(
     f"""
     WITH added AS (
-        INSERT INTO members.member (member_id, phone_index, phone, name, address, registered_time, used_time)
-        SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time, :registered_time
+        INSERT INTO members.member
+            (member_id, phone_index, phone, name, address, registered_time, used_time, region)
+        SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time, :registered_time, :region
         WHERE NOT EXISTS (SELECT FROM members.idempotency WHERE intent = :intent)
         ON CONFLICT (phone_index) DO NOTHING RETURNING member_id
     ), keyed AS (
@@ -122,8 +123,11 @@ _KEKS: Final = select(DATA_KEY.c.kek_id, DATA_KEY.c.kek_version).distinct()
 
 
 class MemberStore:
-    def __init__(self, engine: AsyncEngine, vault: Vault, phone_index: BlindIndex, clock: Clock | None = None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, vault: Vault, phone_index: BlindIndex, region: str, clock: Clock | None = None
+    ) -> None:
         self._engine = engine
+        self._region = region
         self._clock = clock or SystemClock()
         self._vault = vault
         self._phone_index = phone_index
@@ -137,6 +141,11 @@ class MemberStore:
                 kek = KekRef(kek_id, kek_version)
                 if kek not in held:
                     raise KekUnknown(str(kek))
+
+    def require_here(self, region: str) -> None:
+        """Raise WrongState for a member of another region. Empty: of this one."""
+        if region not in ("", self._region):
+            raise region_other()
 
     async def register(self, intent: Intent, member: Member, answer: Answer) -> Answer | None:
         """Store the member, and `answer` for the intent's repetitions; or give the answer of the first time.
@@ -152,6 +161,7 @@ class MemberStore:
         )
         values = {
             "member_id": member.member_id,
+            "region": self._region,
             "phone_index": self._phone_index.of(particulars.phone),
             "registered_time": _EPOCH + timedelta(microseconds=member.registered_time_us),
             "key_id": wrapped.key_id,

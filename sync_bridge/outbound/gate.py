@@ -32,7 +32,7 @@ class Leak(Exception):
 
 class Gate:
     def __init__(self, contract: Contract) -> None:
-        """Raises FailedPrecondition when an outward event can hold a field above INTERNAL, however deep."""
+        """Raises FailedPrecondition when an outward event can hold a field above INTERNAL, or one that is resident."""
         self._contract = contract
         self._validator = protovalidate.Validator()
         self._events: dict[str, tuple[EventPolicy, type[Message]]] = {}
@@ -89,6 +89,13 @@ class Gate:
                     "LEAK_DECLARED",
                     f"{field} is {data_class.name} and {kind.full_name} goes outward",
                     remedy="take the field out of the message, or the message out of the outward events",
+                )
+        for field, _ in self._reachable(kind):
+            if field.rpartition(".")[0] in self._contract.resident:
+                raise FailedPrecondition(
+                    "RESIDENT_DECLARED",
+                    f"{kind.full_name} goes outward and holds {field}, which stays in its region",
+                    remedy="carry its id instead",
                 )
 
     def _reachable(self, kind: Descriptor) -> Iterable[tuple[str, DataClass]]:

@@ -97,7 +97,8 @@ async def erase(terminal: Terminal, elsewhere: Terminal, home: Path) -> None:
     assert json.loads(rotated.stdout)["finished"]
     with psycopg.connect(plain(postgres.url(LauncherSettings(home=home).layout))) as connection:
         connection.execute(
-            "INSERT INTO members.member SELECT 'gone', sha256('x'), 'x', 'x', 'x', now()",
+            "INSERT INTO members.member (member_id, phone_index, phone, name, address, registered_time, region)"
+            " SELECT 'gone', sha256('x'), 'x', 'x', 'x', now(), 'CN'",
         )
     proof = home / "erased.jsonl"
     shred = ("keys", "shred", "gone", "--yes", "--proof", str(proof), "--json")

@@ -39,6 +39,8 @@ WRITE, READ, REVEAL = "members.write", "members.read", "members.reveal"
 def url(postgres_url: str) -> str:
     owners = [Owner.beside(members_store.__file__), Owner.beside(audit_postgres.__file__)]
     migrate(postgres_url, owners)
+    with psycopg.connect(plain(postgres_url)) as connection:
+        connection.execute("INSERT INTO members.residence (region) VALUES ('CN')")
     return postgres_url
 
 
@@ -58,7 +60,7 @@ async def store_of(url: str, keyring: Path) -> AsyncIterator[MemberStore]:
     engine = async_engine(own(url, "members"))
     ring = Keyring.open(keyring)
     try:
-        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(await ring.index_key("members.phone")))
+        yield MemberStore(engine, Vault(ring, "isthmus"), BlindIndex(await ring.index_key("members.phone")), "CN")
     finally:
         await engine.dispose()
 

@@ -88,7 +88,7 @@ async def test_who_never_came_back_is_erased_and_who_did_is_not(
     phones = BlindIndex(await ring.index_key("members.phone"))
     await IdentityGraph(graph, index, phones, "CN").merge(there, merged, 0)
     # They look at their own record, and a shop asks for them, more than two years from now.
-    later = MemberStore(graph, Vault(ring, "isthmus"), phones, Ahead(800))
+    later = MemberStore(graph, Vault(ring, "isthmus"), phones, "CN", Ahead(800))
     assert await later.find(back) is not None
     assert await later.exists(there)
     await graph.dispose()

@@ -132,3 +132,11 @@ def test_a_record_that_the_broker_would_not_take_is_stopped_here(gate: Gate, mon
     monkeypatch.setattr("sync_bridge.outbound.gate.RECORD_BYTES_MAX", 10)
     with pytest.raises(Leak, match="TOO_LARGE"):
         gate.admit(CAMPAIGNS, "summer", SUMMER.SerializeToString())
+
+
+def test_an_event_that_holds_what_stays_in_its_region_stops_the_start() -> None:
+    """However deep: a creative stands in a campaign."""
+    resident = frozenset({catalog_pb2.AdCreative.DESCRIPTOR.full_name})
+    with pytest.raises(FailedPrecondition, match="RESIDENT_DECLARED"):
+        Gate(replace(contract.load(), resident=resident))
+    assert contract.load().resident == {members_pb2.Member.DESCRIPTOR.full_name}

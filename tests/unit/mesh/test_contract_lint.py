@@ -99,6 +99,13 @@ BROKEN = {
     "the event is kept for ever, and holds a INTERNAL field, which is kept for 3650": message(
         "Happened", WITHIN.format(days=0) + "string phone = 1;"
     ),
+    "an event holds isthmus.trial.v1.Kept, which stays in its region": message(
+        "Happened", WITHIN.format(days=30) + "string phone = 1; Kept kept = 2;"
+    )
+    + """message Kept {
+  option (isthmus.policy.v1.message) = {fields: DATA_CLASS_INTERNAL resident: true};
+  string id = 1;
+}""",
     "key_field 'id' is none of its fields": message("Happened", EVENT.replace('"phone"', '"id"') + "string other = 1;"),
 }
 

@@ -160,12 +160,15 @@ class RegisterMemberRequest(_message.Message):
     PHONE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Names this intent. The same key with the same body gives the first answer again; with another body it is refused."""
     phone: _builtins.str
     """E.164, or national with the country's prefix rules."""
     name: _builtins.str
     address: _builtins.str
+    region: _builtins.str
+    """Where what is personal about them must stay, an ISO 3166 country; empty: in the region of this store."""
     def __init__(
         self,
         *,
@@ -173,10 +176,11 @@ class RegisterMemberRequest(_message.Message):
         phone: _builtins.str = ...,
         name: _builtins.str = ...,
         address: _builtins.str = ...,
+        region: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "idempotency_key", b"idempotency_key", "name", b"name", "phone", b"phone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "idempotency_key", b"idempotency_key", "name", b"name", "phone", b"phone", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

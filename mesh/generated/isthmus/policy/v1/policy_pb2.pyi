@@ -421,16 +421,22 @@ class MessagePolicy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FIELDS_FIELD_NUMBER: _builtins.int
+    RESIDENT_FIELD_NUMBER: _builtins.int
     fields: Global___DataClass.ValueType
     """The class of every field that does not state its own."""
+    resident: _builtins.bool
+    """What is of this kind stays in the region of the store that holds it: no event carries it, no store takes another
+    region's, and no process of another region serves the store.
+    """
     def __init__(
         self,
         *,
         fields: Global___DataClass.ValueType = ...,
+        resident: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "resident", b"resident"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
