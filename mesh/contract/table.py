@@ -72,6 +72,8 @@ def _lines(contract: Contract) -> Iterator[str]:
     for data_class, days in sorted(contract.kept_days.items()):
         yield f"| {data_class.name} | {_kept(days)} |"
     yield ""
+    yield f"What stays in the region of its store: {', '.join(sorted(contract.resident))}."
+    yield ""
     yield "## Events"
     yield ""
     yield "| event | topic | crosses | durability | kept | key | partitions |"
