@@ -107,6 +107,8 @@ ERASE: Final = text(
         DELETE FROM members.data_key WHERE subject = :member_id
     ), forgotten AS (
         DELETE FROM members.identifier WHERE member_id = :member_id
+    ), ungraded AS (
+        DELETE FROM members.grade WHERE subject = :member_id
     ), split AS (
         UPDATE members.merge SET split_time = :now WHERE :member_id IN (merged, kept) AND split_time IS NULL
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from isthmus.members.v1 import members_pb2 as pb
-from isthmus.members.v1.members_pb2_grpc import GradesStub
+from isthmus.members.v1.members_pb2_grpc import DataKeysStub, GradesStub
 
 from mesh.errors import InvalidArgument, PermissionDenied
 from private_core.members.domain import Grade
@@ -90,3 +90,10 @@ async def test_a_grade_ends_by_itself_and_nobody_is_given_core(
     async with room.caller() as channel:
         with pytest.raises(PermissionDenied, match="CALLER_NOT_ALLOWED"):
             await GradesStub(channel).ListGrades(pb.ListGradesRequest())
+
+
+async def test_who_is_erased_keeps_no_grade(members: "MembersAsyncStub", room: PrivateRoom, member_id: str) -> None:
+    await graded(room, member_id, pb.GRADE_GENERAL)
+    async with room.caller("operator") as channel:
+        await DataKeysStub(channel).EraseMember(pb.EraseMemberRequest(member_id=member_id))
+        assert not (await GradesStub(channel).ListGrades(pb.ListGradesRequest())).grades
