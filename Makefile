@@ -61,7 +61,7 @@ help: ## Show this
 	@awk 'BEGIN { FS = ":.*## "; printf "Isthmus: a hybrid-cloud gRPC service mesh whose contract is its policy.\n" } \
 	    /^##@ / { printf "\n\033[1m%s\033[0m\n", substr($$0, 5) } \
 	    /^[a-z]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nSettings: ISTHMUS_HOME (var), ISTHMUS_PORT_BASE (18400), ISTHMUS_EDGE_NODES (6), ISTHMUS_KAFKA_BROKERS (1), ISTHMUS_DATABASE_URL, ISTHMUS_KAFKA_BOOTSTRAP.\n'
+	@printf '\nSettings: ISTHMUS_HOME (var), ISTHMUS_PORT_BASE (18400), ISTHMUS_EDGE_NODES (6), ISTHMUS_KAFKA_BROKERS (1), ISTHMUS_DATABASE_STANDBY, ISTHMUS_BACKUP, ISTHMUS_DATABASE_URL, ISTHMUS_KAFKA_BOOTSTRAP.\n'
 
 .PHONY: browser
 browser:

@@ -30,6 +30,7 @@ __all__ = [
     "kill",
     "kill_primary",
     "kill_share",
+    "lose_data",
     "lose_identities",
     "lose_patience",
     "rotate_data_keys",
@@ -111,6 +112,14 @@ def freeze_primary(workload: str, for_s: float) -> list[str]:
 def hold_workload(workload: str, for_s: float, abruptly: bool = False) -> list[str]:
     """Stop every node of a workload and keep them down. Returns their names."""
     return _broken("hold", sorted(_session().target.of(workload)), for_s, abruptly=abruptly)
+
+
+def lose_data(workload: str, for_s: float) -> list[str]:
+    """Take every node of the database away with all that it has, the primary last. Healed from the backup; the data
+    lies aside until then. Returns their names."""
+    primary = _primary(workload)
+    standbys = [name for name in _session().target.of(workload) if name != primary]
+    return _broken("lose-data", [*standbys, primary], for_s)
 
 
 def lose_identities(workloads: list[str]) -> list[str]:

@@ -23,6 +23,7 @@ from chaos.drill.custody import directory, heal_leftovers, locked
 from chaos.drill.errors import DrillRefused
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
+from deploy.local import backup
 from deploy.local.errors import LauncherError, NotRunning, ProcessFailed
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -191,10 +192,13 @@ def mesh(names: Iterable[str] = (), log: Path | None = None) -> Iterator[bool]:
 
 
 def _wanted(names: Iterable[str]) -> dict[str, str]:
-    """Settings of a mesh with links between the zones, a standby, and as many brokers as the drills need."""
-    brokers = [plan(name).drill.needs.get(broker.WORKLOAD, 1) for name in names]
+    """Settings of a mesh with links between the zones, a standby, and the brokers and the backup that drills need."""
+    needs = [plan(name).drill.needs for name in names]
     settings = {"ISTHMUS_FAULT_LINKS": "true", "ISTHMUS_DATABASE_STANDBY": "true"}
-    return settings | ({"ISTHMUS_KAFKA_BROKERS": str(max(brokers))} if max(brokers, default=1) > 1 else {})
+    if any(backup.WORKLOAD in each for each in needs):
+        settings["ISTHMUS_BACKUP"] = str(LauncherSettings().layout.root / backup.WORKLOAD)
+    brokers = max((each.get(broker.WORKLOAD, 1) for each in needs), default=1)
+    return settings | ({"ISTHMUS_KAFKA_BROKERS": str(brokers)} if brokers > 1 else {})
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from deploy.cli import (
     override,
     policy,
     reconcile,
+    restore,
     retention,
     run,
     status,
@@ -37,6 +38,7 @@ app.command("explain")(explain.explain)
 app.command("demo")(demo.demo)
 app.command("login")(login.login)
 app.command("reconcile")(reconcile.reconcile)
+app.command("restore")(restore.restore)
 app.command("retention")(retention.retention)
 app.add_typer(audit.app, name="audit")
 app.add_typer(bridge.app, name="bridge")

@@ -1,6 +1,7 @@
 """What happens when the primary of two PostgreSQL nodes dies: the copy takes over, and no answered commit is lost.
 
 Patroni's rules, for two nodes and one judge. While the copy streams, commits wait for it; only then may it take over.
+They wait for the receiver of a backup's log in the same way (backup.py).
 Before it does, the old primary is made to end, and comes back as nothing but a copy of the new one. Where the copy is
 away, the primary goes on alone, and is waited for when it dies.
 """
@@ -8,6 +9,7 @@ away, the primary goes on alone, and is waited for when it dies.
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from signal import SIGKILL
 from typing import Any
 
@@ -25,19 +27,19 @@ LOOK_DEADLINE_S = 1.5
 # A primary that was only started again is back within this.
 DOWN_S = 2.5
 PROMOTE_S = 20
-# What is written when a copy is to be waited for: whoever streams.
-ANY = "*"
-# What the primary shows of its copy.
-COPY = """
-SELECT current_setting(%s), sync_state FROM (SELECT 1) AS one
-LEFT JOIN pg_stat_replication ON application_name = %s AND state = 'streaming'
+# Whom commits wait for, and which of those that they are to wait for stream, by name.
+COPIES = """
+SELECT current_setting(%s), coalesce(json_object_agg(application_name, sync_state), '{}')
+FROM pg_stat_replication WHERE application_name = ANY(%s) AND state = 'streaming'
 """
 
 
 class Failover:
-    """One instance for the life of the mesh, on the supervisor's loop."""
+    """One instance for the life of the mesh, on the supervisor's loop. `copies`: whom commits are to wait for; of the
+    nodes among them, the primary itself is never one."""
 
-    def __init__(self, home: Home, supervisor: Supervisor) -> None:
+    def __init__(self, home: Home, supervisor: Supervisor, copies: frozenset[str]) -> None:
+        self._copies = copies
         self._home = home
         self._supervisor = supervisor
         self._down_since: float | None = None
@@ -67,17 +69,14 @@ class Failover:
     async def _keep_synchronous(self, roles: Roles) -> None:
         connection = await postgres.connect(self._home, roles.primary)
         async with connection:
-            found = await connection.execute(COPY, [SYNCHRONOUS, roles.standby])
-            waited_for, state = await found.fetchone() or ("", None)
-            if state is None:
-                if roles.synchronous:
-                    # First the promise, then what it stood on.
-                    replication.write(self._home, Roles(roles.primary))
-                if waited_for:
-                    await _wait_for(connection, "")
-            elif not waited_for:
-                await _wait_for(connection, ANY)
-            elif state == "sync" and not roles.synchronous:
+            found = await connection.execute(COPIES, [SYNCHRONOUS, sorted(self._copies - {roles.primary})])
+            waited_for, streaming = await found.fetchone() or ("", {})
+            if roles.synchronous and roles.standby not in streaming:
+                # First the promise, then what it stood on.
+                replication.write(self._home, Roles(roles.primary))
+            if waited_for != _all_of(streaming):
+                await _wait_for(connection, _all_of(streaming))
+            elif streaming.get(roles.standby) == "sync" and not roles.synchronous:
                 # A commit that waited for the copy: all that was answered before it is there, too.
                 await connection.execute("SELECT pg_logical_emit_message(true, 'isthmus', '')")
                 replication.write(self._home, Roles(roles.primary, synchronous=True))
@@ -103,6 +102,12 @@ class Failover:
             finally:
                 if not held:
                     await self._supervisor.resume(roles.primary)
+
+
+def _all_of(streaming: Mapping[str, str]) -> str:
+    """In the words of synchronous_standby_names: all of them, by name, for whoever else streams makes no promise."""
+    names = ", ".join(f'"{name}"' for name in sorted(streaming))
+    return f"FIRST {len(streaming)} ({names})" if streaming else ""
 
 
 async def _wait_for(connection: psycopg.AsyncConnection[Any], copies: str) -> None:

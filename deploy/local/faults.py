@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
@@ -11,8 +12,10 @@ from typing import Any
 
 import psutil
 
-from deploy.local import spoiling
+from deploy.local import replication, spoiling
+from deploy.local.errors import LauncherError
 from deploy.local.leases import BadFault, Leases
+from deploy.local.restore import restore
 from deploy.local.settings import Home
 from deploy.local.supervisor import Child, Supervisor
 
@@ -23,7 +26,8 @@ TURN_S = 0.2
 class Faults:
     """What the launcher's door does. One mesh, one instance."""
 
-    def __init__(self, supervisor: Supervisor, home: Home) -> None:
+    def __init__(self, supervisor: Supervisor, home: Home, backed_up: Path | None = None) -> None:
+        self._backed_up = backed_up
         self._supervisor = supervisor
         self._home = home
         self._leases = Leases()
@@ -37,6 +41,7 @@ class Faults:
             "starve": self._starve,
             "spoil-identity": self._spoil_identity,
             "lose-identity": self._lose_identity,
+            "lose-data": self._lose_data,
             "heal": self._heal,
         }
 
@@ -166,6 +171,38 @@ class Faults:
         if child.row.identity is None:
             raise BadFault(f"{child.row.name} has no identity to lose")
         child.row.identity.unlink(missing_ok=True)
+        return {}
+
+    async def _lose_data(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take a PostgreSQL node away with all that it has. A primary gets it back from the backup, a standby from the
+        primary; until then the old data lies aside, and is taken again if the backup is no good."""
+        child = self._running(request)
+        name = child.row.name
+        if child.row.process.workload != "postgres" or self._backed_up is None:
+            raise BadFault(f"{name}: only a PostgreSQL node that is backed up (ISTHMUS_BACKUP) may lose its data")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        data, backed_up = self._home.data(name), self._backed_up
+        aside = data.with_name(f"{name}.lost")
+
+        async def bring_back() -> None:
+            try:
+                if replication.read(self._home).primary == name:
+                    await restore(self._home, backed_up, name)
+            except LauncherError:
+                aside.rename(data)
+                raise
+            else:
+                shutil.rmtree(aside, ignore_errors=True)
+            finally:
+                await self._supervisor.resume(name)
+
+        self._leases.begin(key, f"{name} lost with its data", ttl_s, bring_back)
+        child.wanted.clear()
+        with contextlib.suppress(ProcessLookupError):
+            self._supervisor.kill(name, SIGKILL)
+        await self._supervisor.suspend(name)
+        shutil.rmtree(aside, ignore_errors=True)
+        data.rename(aside)
         return {}
 
     async def _heal(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import grpc.aio
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.local import door, envoy, links, postgres
+from deploy.local import backup, door, envoy, links, postgres
 from deploy.local.kafka import broker
 from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
@@ -49,6 +49,8 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     identity = home.identity(process.name)
     if process.workload == "postgres":
         return lambda: postgres.ping(home, process.name)
+    if process.workload == backup.WORKLOAD:
+        return lambda: _receives_log(home)
     if process.workload == broker.WORKLOAD:
         return lambda: asyncio.to_thread(broker.ping, home, process, PROBE_DEADLINE_S)
     if process.workload.endswith("-gateway"):
@@ -64,6 +66,11 @@ def _check(home: Home, process: Process) -> Callable[[], Awaitable[None]]:
     metrics = process.listen("metrics")
     assert metrics is not None, f"{process.name} has nothing that could be asked"
     return lambda: _https_answers(metrics, identity)
+
+
+async def _receives_log(home: Home) -> None:
+    if not await backup.receiving(home):
+        raise NotReady("the primary does not send its log")
 
 
 async def _door_answers(home: Home, process: Process) -> None:

@@ -9,7 +9,7 @@ from typing import IO, Self
 
 import grpc
 
-from deploy.local import door, gateway_fallback, links, postgres, preflight, replication, table, topology
+from deploy.local import backup, door, gateway_fallback, links, postgres, preflight, replication, table, topology
 from deploy.local.door import Door
 from deploy.local.failover import Failover
 from deploy.local.faults import Faults
@@ -42,7 +42,7 @@ class LocalMesh:
         self.swept: tuple[str, ...] = ()
         self._on_change = on_change
         self._supervisor = Supervisor(self.home, self.rows, self._changed)
-        self._faults = Faults(self._supervisor, self.home)
+        self._faults = Faults(self._supervisor, self.home, self.settings.backup)
         self._door = Door(door.path(self.home), self._faults.handle)
         gateways = [row.process for row in self.rows if row.process.workload.endswith("-gateway")]
         self._fallbacks = [gateway_fallback.fallback(self.home, gateway) for gateway in gateways]
@@ -67,6 +67,7 @@ class LocalMesh:
         self._lock = preflight.open_home(self.home)
         try:
             preflight.check_disk(self.settings)
+            backup.check(self.settings)
             if not self.settings.kafka_bootstrap:
                 broker.check_size(self.home, self.settings.kafka_brokers)
             await asyncio.to_thread(preflight.check_tools, self.rows)
@@ -84,8 +85,10 @@ class LocalMesh:
         for row in self.rows:
             if row.process.listen("raft"):
                 self._tasks.append(asyncio.create_task(broker.follow_identity(self.home, row.process)))
-        if self._supervisor.children.keys() >= set(postgres.NODES):
-            self._tasks.append(asyncio.create_task(Failover(self.home, self._supervisor).run(), name="failover"))
+        copies = self._supervisor.children.keys() & {*postgres.NODES, backup.WORKLOAD}
+        if len(copies) > 1:
+            failover = Failover(self.home, self._supervisor, frozenset(copies))
+            self._tasks.append(asyncio.create_task(failover.run(), name="failover"))
 
     async def stop(self) -> None:
         """Drain and stop everything. Safe to call twice."""

@@ -52,6 +52,8 @@ SETTINGS = {
     "log_line_prefix": "%m [%p] ",
     "log_min_messages": "warning",
     "idle_in_transaction_session_timeout": "60s",
+    # A backup that stays away keeps no more of the log than this from being removed.
+    "max_slot_wal_keep_size": "2GB",
     # A standby that froze holds commits up no longer than this.
     "wal_sender_timeout": "2s",
 }
@@ -80,12 +82,13 @@ def command(home: Home, node: str = NODES[0]) -> tuple[str, ...]:
     # A standby is known to its primary by its cluster's name.
     settings = SETTINGS | {"unix_socket_directories": str(home.sockets(node)), "cluster_name": node}
     options = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
-    return (*_unprivileged("INT"), str(binaries() / "postgres"), "-D", str(home.data(node)), *options)
+    return (*unprivileged("INT"), str(binaries() / "postgres"), "-D", str(home.data(node)), *options)
 
 
-def _unprivileged(death_signal: str) -> tuple[str, ...]:
-    """As root: change to the account. It gets the one capability to read past directory modes, because the home is
-    ours alone (0700) and the checkout may lie under /root: no directory has to be opened to others."""
+def unprivileged(death_signal: str) -> tuple[str, ...]:
+    """What to put before a command. As root: change to the account. It gets the one capability to read past directory
+    modes, because the home is ours alone (0700) and the checkout may lie under /root: none has to be opened to others.
+    """
     if os.geteuid() != 0:
         return ()
     may = _reading_capability()
@@ -117,11 +120,11 @@ async def prepare(home: Home, node: str = NODES[0]) -> None:
 
 def _prepare(home: Home, node: str) -> None:
     data = home.data(node)
-    _make_directories(home, node)
+    make_directories(home.data(node), home.sockets(node))
     if not (data / "PG_VERSION").exists():
         # What a killed initdb left behind is no cluster; initdb writes PG_VERSION early and refuses a directory in use.
         options = ("--encoding=UTF8", "--locale=C.UTF-8", "--auth=peer", "--data-checksums")
-        _run("initdb", "-D", str(data), "-U", SUPERUSER, *options, within_s=INITDB_DEADLINE_S)
+        run("initdb", "-D", str(data), "-U", SUPERUSER, *options, within_s=INITDB_DEADLINE_S)
     # Only the user who runs the mesh (and root) may connect, whatever the socket's directory allows; a standby comes as
     # the account under which both run.
     (data / "pg_hba.conf").write_text("local all all peer map=mesh\nlocal replication all peer map=mesh\n")
@@ -143,25 +146,35 @@ async def clone(home: Home, node: str, source: str) -> None:
 def _clone(home: Home, node: str, source: str) -> None:
     data = home.data(node)
     shutil.rmtree(data, ignore_errors=True)
-    _make_directories(home, node)
+    make_directories(home.data(node), home.sockets(node))
     connection = f"host={home.sockets(source)} user={SUPERUSER}"
     # Its last argument writes standby.signal, and where to stream from.
     options = ("--wal-method=stream", "--checkpoint=fast", "--write-recovery-conf")
-    _run("pg_basebackup", "-D", str(data), "-d", connection, *options, within_s=CLONE_DEADLINE_S)
+    run("pg_basebackup", "-D", str(data), "-d", connection, *options, within_s=CLONE_DEADLINE_S)
 
 
-def _make_directories(home: Home, node: str) -> None:
-    for directory in (home.data(node), home.sockets(node)):
+def make_directories(*directories: Path) -> None:
+    """Directories of PostgreSQL's own.
+
+    Raises:
+        LauncherError: one of them is somebody else's.
+    """
+    for directory in directories:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.is_symlink() or directory.stat().st_uid not in _owners():
-            raise LauncherError(f"{directory} belongs to somebody else", "Remove it, or choose another ISTHMUS_HOME")
+            raise LauncherError(f"{directory} belongs to somebody else", "Remove it, or choose another")
         if os.geteuid() == 0:
             _ensure_account()
             shutil.chown(directory, ACCOUNT, ACCOUNT)
 
 
-def _run(program: str, *arguments: str, within_s: float) -> None:
-    command = (*_unprivileged("KILL"), str(binaries() / program), *arguments)
+def run(program: str, *arguments: str, within_s: float) -> None:
+    """One of PostgreSQL's programs, to its end.
+
+    Raises:
+        LauncherError: it failed, or did not end in time.
+    """
+    command = (*unprivileged("KILL"), str(binaries() / program), *arguments)
     try:
         made = subprocess.run(command, capture_output=True, text=True, timeout=within_s)
     except subprocess.TimeoutExpired as error:
@@ -169,7 +182,10 @@ def _run(program: str, *arguments: str, within_s: float) -> None:
             f"{program} did not end within {within_s:g} s", "Try again when less is going on"
         ) from error
     if made.returncode:
-        raise LauncherError(f"{program} failed: {made.stderr.strip()[-300:]}", f"Remove {arguments[1]} and start again")
+        raise LauncherError(
+            f"{program} failed: {made.stderr.strip()[-300:]}",
+            "Mend that, then start again",
+        )
 
 
 def _owner() -> int:

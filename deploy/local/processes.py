@@ -12,6 +12,7 @@ from deploy.local.settings import Home
 
 # What the kernel's clock ticks allow two readings of one start time to differ by.
 START_TIME_TOLERANCE_S = 0.05
+NICE_MAX = 19
 
 
 def write_pid(path: Path, pid: int) -> None:
@@ -79,15 +80,15 @@ def resident_mib(pids: Iterable[int]) -> float:
     return total / 2**20
 
 
-def set_nice(pid: int, nice: int) -> bool:
-    """Give a session so much weight against others: to its processes, and to its autogroup (sched(7)), which is what
-    counts where the kernel has such.
+def yield_to_others(pid: int, by: int) -> bool:
+    """Make a session nicer than we are: its processes, and its autogroup (sched(7)), which is what counts where the
+    kernel has such. 0 takes it back.
 
     False, and nothing is done, for whoever could not take it back: that needs root.
     """
     if os.geteuid() != 0:
         return False
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PGRP, pid, nice)
-        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+        os.setpriority(os.PRIO_PGRP, pid, min(NICE_MAX, os.getpriority(os.PRIO_PROCESS, 0) + by))
+        Path(f"/proc/{pid}/autogroup").write_text(str(by))
     return True

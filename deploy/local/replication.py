@@ -76,7 +76,7 @@ async def prepare(home: Home, node: str) -> None:
     if node == roles.primary:
         write(home, Roles(node))
         await postgres.prepare(home, node)
-        await asyncio.to_thread(_stand_alone, home.data(node))
+        await asyncio.to_thread(stand_alone, home.data(node))
         return
     await _wait_for(home, roles.primary)
     await postgres.clone(home, node, roles.primary)
@@ -93,7 +93,7 @@ async def prepare_alone(home: Home) -> None:
         raise LauncherError(f"The primary of this home is {NODES[1]}", "Start with ISTHMUS_DATABASE_STANDBY=true")
     path(home).unlink(missing_ok=True)
     await postgres.prepare(home)
-    await asyncio.to_thread(_stand_alone, home.data(NODES[0]))
+    await asyncio.to_thread(stand_alone, home.data(NODES[0]))
 
 
 async def _wait_for(home: Home, primary: str) -> None:
@@ -110,7 +110,8 @@ async def _wait_for(home: Home, primary: str) -> None:
         await asyncio.sleep(POLL_S)
 
 
-def _stand_alone(data: Path) -> None:
+def stand_alone(data: Path) -> None:
+    """Let a node that does not run begin as a primary whose commits wait for nobody."""
     (data / "standby.signal").unlink(missing_ok=True)
     _commit_alone(data)
 

@@ -83,6 +83,8 @@ class LauncherSettings(BaseSettings):
     kafka_bootstrap: str | None = None
     # A second PostgreSQL that holds a copy of the first and takes over when it dies (deploy/local/failover.py).
     database_standby: bool = False
+    # Where the database is backed up all the time, so that none of it is lost with this place (deploy/local/backup.py).
+    backup: Path | None = None
     # Brokers of our own. Two would bear the loss of neither, as one bears none; three bear the loss of one.
     kafka_brokers: Annotated[int, AfterValidator(_odd)] = Field(default=1, ge=1, le=5)
     # Lead what crosses between the zones through TCP proxies that drills can disturb (deploy/local/links.py).

@@ -220,7 +220,9 @@ class Supervisor:
             return
         child.process = await self._spawn(row)
         processes.write_pid(self._home.pid_file(row.name), child.process.pid)
-        gentle = self._started and self._others_serve(child) and processes.set_nice(child.process.pid, STARTING_NICE)
+        gentle = (
+            self._started and self._others_serve(child) and processes.yield_to_others(child.process.pid, STARTING_NICE)
+        )
         self._on_change(child)
         if row.one_shot:
             await self._finish_step(child, deadline)
@@ -228,7 +230,7 @@ class Supervisor:
         became_ready = await self._wait_ready(child, deadline)
         if became_ready:
             if gentle:
-                processes.set_nice(child.process.pid, 0)
+                processes.yield_to_others(child.process.pid, 0)
             child.reason = ""
             child.ready.set()
             self._change(child, State.READY)

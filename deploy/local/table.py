@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from string import ascii_lowercase
 
-from deploy.local import envoy, links, postgres, replication
+from deploy.local import backup, envoy, links, postgres, replication
 from deploy.local.health import Probe, probe
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -139,6 +139,8 @@ class _Builder:
         rows.append(Row(Process("operator", "private", "operator", "operator")))
         if not self.settings.database_url:
             rows += [self.postgres(node) for node in self.database_nodes]
+            if self.settings.backup:
+                rows.append(self.backup(self.settings.backup.absolute()))
         rows.append(self.migrate())
         if not self.settings.kafka_bootstrap:
             rows.extend(self.kafka())
@@ -250,6 +252,9 @@ class _Builder:
         process = Process("migrate", "private", "migrate", "migrate")
         environment = self.environment(process) | {"ISTHMUS_DATABASE_URL": self.database_url}
         after = () if self.settings.database_url else self.database_nodes
+        if self.settings.backup:
+            # From the first commit on; and it is the last but one to stop.
+            after = (*after, backup.WORKLOAD)
         return Row(process, (sys.executable, "-m", "deploy.local.migrate"), environment, after, one_shot=True)
 
     def topics(self) -> Row:
@@ -279,6 +284,23 @@ class _Builder:
             ready=probe(self.home, process),
             # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
             stop_signal=SIGINT,
+        )
+
+    def backup(self, directory: Path) -> Row:
+        process = Process(backup.WORKLOAD, "private", backup.WORKLOAD, backup.WORKLOAD)
+
+        async def prepare() -> None:
+            await backup.prepare(self.home, directory, self.database_nodes)
+
+        return Row(
+            process,
+            backup.command(self.home, directory, self.database_nodes),
+            {},
+            self.database_nodes,
+            prepare=prepare,
+            ready=probe(self.home, process),
+            ready_within_s=backup.TAKE_DEADLINE_S,
+            stop_signal=backup.STOP_SIGNAL,
         )
 
     def kafka(self) -> list[Row]:

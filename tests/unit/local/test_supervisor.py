@@ -69,10 +69,11 @@ async def test_a_killed_process_comes_back_by_itself(home: Home, row: MakeRow) -
 async def test_who_starts_beside_others_that_serve_takes_what_they_leave(home: Home, row: MakeRow) -> None:
     rows = [replace(row(name), process=Process(name, "private", "room", name)) for name in ("room-1", "room-2")]
     seen: list[tuple[State, int]] = []
+    own = os.getpriority(os.PRIO_PROCESS, 0)
 
     def look(child: Child) -> None:
         if child.pid is not None:
-            seen.append((child.state, os.getpriority(os.PRIO_PROCESS, child.pid)))
+            seen.append((child.state, os.getpriority(os.PRIO_PROCESS, child.pid) - own))
 
     supervisor = Supervisor(home, rows, look)
     await supervisor.start()
