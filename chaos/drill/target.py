@@ -104,7 +104,7 @@ class Target:
             await asyncio.sleep(0.5)
 
     def _processes(self) -> list[Process]:
-        return [one for one in self.table.processes if one.listens or one.workload == "postgres"]
+        return [one for one in self.table.processes if one.runs]
 
 
 def _lay(method: str, ttl_s: float, percent: int, delay_ms: int, abort: str, lease: str) -> dict[str, Any]:

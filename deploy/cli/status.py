@@ -49,6 +49,6 @@ async def collect() -> dict[str, Any]:
         return {**described, "pid": running.pid if running else None, "ready": ready, "listens": listens}
 
     # The operator is an identity, not a process, and so is a Kafka that a user brought.
-    rows = [one for one in table.processes if one.listens or one.workload == "postgres"]
+    rows = [one for one in table.processes if one.runs]
     reports = await asyncio.gather(*(report(process) for process in rows))
     return {"home": str(home.root), "urls": urls(settings), "processes": reports}

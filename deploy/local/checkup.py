@@ -173,7 +173,7 @@ async def _clock(mesh: _Mesh) -> str:
 async def _certificates(mesh: _Mesh) -> str:
     least_s, shortest = float("inf"), ""
     for one in mesh.running.processes:
-        if one.workload == "postgres":
+        if one.by_socket:
             continue
         try:
             left_s = check_identity(mesh.home.identity(one.name))
@@ -194,7 +194,7 @@ async def _bundles(mesh: _Mesh) -> str:
             raise Doubt(f"the root of the {zone} zone ends in {left_s / 86400:.0f} days")
     lacking = []
     for one in mesh.running.processes:
-        if one.workload != "postgres":
+        if not one.by_socket:
             bundle = _read_certificates(mesh.home.identity(one.name) / "bundle.pem")
             if not any(each in bundle for each in roots[one.zone]):
                 lacking.append(one.name)

@@ -42,6 +42,16 @@ class Process:
         """As xDS names it, in the bootstrap of a data plane."""
         return {"zone": self.zone, **({"sub_zone": self.sub_zone} if self.sub_zone else {})}
 
+    @property
+    def by_socket(self) -> bool:
+        """Whether it is reached by PostgreSQL's Unix socket alone: no port, no certificate."""
+        return self.workload in ("postgres", "backup")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a process; the others are identities that are used without one."""
+        return bool(self.listens) or self.by_socket
+
     def listen(self, name: str) -> Listen | None:
         return next((listen for listen in self.listens if listen.name == name), None)
 
