@@ -9,7 +9,8 @@ import pytest_asyncio
 
 from deploy.local.mesh import LocalMesh
 from tests.e2e.public import JSON, bearer, public_client
-from tests.integration.conftest import free_port_base
+from tests.integration.conftest import PORTS, free_port_base
+from tests.integration.oauth.outside_providers import write_settings
 
 SLOT = "end-to-end"
 LIVE_WITHIN_S = 60.0
@@ -17,10 +18,18 @@ LIVE_WITHIN_S = 60.0
 LIVE_ANSWERS = 40
 
 
+# The last of the mesh's own ports, which it does not need: there a test may start identity providers.
+PROVIDERS_AT = PORTS - 1
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalMesh]:
-    async with LocalMesh(tmp_path_factory.mktemp("mesh"), free_port_base(), edge_nodes=2) as mesh:
-        yield mesh
+    home, base = tmp_path_factory.mktemp("mesh"), free_port_base()
+    file = write_settings(home, base + PROVIDERS_AT, home / "ca" / "private" / "root.pem")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISTHMUS_IDENTITY_PROVIDERS", str(file))
+        async with LocalMesh(home, base, edge_nodes=2) as mesh:
+            yield mesh
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -22,8 +22,10 @@ from cryptography.hazmat.primitives import serialization
 from deploy.local.mesh import LocalMesh
 from deploy.local.settings import REPOSITORY
 from security.tokens.admission import STEP_UP_CONTEXT
+from tests.e2e.conftest import PROVIDERS_AT
 from tests.e2e.public import problem, public_client, register
 from tests.e2e.signin import FORM, PASSWORD, create_account
+from tests.integration.oauth.outside_providers import OutsideProviders
 
 async_api = pytest.importorskip("playwright.async_api")
 CHROMIUM = os.environ.get("ISTHMUS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -33,6 +35,8 @@ pytestmark = [
 ]
 SHOP = "https://shop.isthmus.example/callback"
 LOGIN = "hedy@example.org"
+# Whose certificate the identity providers borrow.
+PROVIDER = "oauth-1"
 WAIT_MS = 20_000
 # A browser that was never started here reads several hundred megabytes first.
 LAUNCH_MS = 240_000
@@ -48,9 +52,8 @@ async def browser(mesh: LocalMesh) -> AsyncIterator[Any]:
     where = urlsplit(mesh.urls["edge_gateway"])
     assert where.hostname
     assert where.port
-    leaf = x509.load_pem_x509_certificate(ssl.get_server_certificate((where.hostname, where.port)).encode())
-    key = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    known = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    gateway = ssl.get_server_certificate((where.hostname, where.port)).encode()
+    known = ",".join(known_by(each) for each in (gateway, (mesh.home.identity(PROVIDER) / "svid.pem").read_bytes()))
     async with async_api.async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -64,6 +67,21 @@ async def browser(mesh: LocalMesh) -> AsyncIterator[Any]:
         )
         yield browser
         await browser.close()
+
+
+def known_by(certificate: bytes) -> str:
+    """How Chromium is told to trust its key."""
+    key = x509.load_pem_x509_certificate(certificate).public_key()
+    encoded = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(encoded).digest()).decode()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def providers(mesh: LocalMesh) -> AsyncIterator[OutsideProviders]:
+    far = OutsideProviders.at(mesh.settings.port_base + PROVIDERS_AT, mesh.urls["edge_gateway"])
+    runner = await far.serve(mesh.home.identity(PROVIDER))
+    yield far
+    await runner.cleanup()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -145,6 +163,28 @@ async def test_a_member_signs_in_and_decides_without_script(mesh: LocalMesh, bro
     assert await again.token(page)
     await page.goto(Shop(mesh, "members.read orders.read").url)
     assert await page.is_visible("button[value=allow]")
+    await page.context.close()
+
+
+@pytest.mark.parametrize("kind", ["openid", "wechat"])
+async def test_a_member_connects_a_provider_and_signs_in_by_it_without_script(
+    mesh: LocalMesh, browser: Any, member: str, providers: OutsideProviders, kind: str
+) -> None:
+    account = f"{mesh.urls['edge_gateway']}/oauth/account"
+    page = await opened(browser, java_script_enabled=False)
+    await page.goto(account)
+    await sign_in(page)
+    await page.click(f"form:has(input[value={kind}]) button[value=connect]")
+    await page.wait_for_selector(f"form:has(input[value={kind}]) button[value=disconnect]")
+    await page.context.close()
+    page = await opened(browser, java_script_enabled=False, locale="zh-CN")
+    shop = Shop(mesh, "members.read", prompt="consent")
+    await page.goto(shop.url)
+    await picture(page, "providers.zh")
+    await page.click(f"button[value={kind}]")
+    await page.click("button[value=allow]")
+    token = await shop.token(page)
+    assert json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["amr"] == ["fed"]
     await page.context.close()
 
 

@@ -19,7 +19,7 @@ from security.identity.authority import Authority
 from security.oauth import main as oauth_main
 from tests.integration.oauth.authorization_servers import OAUTH, Deployment, start, wait_for
 from tests.integration.oauth.browser import LOGIN, PASSWORD
-from tests.integration.oauth.outside_providers import APPID, CLIENT_ID, SECRET
+from tests.integration.oauth.outside_providers import write_settings
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalM
     Agent(home, authority, timedelta(hours=1), other_root_wait_s=1.0).round()
     migrate(postgres_url, [Owner.beside(oauth_main.__file__), Owner.beside(audit.__file__)])
     deployed = Deployment(home, postgres_url)
-    write_providers(deployed)
+    write_settings(home, deployed.provider_port, home / "ca" / "private" / "root.pem")
     try:
         for number in (1, 2):
             start(deployed, f"oauth-{number}")
@@ -76,15 +76,3 @@ async def _create_account(deployment: Deployment) -> None:
         )
     finally:
         await gateway.close()
-
-
-def write_providers(deployed: Deployment) -> None:
-    """One provider of each kind, where tests start the sandbox."""
-    base = f"https://127.0.0.1:{deployed.provider_port}"
-    (deployed.home / "provider.secret").write_text(SECRET)
-    both = 'secret_file = "provider.secret"\nca_file = "ca/private/root.pem"\n'
-    (deployed.home / "providers.toml").write_text(
-        f'[openid]\nkind = "openid"\ntitle = "Sandbox"\nissuer = "{base}"\nclient_id = "{CLIENT_ID}"\n{both}'
-        f'[wechat]\nkind = "wechat"\ntitle = "WeChat"\ntitle_zh = "微信"\nappid = "{APPID}"\n'
-        f'connect_url = "{base}/connect/qrconnect"\napi_url = "{base}"\n{both}'
-    )

@@ -12,8 +12,9 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 from joserfc import jwt
@@ -25,7 +26,22 @@ APPID: Final = "wx0000000000000002"
 SECRET: Final = "sandbox-secret+of/isthmus"
 CODE_LIFE_S: Final = 60.0
 
+FILE: Final = "providers.toml"
 Spoil = Callable[[dict[str, Any]], None]
+
+
+def write_settings(folder: Path, port: int, root: Path) -> Path:
+    """The file that names one provider of each kind at this port. root: who signed their certificate."""
+    base = f"https://127.0.0.1:{port}"
+    (folder / "provider.secret").write_text(SECRET)
+    both = f'secret_file = "provider.secret"\nca_file = "{root}"\n'
+    file = folder / FILE
+    file.write_text(
+        f'[openid]\nkind = "openid"\ntitle = "Sandbox"\nissuer = "{base}"\nclient_id = "{CLIENT_ID}"\n{both}'
+        f'[wechat]\nkind = "wechat"\ntitle = "WeChat"\ntitle_zh = "微信"\nappid = "{APPID}"\n'
+        f'connect_url = "{base}/connect/qrconnect"\napi_url = "{base}"\n{both}'
+    )
+    return file
 
 
 @dataclass
@@ -57,6 +73,22 @@ class OutsideProviders:
 
     def __post_init__(self) -> None:
         self.rotate()
+
+    @classmethod
+    def at(cls, port: int, issuer: str) -> "OutsideProviders":
+        """As `write_settings` says, for the server that is called `issuer`."""
+        callbacks = {kind: f"{issuer}/oauth/callback/{kind}" for kind in ("openid", "wechat")}
+        return cls(f"https://127.0.0.1:{port}", callbacks)
+
+    async def serve(self, identity: Path) -> web.AppRunner:
+        """Listen with a certificate of the mesh's kind, until the runner's cleanup."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(identity / "svid.pem", identity / "key.pem")
+        runner = web.AppRunner(self.app())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", urlsplit(self.base).port, ssl_context=context).start()
+        return runner
 
     def reset(self) -> None:
         """Behave again."""

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import psycopg
 import pyotp
 import pytest
-from aiohttp import web
 
 from security.oauth.federation.fetch import Fetcher
 from security.oauth.federation.port import AwayError
@@ -39,24 +38,12 @@ BOTH = pytest.mark.parametrize("kind", ["openid", "wechat"])
 @pytest.fixture(scope="module")
 def running(deployment: Deployment) -> Iterator[OutsideProviders]:
     """The far side, with a certificate of the same authority that the providers' file names."""
-    port = deployment.provider_port
-    callbacks = {kind: f"{ISSUER}/oauth/callback/{kind}" for kind in ("openid", "wechat")}
-    far = OutsideProviders(f"https://127.0.0.1:{port}", callbacks)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    live = deployment.identity("sandbox-id").resolve()
-    context.load_cert_chain(live / "svid.pem", live / "key.pem")
-    background, runner = Background(), web.AppRunner(far.app())
-
-    async def start() -> None:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
-
+    far, background = OutsideProviders.at(deployment.provider_port, ISSUER), Background()
     try:
-        background.run(start())
+        runner = background.run(far.serve(deployment.identity("sandbox-id").resolve()))
         yield far
-    finally:
         background.run(runner.cleanup())
+    finally:
         background.close()
 
 
