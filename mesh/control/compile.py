@@ -24,9 +24,6 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
     http_connection_manager_pb2 as _manager,  # noqa: F401
 )
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as _previous_hosts  # noqa: F401
-from envoy.extensions.retry.priority.previous_priorities.v3 import (
-    previous_priorities_config_pb2 as _previous_priorities,  # noqa: F401
-)
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as _tls  # noqa: F401
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as _options  # noqa: F401
 from google.protobuf.json_format import ParseDict

@@ -163,15 +163,6 @@ def _retried(method: MethodPolicy, retry_on: str) -> dict[str, Any]:
             "num_retries": method.retry_attempts - 1,
             "per_try_timeout": f"{method.deadline_ms // method.retry_attempts / 1000}s",
             "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
-            # A sub-zone may have a single node: whoever failed there is not asked again, but the next priority.
-            "retry_priority": {
-                "name": "envoy.retry_priorities.previous_priorities",
-                "typed_config": {
-                    "@type": "type.googleapis.com/"
-                    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
-                    "update_frequency": 1,
-                },
-            },
             "retry_host_predicate": [
                 {
                     "name": "envoy.retry_host_predicates.previous_hosts",

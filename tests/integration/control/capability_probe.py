@@ -155,6 +155,9 @@ async def probe(directory: Path) -> list[dict[str, Any]]:
     # The types inside an Any must be known where it is parsed.
     from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2 as _  # noqa: F401
     from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2 as __  # noqa: F401
+    from envoy.extensions.retry.priority.previous_priorities.v3 import (
+        previous_priorities_config_pb2 as ___,  # noqa: F401
+    )
 
     first, second, mirror = Backend(), Backend(), Backend()
     servers = [await backend.start() for backend in (first, second, mirror)]
