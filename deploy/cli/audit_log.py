@@ -11,7 +11,7 @@ import typer
 from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
 
-from deploy.cli.operated import operated
+from deploy.cli.operator import channels
 from deploy.local.errors import LauncherError
 from security.audit import ocsf
 from security.audit.record import AuditRecord, Decision
@@ -28,7 +28,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 @asynccontextmanager
 async def connected() -> AsyncIterator["AuditLogAsyncStub"]:
     """The log's service. Failures become one line with a remedy."""
-    async with operated("audit") as channel:
+    async with channels("audit") as (channel, *_):
         yield AuditLogStub(channel)
 
 

@@ -101,9 +101,9 @@ def shred(
 async def _connected() -> AsyncIterator["DataKeysAsyncStub"]:
     from isthmus.members.v1.members_pb2_grpc import DataKeysStub
 
-    from deploy.cli.operated import operated
+    from deploy.cli.operator import channels
 
-    async with operated("members") as channel:
+    async with channels("members") as (channel, *_):
         yield DataKeysStub(channel)
 
 

@@ -77,10 +77,10 @@ async def _grade(subject: str, level: Level, days: int) -> int:
     from isthmus.members.v1 import members_pb2 as pb
     from isthmus.members.v1.members_pb2_grpc import GradesStub
 
-    from deploy.cli.operated import operated
+    from deploy.cli.operator import channels
 
     known = {Level.GENERAL: pb.GRADE_GENERAL, Level.SENSITIVE: pb.GRADE_SENSITIVE}
-    async with operated("members") as channel:
+    async with channels("members") as (channel, *_):
         request = pb.SetGradeRequest(subject=subject, grade=known.get(level, pb.GRADE_UNSPECIFIED), days=days)
         return (await GradesStub(channel).SetGrade(request)).ends_time_us
 
@@ -89,9 +89,9 @@ async def _grades() -> list[dict[str, Any]]:
     from isthmus.members.v1 import members_pb2 as pb
     from isthmus.members.v1.members_pb2_grpc import GradesStub
 
-    from deploy.cli.operated import operated
+    from deploy.cli.operator import channels
 
-    async with operated("members") as channel:
+    async with channels("members") as (channel, *_):
         given = (await GradesStub(channel).ListGrades(pb.ListGradesRequest())).grades
     return [
         {
@@ -108,9 +108,9 @@ async def _merge(merged: str, kept: str) -> None:
     from isthmus.members.v1 import members_pb2 as pb
     from isthmus.members.v1.members_pb2_grpc import IdentitiesStub
 
-    from deploy.cli.operated import operated
+    from deploy.cli.operator import channels
 
-    async with operated("members") as channel:
+    async with channels("members") as (channel, *_):
         await IdentitiesStub(channel).MergeMembers(pb.MergeMembersRequest(kept_member_id=kept, merged_member_id=merged))
 
 
@@ -118,7 +118,7 @@ async def _split(merged: str) -> None:
     from isthmus.members.v1 import members_pb2 as pb
     from isthmus.members.v1.members_pb2_grpc import IdentitiesStub
 
-    from deploy.cli.operated import operated
+    from deploy.cli.operator import channels
 
-    async with operated("members") as channel:
+    async with channels("members") as (channel, *_):
         await IdentitiesStub(channel).SplitMember(pb.SplitMemberRequest(merged_member_id=merged))

@@ -25,7 +25,7 @@ def status(as_json: Json = False) -> None:
 
 
 async def collect() -> dict[str, Any]:
-    """The report of design.md: home, urls, processes with live readiness."""
+    """home, urls, and every process with whether it is ready now."""
     from deploy.local import processes, topology
     from deploy.local.health import NotReady, probe
     from deploy.local.mesh import urls
