@@ -21,6 +21,7 @@ from urllib.parse import quote
 import aiohttp
 import grpc
 import msgspec
+import stamina
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
@@ -42,8 +43,10 @@ from mesh.errors import (
 )
 
 CONNECTIONS_MAX: Final = 16
-BACKOFF_S: Final = 0.05
-_REPEATED: Final = frozenset({429, 503, 504})
+BACKOFF_S: Final = 0.1
+BACKOFF_S_MAX: Final = 1.0
+# Another try may do better: 429, 503 and 504.
+_REPEATED: Final = (ResourceExhausted, Unavailable, DeadlineExceeded)
 _VARIABLE: Final = re.compile(r"\{([a-z0-9_.]+)(?:=\*)?\}")
 # Where several codes share a status, the one that says least.
 _ERRORS: Final[Mapping[int, type[MeshError]]] = {
@@ -125,24 +128,29 @@ class Isthmus:
         limit_s = min(timeout_s or method.deadline_s, method.deadline_s)
         ends = time.monotonic() + limit_s
         attempts = max(method.retry_attempts, 1) if method.idempotent else 1
-        for attempt in range(1, attempts + 1):
-            try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + ends - time.monotonic()):
-                    status, content = await self._send(method, verb, path, body)
-            except TimeoutError as error:
-                raise DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer within {limit_s:g} s") from error
-            except (aiohttp.ClientError, OSError) as error:
-                failure: MeshError = Unavailable("UNREACHABLE", f"the mesh was not reached: {type(error).__name__}")
-                status = 503
-            else:
-                if status == 200:
-                    return _answer(method, content)
-                failure = _failure(status, content)
-            pause_s = BACKOFF_S * 2**attempt
-            if attempt == attempts or status not in _REPEATED or time.monotonic() + pause_s >= ends:
-                raise failure
-            await asyncio.sleep(pause_s)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        async for attempt in stamina.retry_context(
+            on=_REPEATED,
+            attempts=attempts,
+            timeout=limit_s,
+            wait_initial=BACKOFF_S,
+            wait_max=BACKOFF_S_MAX,
+            wait_jitter=BACKOFF_S,
+        ):
+            with attempt:
+                return await self._attempt(method, verb, path, body, ends)
+        raise AssertionError("stamina neither returned nor raised")
+
+    async def _attempt(self, method: MethodPolicy, verb: str, path: str, body: bytes | None, ends: float) -> Message:
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + ends - time.monotonic()):
+                status, content = await self._send(method, verb, path, body)
+        except TimeoutError as error:
+            raise DeadlineExceeded("DEADLINE_EXCEEDED", "no answer within the call's time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable("UNREACHABLE", f"the mesh was not reached: {type(error).__name__}") from error
+        if status != 200:
+            raise _failure(status, content)
+        return _answer(method, content)
 
     async def _send(self, method: MethodPolicy, verb: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         assert self._session is not None, "the client is used as a context manager"
