@@ -16,6 +16,7 @@ from isthmus.members.v1 import members_pb2 as pb
 from isthmus.members.v1.members_pb2_grpc import MembersStub
 
 from deploy.local import postgres
+from deploy.local.errors import NotRunning
 from deploy.local.mesh import LocalMesh
 from deploy.local.settings import REPOSITORY, LauncherSettings
 from deploy.local.topology import read
@@ -202,7 +203,8 @@ async def test_a_refused_call_to_a_running_room_is_shown(
             "CONFIGURATION_CHANGED",
         ]
     stopped = await terminal.isthmus("audit", "tail")
-    assert stopped.returncode == 1
+    assert stopped.returncode == NotRunning.exit_code
+    assert "make run" in stopped.stderr
     assert "Traceback" not in stopped.stderr
 
     # Elsewhere, later: nothing is left but the file and the public key.
