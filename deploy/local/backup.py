@@ -1,8 +1,8 @@
 """The private zone's database in a second place, all the time: a copy of the cluster, and its log ever since.
 
 PostgreSQL's own way (chapter 25.3 of its manual): pg_basebackup makes the copy and its manifest, pg_receivewal streams
-the log. Commits wait for the log's receiver, as for a standby (failover.py): what was
-ever answered is here. The way back is restore.py.
+the log. Commits wait for its receiver, as for a standby (failover.py): while it streams, what was answered is here. The
+way back is restore.py.
 
 The directory, ISTHMUS_BACKUP, belongs on another machine's disk. It holds generations, each enough by itself:
 
@@ -32,7 +32,7 @@ NEWEST: Final = "newest"
 BASE: Final = "base"
 WAL: Final = "wal"
 STOP_SIGNAL: Final = SIGINT
-# Restoring takes as long as its log is long; so a day of it is the most.
+# Restoring takes as long as its log is long: a receiver that starts after a day begins anew.
 AGE_MAX: Final = timedelta(days=1)
 GENERATIONS_MAX: Final = 2
 _NAMED: Final = "%Y%m%dT%H%M%SZ"
@@ -132,6 +132,8 @@ def _is_young(directory: Path) -> bool:
 def _begin(home: Home, directory: Path, nodes: tuple[str, ...]) -> None:
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     postgres.make_directories(directory)
+    link = directory / f"{NEWEST}{_PARTIAL}"
+    link.unlink(missing_ok=True)
     for left in directory.glob(f"*{_PARTIAL}"):
         shutil.rmtree(left)
     generation = directory / datetime.now(UTC).strftime(_NAMED)
@@ -143,8 +145,6 @@ def _begin(home: Home, directory: Path, nodes: tuple[str, ...]) -> None:
     # What cannot be restored is found out now, and not on the day.
     verify(partial / BASE)
     partial.rename(generation)
-    link = directory / f"{NEWEST}{_PARTIAL}"
-    link.unlink(missing_ok=True)
     link.symlink_to(generation.name)
     link.replace(directory / NEWEST)
     for old in generations(directory)[:-GENERATIONS_MAX]:

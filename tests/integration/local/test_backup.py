@@ -26,7 +26,11 @@ WAITS = "SELECT current_setting('synchronous_standby_names') LIKE '%\"backup\"%'
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("elsewhere") / "backup"
+    """It has what a launcher that was killed in the middle of a copy leaves behind."""
+    directory = tmp_path_factory.mktemp("elsewhere") / "backup"
+    (directory / "20261122T000000Z.partial" / backup.BASE).mkdir(parents=True)
+    (directory / f"{backup.NEWEST}.partial").symlink_to("20261122T000000Z")
+    return directory
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
