@@ -71,9 +71,12 @@ def _copy(home: Home, node: str, generation: Path) -> None:
     shutil.rmtree(data, ignore_errors=True)
     postgres.make_directories(data, home.sockets(node))
     # With its owner, its modes and its holes.
-    subprocess.run(
-        ("cp", "--archive", f"{generation / backup.BASE}/.", str(data)), check=True, timeout=DEADLINE_S, text=True
-    )
+    copying = ("cp", "--archive", f"{generation / backup.BASE}/.", str(data))
+    try:
+        subprocess.run(copying, check=True, timeout=DEADLINE_S, capture_output=True, text=True)
+    except subprocess.SubprocessError as error:
+        why = getattr(error, "stderr", None) or error
+        raise LauncherError(f"{generation.name} could not be copied: {str(why)[-300:].strip()}", "Make room") from error
     backup.verify(data)
     replication.stand_alone(data)
     signal = data / "recovery.signal"
