@@ -52,7 +52,7 @@ class Accepted:
 
 
 async def guarded(settings: ProcessSettings, process: Process) -> None:
-    async def jwks() -> list[str]:
+    async def jwks(sought: str) -> list[str]:
         return [(settings.home / "jwk.json").read_text()]
 
     clock = SystemClock()

@@ -18,16 +18,17 @@ from mesh.errors import MeshError, Unavailable
 from mesh.logs import logger
 from security.tokens import inner
 from security.tokens.jwk import public_jwk
+from security.tokens.keys import UNKNOWN_KEY_REFRESH_S
 
 log = logger("gateway")
 
 # A token is handed out again while so much of its life is left: longer than any call and what it calls may take.
 LEFT_S_MIN: Final = 20
 TOKENS_MAX: Final = 20_000
-# A key signs so long; its public part is listed by every replica of the issuer before it does, and verifiers ask again
-# for a key that they do not know.
 KEY_LIFE_S: Final = 3600.0
-LEARN_S: Final = 2.5
+# From when a key is published until it signs. Verifiers ask for a key that they do not know, but who has just asked for
+# another in vain asks no sooner than this.
+LEARN_S: Final = UNKNOWN_KEY_REFRESH_S + 0.2
 PUBLISH_RETRY_S: Final = 0.5
 PUBLISH_ATTEMPTS_MAX: Final = 240
 

@@ -48,6 +48,7 @@ from security.oauth.waiting_store import WaitingStore
 from security.oauth.workers import Workers
 from security.tokens.dpop import Nonces
 from security.tokens.interceptor import TokenInterceptor
+from security.tokens.keys import PublishedKeys
 from security.tokens.remote import inner_verifier
 from security.tokens.revocation import Revocations
 from security.tokens.verifier import TokenVerifier
@@ -135,7 +136,8 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         settings.issuer,
         scopes_of(process.contract),
     )
-    accepted = inner_verifier(settings, trust, revocations, settings.workload)
+    inner_keys = PublishedKeys(trust.jwks, clock)
+    accepted = inner_verifier(settings, inner_keys, revocations, settings.workload)
     tokens = TokenInterceptor(accepted, process.contract, clock)
     audit = AuditInterceptor(process.contract, sink, settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
@@ -145,7 +147,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         raise SystemExit("no address to serve on: set ISTHMUS_HTTP_ADDRESS")
     front = GatewayFront(endpoints.app(), settings.http_address, process.identity, process.stopping)
     try:
-        await process.serve(server.build(), sink, keys, trust, revocations, sweeper, front)
+        await process.serve(server.build(), sink, keys, trust, inner_keys, revocations, sweeper, front)
     finally:
         await providers.close()
         workers.close()

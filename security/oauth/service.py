@@ -25,7 +25,8 @@ class KeysService(oauth_pb2_grpc.KeysServicer):
     async def ListKeys(
         self, request: oauth_pb2.ListKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> oauth_pb2.ListKeysResponse:
-        return oauth_pb2.ListKeysResponse(jwks=self._keys.published(), gateway_jwks=self._trust.gateway_jwks)
+        gateway_jwks = await self._trust.jwks(request.key_id)
+        return oauth_pb2.ListKeysResponse(jwks=self._keys.published(), gateway_jwks=gateway_jwks)
 
     async def ListRevocations(
         self, request: oauth_pb2.ListRevocationsRequest, context: grpc.aio.ServicerContext[Any, Any]

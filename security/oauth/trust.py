@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from mesh.clock import Clock
 from mesh.logs import logger
 from security.oauth.family_store import FamilyStore
@@ -25,10 +23,7 @@ GATEWAY_KEY_LIFE: Final = timedelta(hours=2)
 
 
 class Trust:
-    """The last that was read stays while PostgreSQL is away: without it nothing can be revoked either.
-
-    A KeySource for this process, too.
-    """
+    """The last that was read stays while PostgreSQL is away: without it nothing can be revoked either."""
 
     def __init__(self, families: FamilyStore, keys: GatewayKeyStore, clock: Clock) -> None:
         self._families = families
@@ -37,12 +32,20 @@ class Trust:
         self._task: asyncio.Task[None] | None = None
         self.revocations: Sequence[Revocation] = ()
         self.version = ""
-        self.gateway_jwks: Sequence[str] = ()
-        self._public: dict[str, ec.EllipticCurvePublicKey] = {}
+        # Of the gateways, by key id.
+        self._jwks: dict[str, str] = {}
+        self._reading = asyncio.Lock()
 
-    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
-        """See security.tokens.keys.KeySource."""
-        return self._public.get(kid)
+    async def jwks(self, sought: str = "") -> Sequence[str]:
+        """The gateways' public keys. Read anew when `sought`, a key id, is not among those that were read last.
+
+        Another replica may have taken the key: what it answered its gateway stands in PostgreSQL alone.
+        """
+        if sought and sought not in self._jwks:
+            async with self._reading:
+                if sought not in self._jwks:
+                    await self.refresh()
+        return tuple(self._jwks.values())
 
     async def listed(self) -> Sequence[Revocation]:
         """The revocations as this process checks them itself."""
@@ -73,9 +76,7 @@ class Trust:
         async with asyncio.timeout(READ_TIMEOUT_S):
             revocations = await asyncio.to_thread(self._families.revocations, now)
             jwks = await asyncio.to_thread(self._keys.listed, now)
-        if jwks != self.gateway_jwks:
-            self._public = dict(parse_jwk(text) for text in jwks)
-            self.gateway_jwks = jwks
+        self._jwks = {parse_jwk(text)[0]: text for text in jwks}
         if len(revocations) >= REVOCATIONS_MAX:
             log.error("revocations_overflow", listed=REVOCATIONS_MAX)
         self.revocations = revocations

@@ -21,14 +21,19 @@ REFRESH_S = 60.0
 UNKNOWN_KEY_REFRESH_S = 1.0
 FETCH_TIMEOUT_S = 2.0
 
-FetchJwks = Callable[[], Awaitable[Sequence[str]]]
+# Gives the issuer's JWKs, one JSON text each. Its argument: the id of a key that is sought, for which an old list is no
+# answer; empty for none.
+FetchJwks = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class KeySource(Protocol):
     """Where a verifier finds keys."""
 
     async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
-        """The public key with this id, or None if the issuer has no such key. Unavailable if no key is known at all."""
+        """The public key with this id, or None if the issuer has no such key.
+
+        Unavailable if the issuer could not be asked: whether it has the key is not known then.
+        """
         ...
 
 
@@ -61,16 +66,15 @@ def _coordinate(value: object) -> int:
 
 
 class PublishedKeys:
-    """The issuer's keys: refreshed every minute, at once for an unknown key id, and kept while the issuer is away.
-
-    `fetch` returns the issuer's JWKs, one JSON text each.
-    """
+    """The issuer's keys: refreshed every minute, at once for an unknown key id, and kept while the issuer is away."""
 
     def __init__(self, fetch: FetchJwks, clock: Clock) -> None:
         self._fetch = fetch
         self._clock = clock
         self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
-        self._asked_at = float("-inf")
+        # When a key was last sought in vain. A key that is found costs no waiting to the next.
+        self._missed_at = float("-inf")
+        self._answered = False
         self._asking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -81,11 +85,14 @@ class PublishedKeys:
             return found
         async with self._asking:
             # Whoever waited here shares the answer of whoever asked.
-            if kid not in self._keys and self._clock.monotonic() - self._asked_at >= UNKNOWN_KEY_REFRESH_S:
-                await self._refresh()
-        if not self._keys:
-            raise Unavailable("KEYS_UNAVAILABLE", "the keys that tokens are checked with cannot be fetched")
-        return self._keys.get(kid)
+            if kid not in self._keys and self._clock.monotonic() - self._missed_at >= UNKNOWN_KEY_REFRESH_S:
+                await self._refresh(kid)
+                if kid not in self._keys:
+                    self._missed_at = self._clock.monotonic()
+            found = self._keys.get(kid)
+            if found is None and not self._answered:
+                raise Unavailable("KEYS_UNAVAILABLE", "the keys that tokens are checked with cannot be fetched")
+            return found
 
     async def start(self) -> None:
         """Fetch once and go on in the background. A failed first fetch is not fatal: the issuer may start later."""
@@ -108,16 +115,17 @@ class PublishedKeys:
             async with self._asking:
                 await self._refresh()
 
-    async def _refresh(self) -> None:
-        self._asked_at = self._clock.monotonic()
+    async def _refresh(self, sought: str = "") -> None:
         try:
-            texts = await asyncio.wait_for(self._fetch(), FETCH_TIMEOUT_S)
+            texts = await asyncio.wait_for(self._fetch(sought), FETCH_TIMEOUT_S)
             if not 0 < len(texts) <= KEYS_MAX:
                 raise ValueError(f"{len(texts)} keys")
             found = dict(parse_jwk(text) for text in texts)
             if len(found) != len(texts):
                 raise ValueError("a key id appears twice")
             self._keys = found
+            self._answered = True
         except Exception as error:  # whatever the network or the answer does, the last good keys stay
+            self._answered = False
             detail = error.message if isinstance(error, MeshError) else type(error).__name__
             log.warning("keys_not_refreshed", detail=detail, kept=len(self._keys))

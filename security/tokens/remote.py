@@ -79,9 +79,9 @@ def inner_verifier(
 def _fetch(channels: Channels, *, inner_keys: bool) -> FetchJwks:
     """Fetches keys from the `oauth` workload of the zone."""
 
-    async def fetch() -> Sequence[str]:
+    async def fetch(sought: str) -> Sequence[str]:
         stub = oauth_pb2_grpc.KeysStub(channels.open("oauth"))
-        answer = await stub.ListKeys(oauth_pb2.ListKeysRequest())
+        answer = await stub.ListKeys(oauth_pb2.ListKeysRequest(key_id=sought))
         return tuple(answer.gateway_jwks if inner_keys else answer.jwks)
 
     return fetch

@@ -14,7 +14,7 @@ from tests.stand_in import serve_unimplemented
 
 
 async def main(settings: ProcessSettings, process: Process) -> None:
-    async def jwks() -> list[str]:
+    async def jwks(sought: str) -> list[str]:
         return [(settings.home / "jwk.json").read_text()]
 
     clock = SystemClock()

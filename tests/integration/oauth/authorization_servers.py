@@ -104,9 +104,8 @@ class Deployment:
         channels = self.channels("gateway")
 
         async def publish(jwk: str) -> None:
-            for replica in range(len(self.grpc_ports)):
-                stub = oauth_pb2_grpc.KeysStub(channels.direct(self.grpc_address(replica), OAUTH))
-                await stub.PublishGatewayKey(oauth_pb2.PublishGatewayKeyRequest(jwk=jwk))
+            stub = oauth_pb2_grpc.KeysStub(channels.direct(self.grpc_address(), OAUTH))
+            await stub.PublishGatewayKey(oauth_pb2.PublishGatewayKeyRequest(jwk=jwk))
 
         mint = Mint(TRUST_DOMAIN, publish, SystemClock())
         try:

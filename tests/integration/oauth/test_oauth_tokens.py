@@ -5,9 +5,12 @@ import json
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from mesh.clock import SystemClock
 from mesh.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unauthenticated
+from security.tokens.jwk import public_jwk
 from security.tokens.keys import parse_jwk
 from security.tokens.verifier import TokenVerifier
 from tests.integration.oauth.authorization_servers import ISSUER, OAUTH, Deployment
@@ -172,9 +175,23 @@ def test_only_the_gateway_may_speak_http(deployment: Deployment) -> None:
         deployment.call("GET", "/oauth/jwks.json", peer="orders-1")
 
 
-async def test_private_services_read_the_keys_and_others_do_not(deployment: Deployment) -> None:
-    from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
+async def test_a_gateways_key_that_one_replica_took_is_listed_by_the_other_as_soon_as_it_is_sought(
+    deployment: Deployment,
+) -> None:
+    jwk = public_jwk(ec.generate_private_key(ec.SECP256R1()).public_key())
+    gateway = deployment.channels("gateway")
+    try:
+        first, second = (
+            oauth_pb2_grpc.KeysStub(gateway.direct(deployment.grpc_address(replica), OAUTH)) for replica in range(2)
+        )
+        await first.PublishGatewayKey(oauth_pb2.PublishGatewayKeyRequest(jwk=json.dumps(jwk)))
+        listed = await second.ListKeys(oauth_pb2.ListKeysRequest(key_id=jwk["kid"]))
+    finally:
+        await gateway.close()
+    assert jwk["kid"] in {json.loads(each)["kid"] for each in listed.gateway_jwks}
 
+
+async def test_private_services_read_the_keys_and_others_do_not(deployment: Deployment) -> None:
     orders = deployment.channels("orders-1")
     try:
         stub = oauth_pb2_grpc.KeysStub(orders.direct(deployment.grpc_address(), OAUTH))
@@ -192,8 +209,6 @@ async def test_private_services_read_the_keys_and_others_do_not(deployment: Depl
 
 
 async def test_an_account_needs_a_token_with_the_scope_and_is_made_once(deployment: Deployment) -> None:
-    from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
-
     gateway = deployment.channels("core-gateway")
     try:
         stub = oauth_pb2_grpc.AccountsStub(gateway.direct(deployment.grpc_address(1), OAUTH))

@@ -287,7 +287,7 @@ class Issuer:
         self.jwks: Sequence[str] | None = jwks
         self.asked = 0
 
-    async def __call__(self) -> Sequence[str]:
+    async def __call__(self, sought: str) -> Sequence[str]:
         self.asked += 1
         if self.jwks is None:
             raise ConnectionError("away")
@@ -326,13 +326,23 @@ async def test_an_unknown_key_is_asked_for_at_most_once_a_second(clock: FakeCloc
     assert issuer.asked == 2
 
 
-async def test_known_keys_outlive_the_issuer(clock: FakeClock) -> None:
+async def test_a_key_that_was_found_keeps_nobody_waiting_for_the_next(clock: FakeClock) -> None:
+    issuer = Issuer(jwk())
+    keys = PublishedKeys(issuer, clock)
+    assert await keys.key(KID) is not None
+    issuer.jwks = (jwk(), jwk("key-2"))
+    assert await keys.key("key-2") is not None
+
+
+async def test_known_keys_outlive_the_issuer_and_others_are_not_called_unknown_meanwhile(clock: FakeClock) -> None:
     issuer = Issuer(jwk())
     keys = PublishedKeys(issuer, clock)
     assert await keys.key(KID) is not None
     issuer.jwks = None
-    clock.elapsed_s += 60
-    assert await keys.key("unknown") is None
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await keys.key("another")
+    assert issuer.asked == 2
     assert await keys.key(KID) is not None
 
 
@@ -342,8 +352,8 @@ async def test_a_malformed_list_never_replaces_a_good_one(clock: FakeClock, jwks
     keys = PublishedKeys(issuer, clock)
     assert await keys.key(KID) is not None
     issuer.jwks = jwks
-    clock.elapsed_s += 60
-    assert await keys.key("unknown") is None
+    with pytest.raises(Unavailable):
+        await keys.key("another")
     assert await keys.key(KID) is not None
 
 

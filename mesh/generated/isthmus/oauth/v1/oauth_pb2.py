@@ -27,13 +27,15 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/oauth/v1/oauth.proto\x12\x10isthmus.oauth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x19\n\x0fListKeysRequest:\x06\x9a\xe7\x18\x02\x08\x01\">\n\x10ListKeysResponse\x12\x0c\n\x04jwks\x18\x01 \x03(\t\x12\x14\n\x0cgateway_jwks\x18\x02 \x03(\t:\x06\x9a\xe7\x18\x02\x08\x01\":\n\x16ListRevocationsRequest\x12\x18\n\x07version\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@:\x06\x9a\xe7\x18\x02\x08\x02\"x\n\x17ListRevocationsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tunchanged\x18\x02 \x01(\x08\x12\x31\n\x0brevocations\x18\x03 \x03(\x0b\x32\x1c.isthmus.oauth.v1.Revocation:\x06\x9a\xe7\x18\x02\x08\x02\"f\n\nRevocation\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .isthmus.oauth.v1.RevocationKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrevoked_at\x18\x03 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\";\n\x18PublishGatewayKeyRequest\x12\x17\n\x03jwk\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08:\x06\x9a\xe7\x18\x02\x08\x01\"3\n\x19PublishGatewayKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\"\x90\x01\n\x14\x43reateAccountRequest\x12\x31\n\tmember_id\x18\x01 \x01(\tB\x1e\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\xaa\xe7\x18\x02\x08\x02\x12\x19\n\x05login\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\x80\x01\x12\"\n\x08password\x18\x03 \x01(\tB\x10\xbaH\x07r\x05\x10\n\x18\x80\x02\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x03\"2\n\x15\x43reateAccountResponse\x12\x11\n\tmember_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18\x45nrolSecondFactorRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"8\n\x19\x45nrolSecondFactorResponse\x12\x13\n\x03uri\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18SignOutEverywhereRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"#\n\x19SignOutEverywhereResponse:\x06\x9a\xe7\x18\x02\x08\x01*\x85\x01\n\x0eRevocationKind\x12\x1f\n\x1bREVOCATION_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15REVOCATION_KIND_TOKEN\x10\x01\x12\x1a\n\x16REVOCATION_KIND_FAMILY\x10\x02\x12\x1b\n\x17REVOCATION_KIND_SUBJECT\x10\x03\x32\x92\x04\n\x04Keys\x12\xb4\x01\n\x08ListKeys\x12!.isthmus.oauth.v1.ListKeysRequest\x1a\".isthmus.oauth.v1.ListKeysResponse\"a\x92\xe7\x18]\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x05oauth\n\x07gateway\n\x0c\x63ore-gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x01\x12\xb4\x01\n\x0fListRevocations\x12(.isthmus.oauth.v1.ListRevocationsRequest\x1a).isthmus.oauth.v1.ListRevocationsResponse\"L\x92\xe7\x18H\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x07gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x02\x12\x8c\x01\n\x11PublishGatewayKey\x12*.isthmus.oauth.v1.PublishGatewayKeyRequest\x1a+.isthmus.oauth.v1.PublishGatewayKeyResponse\"\x1e\x92\xe7\x18\x1a\n\x07gateway(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauth2\x93\x05\n\x08\x41\x63\x63ounts\x12\xb7\x01\n\rCreateAccount\x12&.isthmus.oauth.v1.CreateAccountRequest\x1a\'.isthmus.oauth.v1.CreateAccountResponse\"U\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\tmember_id\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/accounts:\x01*\x12\xd9\x01\n\x11\x45nrolSecondFactor\x12*.isthmus.oauth.v1.EnrolSecondFactorRequest\x1a+.isthmus.oauth.v1.EnrolSecondFactorResponse\"k\x92\xe7\x18\x32\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write0\x88\'@\x03H\x02P\x05Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:enrolSecondFactor:\x01*\x12\xe1\x01\n\x11SignOutEverywhere\x12*.isthmus.oauth.v1.SignOutEverywhereRequest\x1a+.isthmus.oauth.v1.SignOutEverywhereResponse\"s\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x01Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:signOutEverywhere:\x01*\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/oauth/v1/oauth.proto\x12\x10isthmus.oauth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"3\n\x0fListKeysRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01:\x06\x9a\xe7\x18\x02\x08\x01\">\n\x10ListKeysResponse\x12\x0c\n\x04jwks\x18\x01 \x03(\t\x12\x14\n\x0cgateway_jwks\x18\x02 \x03(\t:\x06\x9a\xe7\x18\x02\x08\x01\":\n\x16ListRevocationsRequest\x12\x18\n\x07version\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@:\x06\x9a\xe7\x18\x02\x08\x02\"x\n\x17ListRevocationsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tunchanged\x18\x02 \x01(\x08\x12\x31\n\x0brevocations\x18\x03 \x03(\x0b\x32\x1c.isthmus.oauth.v1.Revocation:\x06\x9a\xe7\x18\x02\x08\x02\"f\n\nRevocation\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .isthmus.oauth.v1.RevocationKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrevoked_at\x18\x03 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\";\n\x18PublishGatewayKeyRequest\x12\x17\n\x03jwk\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08:\x06\x9a\xe7\x18\x02\x08\x01\"3\n\x19PublishGatewayKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\"\x90\x01\n\x14\x43reateAccountRequest\x12\x31\n\tmember_id\x18\x01 \x01(\tB\x1e\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\xaa\xe7\x18\x02\x08\x02\x12\x19\n\x05login\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\x80\x01\x12\"\n\x08password\x18\x03 \x01(\tB\x10\xbaH\x07r\x05\x10\n\x18\x80\x02\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x03\"2\n\x15\x43reateAccountResponse\x12\x11\n\tmember_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18\x45nrolSecondFactorRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"8\n\x19\x45nrolSecondFactorResponse\x12\x13\n\x03uri\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18SignOutEverywhereRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"#\n\x19SignOutEverywhereResponse:\x06\x9a\xe7\x18\x02\x08\x01*\x85\x01\n\x0eRevocationKind\x12\x1f\n\x1bREVOCATION_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15REVOCATION_KIND_TOKEN\x10\x01\x12\x1a\n\x16REVOCATION_KIND_FAMILY\x10\x02\x12\x1b\n\x17REVOCATION_KIND_SUBJECT\x10\x03\x32\x92\x04\n\x04Keys\x12\xb4\x01\n\x08ListKeys\x12!.isthmus.oauth.v1.ListKeysRequest\x1a\".isthmus.oauth.v1.ListKeysResponse\"a\x92\xe7\x18]\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x05oauth\n\x07gateway\n\x0c\x63ore-gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x01\x12\xb4\x01\n\x0fListRevocations\x12(.isthmus.oauth.v1.ListRevocationsRequest\x1a).isthmus.oauth.v1.ListRevocationsResponse\"L\x92\xe7\x18H\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x07gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x02\x12\x8c\x01\n\x11PublishGatewayKey\x12*.isthmus.oauth.v1.PublishGatewayKeyRequest\x1a+.isthmus.oauth.v1.PublishGatewayKeyResponse\"\x1e\x92\xe7\x18\x1a\n\x07gateway(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauth2\x93\x05\n\x08\x41\x63\x63ounts\x12\xb7\x01\n\rCreateAccount\x12&.isthmus.oauth.v1.CreateAccountRequest\x1a\'.isthmus.oauth.v1.CreateAccountResponse\"U\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\tmember_id\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/accounts:\x01*\x12\xd9\x01\n\x11\x45nrolSecondFactor\x12*.isthmus.oauth.v1.EnrolSecondFactorRequest\x1a+.isthmus.oauth.v1.EnrolSecondFactorResponse\"k\x92\xe7\x18\x32\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write0\x88\'@\x03H\x02P\x05Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:enrolSecondFactor:\x01*\x12\xe1\x01\n\x11SignOutEverywhere\x12*.isthmus.oauth.v1.SignOutEverywhereRequest\x1a+.isthmus.oauth.v1.SignOutEverywhereResponse\"s\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x01Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:signOutEverywhere:\x01*\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.oauth.v1.oauth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LISTKEYSREQUEST'].fields_by_name['key_id']._loaded_options = None
+  _globals['_LISTKEYSREQUEST'].fields_by_name['key_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_LISTKEYSREQUEST']._loaded_options = None
   _globals['_LISTKEYSREQUEST']._serialized_options = b'\232\347\030\002\010\001'
   _globals['_LISTKEYSRESPONSE']._loaded_options = None
@@ -92,36 +94,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTS'].methods_by_name['EnrolSecondFactor']._serialized_options = b'\222\347\0302\n\014core-gateway\022\016accounts.write0\210\'@\003H\002P\005Z\tmember_id\202\323\344\223\002/\"*/v1/accounts/{member_id}:enrolSecondFactor:\001*'
   _globals['_ACCOUNTS'].methods_by_name['SignOutEverywhere']._loaded_options = None
   _globals['_ACCOUNTS'].methods_by_name['SignOutEverywhere']._serialized_options = b'\222\347\030:\n\014core-gateway\022\016accounts.write(\0010\210\':\004\010\003\020\024@\003H\002P\001Z\tmember_id\202\323\344\223\002/\"*/v1/accounts/{member_id}:signOutEverywhere:\001*'
-  _globals['_REVOCATIONKIND']._serialized_start=1089
-  _globals['_REVOCATIONKIND']._serialized_end=1222
+  _globals['_REVOCATIONKIND']._serialized_start=1115
+  _globals['_REVOCATIONKIND']._serialized_end=1248
   _globals['_LISTKEYSREQUEST']._serialized_start=141
-  _globals['_LISTKEYSREQUEST']._serialized_end=166
-  _globals['_LISTKEYSRESPONSE']._serialized_start=168
-  _globals['_LISTKEYSRESPONSE']._serialized_end=230
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=232
-  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=290
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=292
-  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=412
-  _globals['_REVOCATION']._serialized_start=414
-  _globals['_REVOCATION']._serialized_end=516
-  _globals['_PUBLISHGATEWAYKEYREQUEST']._serialized_start=518
-  _globals['_PUBLISHGATEWAYKEYREQUEST']._serialized_end=577
-  _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_start=579
-  _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_end=630
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=633
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=777
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=779
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=829
-  _globals['_ENROLSECONDFACTORREQUEST']._serialized_start=831
-  _globals['_ENROLSECONDFACTORREQUEST']._serialized_end=910
-  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_start=912
-  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_end=968
-  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_start=970
-  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_end=1049
-  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_start=1051
-  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_end=1086
-  _globals['_KEYS']._serialized_start=1225
-  _globals['_KEYS']._serialized_end=1755
-  _globals['_ACCOUNTS']._serialized_start=1758
-  _globals['_ACCOUNTS']._serialized_end=2417
+  _globals['_LISTKEYSREQUEST']._serialized_end=192
+  _globals['_LISTKEYSRESPONSE']._serialized_start=194
+  _globals['_LISTKEYSRESPONSE']._serialized_end=256
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_start=258
+  _globals['_LISTREVOCATIONSREQUEST']._serialized_end=316
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_start=318
+  _globals['_LISTREVOCATIONSRESPONSE']._serialized_end=438
+  _globals['_REVOCATION']._serialized_start=440
+  _globals['_REVOCATION']._serialized_end=542
+  _globals['_PUBLISHGATEWAYKEYREQUEST']._serialized_start=544
+  _globals['_PUBLISHGATEWAYKEYREQUEST']._serialized_end=603
+  _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_start=605
+  _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_end=656
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=659
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=803
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=805
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=855
+  _globals['_ENROLSECONDFACTORREQUEST']._serialized_start=857
+  _globals['_ENROLSECONDFACTORREQUEST']._serialized_end=936
+  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_start=938
+  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_end=994
+  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_start=996
+  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_end=1075
+  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_start=1077
+  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_end=1112
+  _globals['_KEYS']._serialized_start=1251
+  _globals['_KEYS']._serialized_end=1781
+  _globals['_ACCOUNTS']._serialized_start=1784
+  _globals['_ACCOUNTS']._serialized_end=2443
 # @@protoc_insertion_point(module_scope)

@@ -48,12 +48,17 @@ Global___RevocationKind: _TypeAlias = RevocationKind  # noqa: Y015
 class ListKeysRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The id of a key that the caller met and does not have: a list without it is read anew before it is given. Empty: none."""
     def __init__(
         self,
+        *,
+        key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
