@@ -41,7 +41,7 @@ Delegate = Callable[[Call, MethodPolicy], Awaitable[str]]
 
 
 class Channels:
-    """Every channel of a process, opened on first use and closed together."""
+    """Every channel of a process, each opened once and closed together."""
 
     def __init__(self, identity: Identity, contract: Contract) -> None:
         self._identity = identity
@@ -64,9 +64,10 @@ class Channels:
             require_tls13()
             # The control plane demands mTLS for every cluster; without it the fallback has no roots and fails closed.
             fallback = grpc.ssl_channel_credentials(self._identity.leaf.bundle)
-            self._open[target] = grpc.aio.secure_channel(
-                target, grpc.xds_channel_credentials(fallback), options=_OPTIONS
-            )
+            channel = grpc.aio.secure_channel(target, grpc.xds_channel_credentials(fallback), options=_OPTIONS)
+            # By itself a channel asks the control plane and shakes hands within its first call, out of its deadline.
+            channel.get_state(try_to_connect=True)
+            self._open[target] = channel
         return self._policed(target, hedged=True)
 
     def direct(self, address: str, peer: SpiffeId) -> grpc.aio.Channel:

@@ -20,7 +20,7 @@ class Delegation:
     """mesh.channel.Delegate over gRPC. Bounded in memory; for the tasks of one loop."""
 
     def __init__(self, channels: Channels, clock: Clock) -> None:
-        self._channels = channels
+        self._gateway: gateway_pb2_grpc.ExchangeAsyncStub = gateway_pb2_grpc.ExchangeStub(channels.open("gateway"))
         self._clock = clock
         # By the digest of the caller's token, whose own check comes first: a revoked one never gets here.
         self._made: OrderedDict[tuple[bytes, str], tuple[str, int]] = OrderedDict()
@@ -32,8 +32,7 @@ class Delegation:
         known = self._made.get(name)
         if known is not None and known[1] - self._clock.now_us() // 1_000_000 >= LEFT_S_MIN:
             return known[0]
-        stub: gateway_pb2_grpc.ExchangeAsyncStub = gateway_pb2_grpc.ExchangeStub(self._channels.open("gateway"))
-        answer = await stub.ExchangeToken(gateway_pb2.ExchangeTokenRequest(subject_token=token, method=method.path))
+        answer = await self._gateway.ExchangeToken(gateway_pb2.ExchangeTokenRequest(subject_token=token, method=method.path))
         authorization = f"Bearer {answer.token}"
         self._made[name] = (authorization, answer.expires)
         self._made.move_to_end(name)

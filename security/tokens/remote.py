@@ -79,8 +79,9 @@ def inner_verifier(
 def _fetch(channels: Channels, *, inner_keys: bool) -> FetchJwks:
     """Fetches keys from the `oauth` workload of the zone."""
 
+    stub = oauth_pb2_grpc.KeysStub(channels.open("oauth"))
+
     async def fetch(sought: str) -> Sequence[str]:
-        stub = oauth_pb2_grpc.KeysStub(channels.open("oauth"))
         answer = await stub.ListKeys(oauth_pb2.ListKeysRequest(key_id=sought))
         return tuple(answer.gateway_jwks if inner_keys else answer.jwks)
 
@@ -89,11 +90,11 @@ def _fetch(channels: Channels, *, inner_keys: bool) -> FetchJwks:
 
 def revocations_from(channels: Channels) -> FetchRevocations:
     """Fetches the revocations from the `oauth` workload of the zone, when they have changed."""
+    stub = oauth_pb2_grpc.KeysStub(channels.open("oauth"))
     version, last = "", tuple[Revocation, ...]()
 
     async def fetch() -> Sequence[Revocation]:
         nonlocal version, last
-        stub = oauth_pb2_grpc.KeysStub(channels.open("oauth"))
         answer = await stub.ListRevocations(oauth_pb2.ListRevocationsRequest(version=version))
         if not answer.unchanged:
             last = tuple(Revocation(_KIND_OF[each.kind], each.name, each.revoked_at) for each in answer.revocations)
