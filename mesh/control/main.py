@@ -199,7 +199,7 @@ def _measure(planner: Planner, cache: SnapshotCache, ads: Ads) -> None:
 
 
 async def main(settings: ControlSettings, process: Process) -> None:
-    registry = await Registry.wait(settings.topology_path, settings.zone, settings.topology_interval_s)
+    registry = await Registry.wait(settings.topology_path, settings.zone, settings.topology_look_s)
     cache = SnapshotCache(history=History(settings.state_path / "configurations"))
     planner = Planner(settings, process, registry, cache)
     ads = Ads(

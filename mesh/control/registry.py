@@ -1,12 +1,14 @@
 """The endpoints of a zone, from the table of processes (topology.json)."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mesh.control.notice import changes
 from mesh.logs import logger
 
 # The one address that the public zone knows of the private one.
@@ -63,32 +65,37 @@ def _endpoints(row: dict[str, Any]) -> list[Endpoint]:
 class Registry:
     """The endpoints of now. A table that cannot be read leaves the last good one in use."""
 
-    def __init__(self, path: Path, zone: str, interval_s: float) -> None:
+    def __init__(self, path: Path, zone: str, look_s: float) -> None:
+        """look_s: between two looks where nobody tells of a new table."""
         self._path = path
         self._zone = zone
-        self._interval_s = interval_s
+        self._look_s = look_s
         self._stamp = self._modified()
         self._log = logger("control")
         self.endpoints = read(path, zone)
 
     @classmethod
-    async def wait(cls, path: Path, zone: str, interval_s: float, timeout_s: float = 30.0) -> "Registry":
+    async def wait(cls, path: Path, zone: str, look_s: float, timeout_s: float = 30.0) -> "Registry":
         """The registry, once the table is there. Raises TopologyError when it does not come."""
-        async with asyncio.timeout(timeout_s):
-            while not path.exists():  # noqa: ASYNC110 (a file has no event)
-                await asyncio.sleep(interval_s)
-        return cls(path, zone, interval_s)
+        try:
+            async with asyncio.timeout(timeout_s), contextlib.aclosing(changes(path.parent, look_s)) as looks:
+                async for _ in looks:
+                    if path.exists():
+                        break
+        except TimeoutError as error:
+            raise TopologyError(f"{path} did not come within {timeout_s:.0f} s") from error
+        return cls(path, zone, look_s)
 
     def sub_zone(self, workload: str, node: str) -> str:
         """Where a node stands; "" where the table says nothing of it."""
         return next((each.sub_zone for each in self.endpoints if (each.workload, each.node) == (workload, node)), "")
 
     async def watch(self, changed: Callable[[], None]) -> None:
-        """Look for a new table, for ever; call `changed` when endpoints differ from before."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            if self.refresh():
-                changed()
+        """Follow the table, for ever; call `changed` when endpoints differ from before."""
+        async with contextlib.aclosing(changes(self._path.parent, self._look_s)) as looks:
+            async for _ in looks:
+                if self.refresh():
+                    changed()
 
     def refresh(self) -> bool:
         """Read the table again if its file is another one. True when endpoints differ from before."""

@@ -20,8 +20,8 @@ class ControlSettings(ProcessSettings):
     probe_timeout_s: float = Field(default=0.5, gt=0, le=10)
     # Probes under way at one time.
     probes_max: int = Field(default=32, ge=1, le=1024)
-    # Between two looks at the table of processes: a new node waits no longer than this, and a look costs some 10 us.
-    topology_interval_s: float = Field(default=0.01, gt=0, le=10)
+    # Between two looks at the table of processes where the filesystem does not tell of a new one.
+    topology_look_s: float = Field(default=2.0, gt=0, le=60)
     # ADS streams of all data planes together, and of any one workload.
     streams_max: int = Field(default=256, ge=1, le=4096)
     streams_per_workload_max: int = Field(default=64, ge=1, le=1024)

@@ -1,12 +1,16 @@
 """Which endpoints a control plane may know."""
 
+import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mesh.control.notice import changes
 from mesh.control.registry import Registry, TopologyError, read
+from mesh.files import PUBLIC_MODE, write_file
 
 
 def row(name: str, zone: str, workload: str, port: int = 20000, listen: str = "grpc") -> dict[str, Any]:
@@ -49,6 +53,42 @@ def test_a_new_table_is_noticed(tmp_path: Path) -> None:
     write(path, ROWS[0], row("edge-2", "public", "edge", 20001))
     assert registry.refresh()
     assert len(registry.endpoints) == 2
+
+
+async def test_the_kernel_tells_of_a_table_that_is_put_in_place(tmp_path: Path) -> None:
+    path = write(tmp_path / "topology.json", ROWS[0])
+    # Between two looks of its own it would be too late.
+    registry, told = Registry(path, "public", 600.0), asyncio.Event()
+    watching = asyncio.create_task(registry.watch(told.set))
+    async with asyncio.timeout(60):
+        for number in range(2, 5):
+            new = tmp_path / f"table-{number}"
+            write(new, ROWS[0], row(f"edge-{number}", "public", "edge", 20000 + number))
+            write_file(path, new.read_bytes(), PUBLIC_MODE)
+            await told.wait()
+            told.clear()
+            assert {each.node for each in registry.endpoints} == {"edge-1", f"edge-{number}"}
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_mesh_starts_when_its_table_comes(tmp_path: Path) -> None:
+    waiting = asyncio.create_task(Registry.wait(tmp_path / "topology.json", "public", 600.0))
+    await asyncio.sleep(0)
+    write(tmp_path / "topology.json", ROWS[0])
+    async with asyncio.timeout(60):
+        assert len((await waiting).endpoints) == 1
+
+
+async def test_a_table_that_does_not_come_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="did not come"):
+        await Registry.wait(tmp_path / "topology.json", "public", 600.0, timeout_s=0.05)
+
+
+async def test_where_nobody_tells_it_looks(tmp_path: Path) -> None:
+    async with asyncio.timeout(60), contextlib.aclosing(changes(tmp_path / "not there", 0.01)) as looks:
+        for _ in range(3):
+            await anext(looks)
 
 
 def test_a_new_pid_is_no_news(tmp_path: Path) -> None:
