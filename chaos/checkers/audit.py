@@ -43,14 +43,16 @@ async def leaves(channel: Channel, methods: Iterable[str], from_time_us: int) ->
     return dict(found)
 
 
-async def put_on_record(channel: Channel, activity: pb.Activity.ValueType, about: str) -> None:
-    """
+async def put_on_record(channel: Channel, activity: pb.Activity.ValueType, about: str) -> str:
+    """Returns the trace by which the record is found.
+
     Raises:
         MeshError: the audit log cannot be written to.
     """
     about = ABOUT_OTHER.sub(" ", about)[:ABOUT_CHARACTERS_MAX]
     request = pb.RecordActivityRequest(activity=activity, about=about)
-    await AuditLogStub(channel("audit")).RecordActivity(request, timeout=DEADLINE_S, wait_for_ready=True)
+    answer = await AuditLogStub(channel("audit")).RecordActivity(request, timeout=DEADLINE_S, wait_for_ready=True)
+    return answer.trace_id
 
 
 async def verifies(home: Path) -> bool:

@@ -61,6 +61,8 @@ class Session:
     windows: list[Window] = field(default_factory=list)
     hit: set[str] = field(default_factory=set)
     healed_before: list[str] = field(default_factory=list)
+    # The trace of this drill's record in the audit log.
+    record: str = ""
     normal_p99_ms: float = 0.0
     method_ended_s: float | None = None
     # Seconds from the last healing until the warehouse had caught up with the edge.
@@ -85,7 +87,7 @@ class Session:
             loop.run(crowd.open(), OPEN_DEADLINE_S)
             session = cls(name, drill, target, loop, crowd, journal(target.home), healed_before=healed)
             # What cannot be put on record is not done.
-            session.put_on_record(pb.ACTIVITY_DRILL_BEGUN)
+            session.record = session.put_on_record(pb.ACTIVITY_DRILL_BEGUN)
             loop.run(session._warm_up(), OPEN_DEADLINE_S)
         except BaseException as error:
             loop.run(crowd.close(), 30)
@@ -134,6 +136,7 @@ class Session:
         """
         blast.check_method(self.drill.radius, method)
         request = {"method": method, "ttl_s": for_s, "percent": percent, "delay_ms": delay_ms, "abort": abort}
+        request["record"] = self.record
         self._break(f"{method}: {abort or f'{delay_ms} ms'}, {percent}%", OVERRIDES, request)
 
     @contextlib.contextmanager
@@ -185,14 +188,15 @@ class Session:
         """Let the traffic run on, so that the second look sees a mesh left alone."""
         time.sleep(self.drill.load.after_s)
 
-    def put_on_record(self, activity: pb.Activity.ValueType) -> None:
-        """Say in the mesh's own audit log what this drill does, and who runs it. Durable when this returns.
+    def put_on_record(self, activity: pb.Activity.ValueType) -> str:
+        """Say in the mesh's own audit log what this drill does, and who runs it. Durable when this returns
+        the trace by which the record is found.
 
         Raises:
             MeshError: the log cannot be written to.
         """
         about = f"{self.name} run {self.crowd.run} by {getpass.getuser()}"
-        self.loop.run(audit.put_on_record(self.crowd.channel, activity, about), READ_WITHIN_S)
+        return self.loop.run(audit.put_on_record(self.crowd.channel, activity, about), READ_WITHIN_S)
 
     def settle(self) -> Outcome:
         """End the traffic, complete what was left open, read the books and judge."""

@@ -1,11 +1,13 @@
 """The mesh that a drill acts on: found by its home, reached by its doors, its own word on how it is."""
 
 import asyncio
-import time
+import math
 import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from isthmus.control.v1 import control_pb2 as pb
 
 from chaos.drill.errors import DrillRefused, MeshUnwell
 from deploy.local import door, links, overriding, processes, topology
@@ -14,9 +16,8 @@ from deploy.local.health import NotReady, probe
 from deploy.local.mesh import urls
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Process, Topology
-from mesh.control.overrides import Fault, Overrides
 
-# Not a door but the file from which the control planes read what is laid over the contract.
+# Not a door but the control planes, which lay faults over the contract.
 OVERRIDES = "overrides"
 
 
@@ -58,18 +59,18 @@ class Target:
         """
         Raises:
             NotRunning: the mesh is gone.
-            Refused: the door said no.
+            Refused: the door said no, or LauncherError: the control plane did.
         """
         if at == OVERRIDES:
-            return _lay(**request)
+            return self._lay(**request)
         return door.call(door.path(self.home, at), **request)
 
     def heal(self, at: str, key: str) -> None:
         """Undo one fault. A mesh that is gone has nothing left to heal."""
-        if at == OVERRIDES:
-            _lift(key)
-            return
         try:
+            if at == OVERRIDES:
+                self._lift(key)
+                return
             self.ask(at, do="heal", lease=key)
         except NotRunning:
             return
@@ -103,26 +104,22 @@ class Target:
                 raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong.values())[:300]}", "See `isthmus check`")
             await asyncio.sleep(0.5)
 
+    def _lay(
+        self, method: str, ttl_s: float, percent: int, delay_ms: int, abort: str, record: str, lease: str
+    ) -> dict[str, Any]:
+        """A fault as `isthmus override fault` lays it. The lease's key tells by its end which method it is of."""
+        zone, path = overriding.method(method)
+        mandate = pb.Mandate(life_s=math.ceil(ttl_s), record=record)
+        request = pb.InjectFaultRequest(method=path, percent=percent, delay_ms=delay_ms, abort=abort, mandate=mandate)
+        asyncio.run(overriding.inject(self.home, zone, request))
+        return {"lease": lease}
+
+    def _lift(self, key: str) -> None:
+        zone, path = overriding.method(key.partition(" ")[2])
+        asyncio.run(overriding.clear(self.home, zone, path))
+
     def _processes(self) -> list[Process]:
         return [one for one in self.table.processes if one.runs]
-
-
-def _lay(method: str, ttl_s: float, percent: int, delay_ms: int, abort: str, lease: str) -> dict[str, Any]:
-    """A fault as `isthmus override fault` lays it. The lease's key tells by its end which method it is of."""
-    zone, path = overriding.method(method)
-    with overriding.clear():
-        fault = Fault(path, percent, time.time() + ttl_s, delay_ms, abort)
-    overriding.change(zone, lambda now: replace(now, faults=(*_without(now, path), fault)))
-    return {"lease": lease}
-
-
-def _lift(key: str) -> None:
-    zone, path = overriding.method(key.partition(" ")[2])
-    overriding.change(zone, lambda now: replace(now, faults=_without(now, path)))
-
-
-def _without(now: Overrides, path: str) -> tuple[Fault, ...]:
-    return tuple(fault for fault in now.faults if fault.method != path)
 
 
 def find(settings: LauncherSettings) -> Target:

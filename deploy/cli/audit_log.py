@@ -49,22 +49,24 @@ async def records(log: "AuditLogAsyncStub", request: pb.ListRecordsRequest, limi
     return found
 
 
-async def record(activity: pb.Activity.ValueType, about: str) -> None:
-    """Put on record what was done beside the services; durable when this returns.
+async def record(activity: pb.Activity.ValueType, about: str) -> str:
+    """Put on record what was done beside the services; durable when this returns the trace by which it is found.
 
     about: as the contract allows it; other characters become spaces. Raises LauncherError.
     """
     about = ABOUT_OTHER.sub(" ", about)[:ABOUT_CHARACTERS_MAX]
     async with connected() as log:
-        await log.RecordActivity(pb.RecordActivityRequest(activity=activity, about=about))
+        answer = await log.RecordActivity(pb.RecordActivityRequest(activity=activity, about=about))
+    return answer.trace_id
 
 
-def record_if_there(activity: pb.Activity.ValueType, about: str) -> None:
-    """The same for what must go on when the log is away: then it is said here that it is not on record."""
+def record_if_there(activity: pb.Activity.ValueType, about: str) -> str:
+    """The same for what must go on when the log is away: then it is said here that it is not on record. "" then."""
     try:
-        asyncio.run(record(activity, about))
+        return asyncio.run(record(activity, about))
     except LauncherError as error:
         typer.echo(f"This is not on record: {error}", err=True)
+        return ""
 
 
 async def leaves(

@@ -117,8 +117,20 @@ def retry(
 
     Exit status 1 when it is refused again: the group is back at what was good.
     """
+    from dataclasses import asdict
+
+    from isthmus.audit.v1 import audit_pb2
+
+    from deploy.cli import audit_log
+    from deploy.local import control_planes
+    from deploy.local.settings import LauncherSettings
+
+    # A repair does not wait for the log.
+    changed = audit_pb2.ACTIVITY_CONFIGURATION_CHANGED
+    record = audit_log.record_if_there(changed, f"retry {group} {configuration}")
     with clear_errors():
-        row = asyncio.run(_retry(group, configuration))
+        home = LauncherSettings().layout
+        row = asdict(asyncio.run(control_planes.retry(home, group, configuration, record, _RETRY_WITHIN_S)))
     if as_json:
         print_json(row)
     else:
@@ -128,34 +140,6 @@ def retry(
 
 
 _RETRY_WITHIN_S = 45.0
-
-
-async def _retry(group: str, name: str) -> dict[str, Any]:
-    import time
-    from dataclasses import asdict, replace
-
-    from deploy.local import control_planes, overriding
-    from deploy.local.errors import LauncherError
-    from deploy.local.settings import LauncherSettings
-    from mesh.control.overrides import Retry
-
-    home = LauncherSettings().layout
-    report, change = control_planes.newest(await control_planes.reports(home), group, name)
-    if change.configuration != name or change.fate not in ("rejected", "withheld"):
-        raise LauncherError(
-            f"{name} is not what {group} was refused last", "Only the newest one can be offered again: config history"
-        )
-    started = time.time()
-    added = Retry(group, name, started + _RETRY_WITHIN_S)
-    overriding.change(report.zone, lambda now: replace(now, retries=(*now.retries, added)))
-    while time.time() < started + _RETRY_WITHIN_S:
-        _, change = control_planes.newest(await control_planes.reports(home), group, name)
-        if change.fate != "offered" and (change.decided or 0) >= started:
-            return asdict(change)
-        await asyncio.sleep(0.1)
-    raise LauncherError(f"{group} has not answered within {_RETRY_WITHIN_S:.0f} s", "See isthmus config status")
-
-
 _COLOURS = {
     "applied": "[green]applied[/]",
     "acknowledged": "[green]acknowledged[/]",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ from isthmus.control.v1 import control_pb2 as pb
 from isthmus.control.v1.control_pb2_grpc import ControlStub
 
 from deploy.local import topology
-from deploy.local.errors import NotRunning, UnknownName
+from deploy.local.errors import LauncherError, NotRunning, UnknownName
 from deploy.local.settings import Home
 from mesh.channel import Channels
 from mesh.contract import load
 from mesh.control.history import Change, Fate
 from mesh.control.status import Plane, Told
-from mesh.errors import MeshError, NotFound
+from mesh.errors import DeadlineExceeded, MeshError, NotFound, Unavailable
 from mesh.spiffe import ZONES, SpiffeId
 from mesh.tls import Identity, IdentityError
 from security.identity.topology import OPERATORS
@@ -56,10 +57,15 @@ class Reports:
         return [each for report in self.found for _, each in sorted(report.endpoints.items())]
 
 
+def zones_of(home: Home) -> list[str]:
+    """Those that have a control plane here. Raises NotRunning where no mesh runs."""
+    table = topology.read(home.topology)
+    return [zone for zone in ZONES if table.of(f"control-{zone}")]
+
+
 async def reports(home: Home) -> Reports:
     """What the control planes of both zones say. Raises NotRunning where none answers."""
-    table = topology.read(home.topology)
-    zones = [zone for zone in ZONES if table.of(f"control-{zone}")]
+    zones = zones_of(home)
     answers = await asyncio.gather(*(_report(home, zone) for zone in zones), return_exceptions=True)
     found, silent = [], {}
     for zone, answer in zip(zones, answers, strict=True):
@@ -75,16 +81,47 @@ async def reports(home: Home) -> Reports:
     return Reports(found, silent)
 
 
+@asynccontextmanager
+async def told(home: Home, zone: str) -> AsyncIterator["ControlAsyncStub"]:
+    """The control plane of a zone, to be told something. Raises LauncherError with what it refuses."""
+    try:
+        async with _asked(home, zone) as control:
+            yield control
+    except IdentityError as error:
+        raise LauncherError(
+            f"The operator of the {zone} zone has no identity: {error}", "See `isthmus status`"
+        ) from error
+    except NotFound as error:
+        raise UnknownName(error.message, error.remedy) from error
+    except (Unavailable, DeadlineExceeded) as error:
+        raise NotRunning(f"control-{zone} does not answer: {error.message}", "See `isthmus check`") from error
+    except MeshError as error:
+        raise LauncherError(error.message, error.remedy or "See `isthmus check`") from error
+
+
+async def retry(home: Home, group: str, configuration: str, record: str, within_s: float) -> Change:
+    """Have a refused configuration offered once more, and wait for what becomes of it. Raises LauncherError."""
+    report, before = newest(await reports(home), group, configuration)
+    async with told(home, report.zone) as control:
+        request = pb.RetryConfigurationRequest(group=group, configuration=configuration, record=record)
+        await control.RetryConfiguration(request, wait_for_ready=True)
+        ends = time.monotonic() + within_s
+        while time.monotonic() < ends:
+            answer = await control.ListChanges(pb.ListChangesRequest(group=group), wait_for_ready=True)
+            change = _change(answer.changes[-1])
+            if change.fate is not Fate.OFFERED and (change.decided, change.offered) != (before.decided, before.offered):
+                return change
+            await asyncio.sleep(0.1)
+    raise LauncherError(f"{group} has not answered within {within_s:.0f} s", "See `isthmus config status`")
+
+
 async def difference(home: Home, group: str, before: str, after: str) -> list[dict[str, Any]]:
     """The resources in which two configurations of a group differ: {type, name, change, before, after}."""
     report, _ = newest(await reports(home), group, before)
-    async with _asked(home, report.zone) as control:
-        try:
-            answer = await control.CompareConfigurations(
-                pb.CompareConfigurationsRequest(group=group, before=before, after=after), wait_for_ready=True
-            )
-        except NotFound as error:
-            raise UnknownName(error.message, error.remedy) from error
+    async with told(home, report.zone) as control:
+        answer = await control.CompareConfigurations(
+            pb.CompareConfigurationsRequest(group=group, before=before, after=after), wait_for_ready=True
+        )
     return [_difference(each) for each in answer.differences]
 
 
@@ -108,7 +145,10 @@ _SHORT: Final = {"Cluster": "CDS", "ClusterLoadAssignment": "EDS", "Listener": "
 @asynccontextmanager
 async def _asked(home: Home, zone: str) -> AsyncIterator["ControlAsyncStub"]:
     table = topology.read(home.topology)
-    (process,) = table.of(f"control-{zone}")
+    found = table.of(f"control-{zone}")
+    if not found:
+        raise NotRunning(f"{home.root} has no control-{zone}", "Start a mesh with `make run`")
+    process = found[0]
     channels = Channels(Identity(home.identity(OPERATORS[zone].process)), load())
     try:
         peer = SpiffeId(zone, process.workload, table.trust_domain)

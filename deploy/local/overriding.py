@@ -1,62 +1,93 @@
-"""The files in which the control planes of this home look for overrides."""
+"""What is laid over the contract for a while, as the operator tells the control planes of this home."""
 
-import contextlib
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-from deploy.local import topology
+from isthmus.control.v1 import control_pb2 as pb
+
+from deploy.local import control_planes, topology
 from deploy.local.errors import UnknownName
-from deploy.local.settings import LauncherSettings
+from deploy.local.settings import Home
 from mesh import contract
 from mesh.contract.explain import find
-from mesh.control.overrides import FILE, OverrideError, Overrides
-from mesh.files import PRIVATE_MODE, write_file
+from mesh.spiffe import ZONES
 
-ZONES: Final = ("public", "private")
-
-
-@contextlib.contextmanager
-def clear() -> Iterator[None]:
-    """Turn an override that must not be into a plain refusal."""
-    try:
-        yield
-    except OverrideError as error:
-        raise UnknownName(str(error), "See isthmus override --help") from error
+_US: Final = 1_000_000
 
 
 def method(name: str) -> tuple[str, str]:
-    """Zone and path of the one method that is named so."""
+    """Zone and path of the one method that is named so. Raises UnknownName."""
     found = find(contract.load(), name)
     if len(found) != 1:
         raise UnknownName(f"{len(found)} methods are named {name}", "See them all: isthmus policy table")
+    if found[0].zone not in ZONES:
+        raise UnknownName(f"{name} is called past all gateways", "Name a method of one zone: isthmus policy table")
     return found[0].zone, found[0].path
 
 
-def workload(name: str, nodes: Sequence[str]) -> str:
-    """The zone of a workload that has these nodes."""
-    running = topology.read(LauncherSettings().layout.topology)
-    zones = {one.node: one.zone for one in running.processes if one.workload == name}
-    if unknown := sorted(set(nodes) - zones.keys()):
-        raise UnknownName(f"{name} has no node {', '.join(unknown)}", f"It has {', '.join(sorted(zones)) or 'none'}")
-    return zones[nodes[0]]
+def zone_of(home: Home, workload: str, nodes: Sequence[str]) -> str:
+    """The zone of a workload that has one of these nodes. Raises UnknownName."""
+    zones = {
+        one.zone for one in topology.read(home.topology).processes if one.workload == workload and one.node in nodes
+    }
+    if len(zones) != 1:
+        raise UnknownName(f"{workload} has no node {', '.join(nodes)}", "See isthmus status")
+    return zones.pop()
 
 
-def read(zone: str) -> Overrides:
-    """What is in force in a zone."""
-    now = time.time()
-    try:
-        return Overrides.from_json(_path(zone).read_bytes(), now).alive(now)
-    except (OSError, OverrideError):
-        return Overrides()
+async def inject(home: Home, zone: str, request: pb.InjectFaultRequest) -> None:
+    """Raises LauncherError."""
+    async with control_planes.told(home, zone) as control:
+        await control.InjectFault(request, wait_for_ready=True)
 
 
-def change(zone: str, how: Callable[[Overrides], Overrides]) -> None:
-    path = _path(zone)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_file(path, how(read(zone)).to_json().encode(), PRIVATE_MODE)
+async def split(home: Home, zone: str, request: pb.SplitTrafficRequest) -> None:
+    """Raises LauncherError."""
+    async with control_planes.told(home, zone) as control:
+        await control.SplitTraffic(request, wait_for_ready=True)
 
 
-def _path(zone: str) -> Path:
-    return LauncherSettings().layout.run(f"control-{zone}") / FILE
+async def clear(home: Home, zone: str, of: str) -> None:
+    """End what is laid over a method's path or a workload. Raises LauncherError."""
+    async with control_planes.told(home, zone) as control:
+        await control.ClearOverrides(pb.ClearOverridesRequest(of=of), wait_for_ready=True)
+
+
+async def clear_all(home: Home) -> None:
+    """End everything, in both zones. Raises LauncherError where a control plane does not answer; the other has then."""
+    zones = control_planes.zones_of(home)
+    answers = await asyncio.gather(*(clear(home, zone, "") for zone in zones), return_exceptions=True)
+    for answer in answers:
+        if answer is not None:
+            raise answer
+
+
+async def listed(home: Home) -> list[dict[str, Any]]:
+    """All that are in force: {zone, kind, on, percent, delay_ms, abort, nodes, ends_in_s, record}.
+
+    Raises LauncherError where a control plane does not answer.
+    """
+    rows: list[dict[str, Any]] = []
+    for zone in control_planes.zones_of(home):
+        async with control_planes.told(home, zone) as control:
+            now = await control.ListOverrides(pb.ListOverridesRequest(), wait_for_ready=True)
+        rows += [_row(zone, "fault", each.method, each) for each in now.faults]
+        rows += [_row(zone, "split", each.workload, each) for each in now.splits]
+    return rows
+
+
+def _row(zone: str, kind: str, on: str, laid: pb.Fault | pb.Split) -> dict[str, Any]:
+    fault = laid if isinstance(laid, pb.Fault) else pb.Fault()
+    return {
+        "zone": zone,
+        "kind": kind,
+        "on": on,
+        "percent": laid.percent,
+        "delay_ms": fault.delay_ms,
+        "abort": fault.abort,
+        "nodes": list(laid.nodes) if isinstance(laid, pb.Split) else [],
+        "ends_in_s": round(laid.expires_us / _US - time.time(), 1),
+        "record": laid.record,
+    }

@@ -76,7 +76,7 @@ class History:
 
     def offered(self, group: str, snapshot: Snapshot, source: Configuration | None = None) -> None:
         """Note a configuration that is offered; nothing when it is the group's newest already."""
-        newest = self._newest(group)
+        newest = self.newest(group)
         if newest is not None and newest.configuration == snapshot.configuration:
             return
         if source is not None:
@@ -97,7 +97,7 @@ class History:
 
     def withheld(self, group: str, configuration: str, reason: str, source: Configuration | None = None) -> None:
         """A configuration that this control plane itself refuses to push."""
-        newest = self._newest(group)
+        newest = self.newest(group)
         if newest is not None and newest.configuration == configuration:
             # The same again: when it was looked at last, and what stands against it now.
             newest.fate, newest.decided, newest.reason = Fate.WITHHELD, self._now(), reason
@@ -125,6 +125,10 @@ class History:
         newest = {each.configuration: each for each in self.changes if each.group == group}
         return [(each.kind, each.version) for each in newest.values() if each.fate is Fate.REJECTED]
 
+    def newest(self, group: str) -> Change | None:
+        """The change that the group was offered last."""
+        return next((change for change in reversed(self.changes) if change.group == group), None)
+
     def source(self, group: str, configuration: str) -> Configuration | None:
         if self._directory is None:
             return None
@@ -132,9 +136,6 @@ class History:
             found: Configuration = json.loads(self._source(group, configuration).read_bytes())
             return found
         return None
-
-    def _newest(self, group: str) -> Change | None:
-        return next((change for change in reversed(self.changes) if change.group == group), None)
 
     def _decide(self, group: str, configuration: str, fate: Fate, **details: str) -> None:
         for change in reversed(self.changes):

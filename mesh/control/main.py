@@ -1,6 +1,7 @@
 """Builds the control plane of one zone and runs it."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from isthmus.control.v1 import control_pb2_grpc
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from mesh import telemetry
+from mesh.contract import MethodPolicy
 from mesh.control import capabilities
 from mesh.control.ads import Ads
 from mesh.control.cache import SnapshotCache
@@ -16,7 +18,7 @@ from mesh.control.compile import GRPC, Assignments, configuration, gateway, pack
 from mesh.control.health import Health, State
 from mesh.control.history import Configuration, History
 from mesh.control.overrides import FILE as OVERRIDES
-from mesh.control.overrides import Fault, OverridesFile, Retry
+from mesh.control.overrides import Fault, OverrideBook
 from mesh.control.registry import Endpoint, Registry
 from mesh.control.resources.view import View
 from mesh.control.service import ControlService
@@ -31,8 +33,6 @@ from mesh.server import ServerBuilder
 
 # Probes that come together make one snapshot, and no endpoint waits longer than this for it.
 _COALESCE_S = 0.005
-# Between two looks at the overrides, and so how late one may end.
-_OVERRIDES_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,10 @@ class Planner:
         self._groups = (gateway(settings.zone), GRPC)
         self._configured: dict[str, _Configured] = {}
         self._assignments = Assignments()
-        self._retried: frozenset[Retry] = frozenset()
+        # Groups whose newest configuration is to be offered once more.
+        self._retries: dict[str, str] = {}
         self._compiled_for: dict[str, tuple[tuple[Endpoint, ...], tuple[Fault, ...]]] = {}
-        self._overrides = OverridesFile(settings.state_path / OVERRIDES)
+        self.overrides = OverrideBook(settings.state_path / OVERRIDES, self._changed.set)
         self._validator = EnvoyValidator(settings.state_path / "validation", settings.identity_dir)
         self.health = Health(
             process.identity,
@@ -74,14 +75,12 @@ class Planner:
         """Returns when every endpoint has been asked once and the first snapshots stand."""
         await self.health.start()
         self.health.watch(self._probed())
-        self._overrides.refresh()
         await self.health.settled(3 * self._settings.probe_timeout_s)
         self._restore()
         await self._publish()
         self._tasks = [
             asyncio.create_task(self._registry.watch(self._endpoints_changed), name="registry"),
             asyncio.create_task(self._follow(), name="planner"),
-            asyncio.create_task(self._watch_overrides(), name="overrides"),
         ]
 
     async def stop(self, grace_s: float) -> None:
@@ -94,6 +93,17 @@ class Planner:
         """What the probes say of each node."""
         return [(each, self.health.state(each.node)) for each in self._probed()]
 
+    @property
+    def methods(self) -> Mapping[str, MethodPolicy]:
+        """Those of the zone, by path."""
+        found = self._process.contract.methods
+        return {path: method for path, method in found.items() if method.zone == self._settings.zone}
+
+    def retry(self, group: str, configuration: str) -> None:
+        """Offer a group's newest configuration once more, though it was refused."""
+        self._retries[group] = configuration
+        self._changed.set()
+
     def _probed(self) -> Iterable[Endpoint]:
         return [each for each in self._registry.endpoints if each.listen == "grpc" and each.zone == self._settings.zone]
 
@@ -101,15 +111,11 @@ class Planner:
         self.health.watch(self._probed())
         self._changed.set()
 
-    async def _watch_overrides(self) -> None:
-        while True:
-            if self._overrides.refresh():
-                self._changed.set()
-            await asyncio.sleep(_OVERRIDES_LOOK_S)
-
     async def _follow(self) -> None:
         while True:
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.overrides.next_end_s()):
+                    await self._changed.wait()
             await asyncio.sleep(_COALESCE_S)
             self._changed.clear()
             await self._publish()
@@ -124,7 +130,7 @@ class Planner:
             settings.issuer,
             settings.audience,
             settings.run_path,
-            self._overrides.current,
+            self.overrides.current,
         )
 
     def _restore(self) -> None:
@@ -142,10 +148,10 @@ class Planner:
 
     async def _publish(self) -> None:
         view = self._view()
-        retries = frozenset(view.overrides.retries) - self._retried
-        for retry in retries:
+        retries, self._retries = self._retries, {}
+        for group in retries:
             # What was withheld is looked at again.
-            self._compiled_for.pop(retry.group, None)
+            self._compiled_for.pop(group, None)
         for group in self._groups:
             # Nodes that come, go or fall ill change endpoints only. All else follows from the gateway's own port and
             # the faults, and is compiled anew when those change: it takes longer than a new node may wait.
@@ -157,9 +163,8 @@ class Planner:
             if known is not None:
                 snapshot = with_endpoints(view, known.resources, self.health.state, self._assignments)
                 self._cache.set(group, snapshot, known.source)
-        for retry in retries:
-            self._cache.retry(retry.group, retry.configuration)
-        self._retried = frozenset(view.overrides.retries)
+        for group, refused in retries.items():
+            self._cache.retry(group, refused)
 
     async def _configure(self, view: View, group: str) -> None:
         """Compile what the group is to be told from now on.
@@ -213,7 +218,7 @@ async def main(settings: ControlSettings, process: Process) -> None:
         name=settings.node,
     )
     _measure(planner, cache, ads)
-    service = ControlService(ads.planes, cache.history, planner.probed)
+    service = ControlService(ads.planes, cache.history, planner)
     builder = (
         ServerBuilder(process)
         .add_infrastructure(ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE)

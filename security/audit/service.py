@@ -5,6 +5,7 @@ from typing import Any, Final
 from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1 import audit_pb2_grpc
 
+from mesh.call import current_call
 from security.audit import attached
 from security.audit.record import Decision
 from security.audit.store import AuditStore, Selection, StoredCheckpoint, StoredRecord
@@ -62,7 +63,7 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
         # The interceptor holds the answer back until the record of this call, with the note on it, is durable.
         said = pb.Activity.Name(request.activity).removeprefix("ACTIVITY_")
         attached.note(f"{said} {request.about}".rstrip())
-        return pb.RecordActivityResponse()
+        return pb.RecordActivityResponse(trace_id=current_call().trace_id)
 
 
 def _position(number: int) -> int:

@@ -145,7 +145,7 @@ async def remove(terminal: Terminal, home: Path) -> None:
 async def test_a_refused_call_to_a_running_room_is_shown(
     tmp_path: Path, terminal: Terminal, elsewhere: Terminal
 ) -> None:
-    async with LocalMesh(tmp_path, free_port_base(), only=("members-1", "witness", "audit")) as mesh:
+    async with LocalMesh(tmp_path, free_port_base(), only=("members-1", "witness", "audit", "control-private")) as mesh:
         listen = read(mesh.home.topology).process("members-1").listen("grpc")
         channels = Channels(Identity(mesh.operator_identity), load())
         members = MembersStub(channels.direct(str(listen), SpiffeId("private", "members")))
@@ -193,6 +193,10 @@ async def test_a_refused_call_to_a_running_room_is_shown(
         assert json.loads(verified.stdout)["witnessed"]["size"] > 0
         laid = await terminal.isthmus("override", "fault", "members/GetMember", "--delay-ms", "1")
         assert laid.returncode == 0, laid.stderr
+        (listed,) = json.loads((await terminal.isthmus("override", "list", "--json")).stdout)
+        assert (listed["on"], listed["delay_ms"]) == ("/isthmus.members.v1.Members/GetMember", 1)
+        found = await terminal.isthmus("audit", "search", "--trace", listed["record"], "--json")
+        assert ["fault" in one["reason"] for one in json.loads(found.stdout)] == [True]
         assert (await terminal.isthmus("override", "clear")).returncode == 0
         noted = await terminal.isthmus(
             "audit", "tail", "--method", "/isthmus.audit.v1.AuditLog/RecordActivity", "--json"

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from deploy.local import envoy
-from mesh.control.overrides import FILE, Fault, Overrides
 from mesh.tls import Identity
 from tests.integration.control.test_edge_gateway import problem
 from tests.integration.control.world import World, eventually
@@ -281,9 +280,7 @@ async def test_what_is_said_of_a_method_s_route_holds_for_its_json_calls(
     world: World, public: aiohttp.ClientSession
 ) -> None:
     """Rates and faults are settings of the route that a call has as gRPC."""
-    fault = Fault("/isthmus.orders.v1.Orders/GetOrder", 100, time.time() + 60, abort="RESOURCE_EXHAUSTED")
-    path = world.home.run("control-private") / FILE
-    path.write_text(Overrides((fault,)).to_json())
+    await world.fault("private", "/isthmus.orders.v1.Orders/GetOrder")
 
     async def status(wanted: int) -> bool:
         async with public.get("/v1/orders/a", headers=token()) as answer:
@@ -292,7 +289,7 @@ async def test_what_is_said_of_a_method_s_route_holds_for_its_json_calls(
             return answer.status == wanted
 
     await eventually(lambda: status(429), "the fault is there")
-    path.unlink()
+    await world.clear("private")
     await eventually(lambda: status(200), "the fault is gone")
     before = await counted(world)
     for _ in range(3):

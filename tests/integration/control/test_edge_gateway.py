@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import ssl
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from mesh.control.overrides import FILE, Fault, Overrides
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -214,13 +212,11 @@ async def test_a_gateway_outlives_its_control_plane(
 async def test_a_fault_is_put_into_the_public_s_calls_and_taken_back(
     world: World, public: aiohttp.ClientSession
 ) -> None:
-    fault = Fault("/isthmus.ads.v1.Ads/Decide", 100, time.time() + 60, abort="RESOURCE_EXHAUSTED")
-    path = world.home.run("control-public") / FILE
-    path.write_text(Overrides((fault,)).to_json())
+    await world.fault("public", "/isthmus.ads.v1.Ads/Decide")
 
     async def status(wanted: int) -> bool:
         return int((await decide(public))["status"]) == wanted
 
     await eventually(lambda: status(429), "the fault is there")
-    path.unlink()
+    await world.clear("public")
     await eventually(lambda: status(200), "the fault is gone")

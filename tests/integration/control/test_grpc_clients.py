@@ -15,7 +15,6 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.channel import Channels
 from mesh.contract import load
-from mesh.control.overrides import FILE, Fault, Overrides
 from mesh.errors import MeshError, ResourceExhausted
 from mesh.tls import Identity
 from tests.integration.control.world import World, eventually
@@ -139,17 +138,10 @@ async def test_a_frozen_node_fails_no_idempotent_call_and_traffic_leaves_it(
     await both_answer(world, orders)
 
 
-def override(world: World, overrides: Overrides) -> None:
-    path = world.home.run("control-private") / FILE
-    draft = path.with_suffix(".new")
-    draft.write_text(overrides.to_json())
-    draft.replace(path)
-
-
 async def test_a_fault_is_pushed_and_ends_by_itself(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
     await both_answer(world, orders)
-    fault = Fault("/isthmus.orders.v1.Orders/GetOrder", 100, time.time() + 4, abort="RESOURCE_EXHAUSTED")
-    override(world, Overrides((fault,)))
+    laid = time.time()
+    await world.fault("private", "/isthmus.orders.v1.Orders/GetOrder", life_s=4)
 
     async def fails() -> bool:
         try:
@@ -164,7 +156,7 @@ async def test_a_fault_is_pushed_and_ends_by_itself(world: World, orders: orders
         return not await fails()
 
     await eventually(ended, "the fault has ended")
-    assert time.time() >= fault.expires
+    assert time.time() >= laid + 4
 
 
 async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import ssl
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -15,7 +14,6 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.channel import Channels
 from mesh.contract import load
-from mesh.control.overrides import FILE, Overrides, Split
 from mesh.errors import MeshError
 from mesh.tls import Identity
 from tests.integration.control.world import World, eventually
@@ -125,25 +123,19 @@ async def test_a_canary_has_its_share_wherever_the_caller_stands_and_gives_it_ba
     nodes = {f"{workload}-{number}" for number in (1, 2, 3)}
     canary = f"{workload}-3"
 
-    def lay(overrides: Overrides) -> None:
-        path = world.home.run(f"control-{zone}") / FILE
-        draft = path.with_suffix(".new")
-        draft.write_text(overrides.to_json())
-        draft.replace(path)
-
     async def shared() -> bool:
         found = Counter([await ask() for _ in range(200)])
         # None without a split, a third if all were alike; by chance alone, a tenth is hardly ever more than 40.
         return found.keys() == nodes and 2 <= found[canary] <= 40 < min(found[each] for each in nodes - {canary})
 
-    lay(Overrides(splits=(Split(workload, (canary,), 10, time.time() + 60),)))
+    await world.split(zone, workload, canary, 10)
     await eventually(shared, f"a tenth of the calls; {world.tail(f'control-{zone}')}")
     await world.kill(canary)
     try:
         # Some were on their way to it: mesh.channel and the gateway send them again.
         assert await answers(ask) == nodes - {canary}
     finally:
-        lay(Overrides())
+        await world.clear(zone)
         await world.start(canary)
         await world.serving(canary, "grpc")
 

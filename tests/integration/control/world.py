@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from deploy.local import envoy
+from isthmus.control.v1 import control_pb2 as pb
+
+from deploy.local import envoy, overriding
 from deploy.local.settings import REPOSITORY, Home
 from deploy.local.topology import Listen, Process, Topology, write
 from deploy.local.xds_bootstrap import write_xds_bootstrap
@@ -108,6 +110,22 @@ class World:
     async def control(self, zone: str) -> None:
         self.identities.issue(zone, "operator", OPERATORS[zone].process)
         await self.start(f"control-{zone}", "mesh.control")
+
+    async def fault(self, zone: str, method: str, *, life_s: int = 60, abort: str = "RESOURCE_EXHAUSTED") -> None:
+        """Have every call of a method fail, as the operator."""
+        mandate = pb.Mandate(life_s=life_s, record="0" * 32)
+        request = pb.InjectFaultRequest(method=method, percent=100, abort=abort, mandate=mandate)
+        await overriding.inject(self.home, zone, request)
+
+    async def split(self, zone: str, workload: str, node: str, percent: int) -> None:
+        """Give one node a share of its workload's calls, as the operator."""
+        mandate = pb.Mandate(life_s=60, record="0" * 32)
+        request = pb.SplitTrafficRequest(workload=workload, nodes=[node], percent=percent, mandate=mandate)
+        await overriding.split(self.home, zone, request)
+
+    async def clear(self, zone: str) -> None:
+        """End all overrides of a zone, as the operator."""
+        await overriding.clear(self.home, zone, "")
 
     def signal(self, name: str, number: int) -> None:
         self.running[name].send_signal(number)

@@ -1,21 +1,25 @@
 """What a control plane answers about itself, over the mesh's own transport, and whom it answers."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from isthmus.control.v1 import control_pb2 as pb
 from isthmus.control.v1 import control_pb2_grpc
 
+from mesh.contract import load
 from mesh.control.conversation import Ack, Nack
 from mesh.control.health import State
 from mesh.control.history import Configuration, History
+from mesh.control.overrides import OverrideBook, Overrides
 from mesh.control.registry import Endpoint
 from mesh.control.service import ControlService
 from mesh.control.snapshot import CLUSTER, LISTENER
 from mesh.control.status import Planes
-from mesh.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, NotFound, PermissionDenied, Unavailable
 from mesh.server import ServerBuilder, UnsafeServerError
 from mesh.spiffe import SpiffeId
 from tests.unit.control.test_conversation import snapshot
@@ -29,12 +33,29 @@ NEW: Configuration = {
     LISTENER: {"edge": {"name": "edge", "port": 2}},
     CLUSTER: {"a": {"name": "a"}, "b": {"name": "b"}},
 }
+DECIDE = "/isthmus.ads.v1.Ads/Decide"
+RECORD = "0123456789abcdef" * 2
 ENDPOINT = Endpoint("edge", "grpc", "edge-1", "public", "127.0.0.1", 20001)
 
 
+class Plan:
+    """What the service asks of a planner."""
+
+    def __init__(self, path: Path) -> None:
+        self.retried: list[tuple[str, str]] = []
+        self.overrides = OverrideBook(path / "overrides.json", lambda: None)
+        self.methods = {path: method for path, method in load().methods.items() if method.zone == "public"}
+
+    def probed(self) -> list[tuple[Endpoint, State]]:
+        return [(ENDPOINT, State.HEALTHY)]
+
+    def retry(self, group: str, configuration: str) -> None:
+        self.retried.append((group, configuration))
+
+
 @asynccontextmanager
-async def serving(member: Member, planes: Planes, history: History) -> AsyncIterator[None]:
-    service = ControlService(planes, history, lambda: [(ENDPOINT, State.HEALTHY)])
+async def serving(member: Member, planes: Planes, history: History, plan: Plan) -> AsyncIterator[None]:
+    service = ControlService(planes, history, plan)
     server = ServerBuilder(member).add(control_pb2_grpc.add_ControlServicer_to_server, service).build()
     await server.start()
     try:
@@ -70,7 +91,7 @@ async def test_the_control_plane_of_a_zone_tells_the_operator_of_that_zone_alone
     history.offered("grpc", new, NEW)
     history.rejected("grpc", new.configuration, "edge-1", LISTENER, "v2", "cannot bind")
 
-    async with serving(control, planes, history), asking(here.join("operator"), control) as stub:
+    async with serving(control, planes, history, Plan(tmp_path)), asking(here.join("operator"), control) as stub:
         (seen,) = (await stub.ListDataPlanes(pb.ListDataPlanesRequest(limit=10))).data_planes
         assert (seen.workload, seen.node, seen.since_us, seen.connected) == ("edge", "edge-1", 1_500_000, True)
         told = {each.type_url: each for each in seen.told}
@@ -102,7 +123,7 @@ async def test_the_control_plane_of_a_zone_tells_the_operator_of_that_zone_alone
         with pytest.raises(InvalidArgument):
             await stub.CompareConfigurations(request)
 
-    async with serving(control, planes, history):
+    async with serving(control, planes, history, Plan(tmp_path)):
         async with asking(here.join("edge"), control) as stub:
             with pytest.raises(PermissionDenied):
                 await stub.ListEndpoints(pb.ListEndpointsRequest())
@@ -119,7 +140,7 @@ async def test_data_planes_are_told_page_by_page(tmp_path: Path) -> None:
     for number in range(5):
         planes.connected("orders", f"orders-{number}", "grpc")
     nodes = []
-    async with serving(control, planes, History()), asking(zone.join("operator"), control) as stub:
+    async with serving(control, planes, History(), Plan(tmp_path)), asking(zone.join("operator"), control) as stub:
         request = pb.ListDataPlanesRequest(limit=2)
         while page := (await stub.ListDataPlanes(request)).data_planes:
             nodes.append([each.node for each in page])
@@ -127,6 +148,104 @@ async def test_data_planes_are_told_page_by_page(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument):
             await stub.ListDataPlanes(pb.ListDataPlanesRequest(limit=257))
     assert nodes == [["orders-0", "orders-1"], ["orders-2", "orders-3"], ["orders-4"]]
+
+
+async def test_overrides_are_laid_listed_and_ended_and_each_names_its_record(tmp_path: Path) -> None:
+    zone = Zone(tmp_path, "public")
+    control = zone.join("control-public")
+    plan = Plan(tmp_path)
+    mandate = pb.Mandate(life_s=60, record=RECORD)
+    fault = pb.InjectFaultRequest(method=DECIDE, percent=30, abort="UNAVAILABLE", mandate=mandate)
+    split = pb.SplitTrafficRequest(workload="edge", nodes=["edge-1"], percent=5, mandate=mandate)
+    async with serving(control, Planes(), History(), plan), asking(zone.join("operator"), control) as stub:
+        before = time.time()
+        await stub.InjectFault(fault)
+        await stub.SplitTraffic(split)
+        now = await stub.ListOverrides(pb.ListOverridesRequest())
+        (laid,), (shared,) = now.faults, now.splits
+        assert (laid.method, laid.percent, laid.abort, laid.record) == (DECIDE, 30, "UNAVAILABLE", RECORD)
+        assert before + 60 <= laid.expires_us / 1e6 <= time.time() + 60
+        assert (shared.workload, list(shared.nodes), shared.percent, shared.record) == ("edge", ["edge-1"], 5, RECORD)
+        assert (await stub.ClearOverrides(pb.ClearOverridesRequest(of=DECIDE))).ended == 1
+        assert not (await stub.ListOverrides(pb.ListOverridesRequest())).faults
+        assert (await stub.ClearOverrides(pb.ClearOverridesRequest())).ended == 1
+    assert plan.overrides.current == Overrides()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "refusal"),
+    [
+        ({"method": "/isthmus.orders.v1.Orders/GetOrder"}, NotFound),
+        ({"method": "/isthmus.ads.v1.Ads/Nothing"}, NotFound),
+        ({"abort": "BROKEN"}, InvalidArgument),
+        ({"abort": ""}, InvalidArgument),
+        ({"percent": 101}, InvalidArgument),
+        ({"mandate": None}, InvalidArgument),
+        ({"mandate": pb.Mandate(life_s=3601, record=RECORD)}, InvalidArgument),
+        ({"mandate": pb.Mandate(life_s=60)}, InvalidArgument),
+    ],
+    ids=str,
+)
+async def test_a_fault_of_another_zone_without_end_or_not_on_record_is_refused(
+    tmp_path: Path, wrong: dict[str, Any], refusal: type[MeshError]
+) -> None:
+    zone = Zone(tmp_path, "public")
+    control = zone.join("control-public")
+    plan = Plan(tmp_path)
+    good = {"method": DECIDE, "percent": 30, "abort": "UNAVAILABLE", "mandate": pb.Mandate(life_s=60, record=RECORD)}
+    async with serving(control, Planes(), History(), plan), asking(zone.join("operator"), control) as stub:
+        with pytest.raises(refusal):
+            await stub.InjectFault(pb.InjectFaultRequest(**{**good, **wrong}))
+    assert plan.overrides.current == Overrides()
+
+
+async def test_a_share_for_a_node_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    zone = Zone(tmp_path, "public")
+    control = zone.join("control-public")
+    mandate = pb.Mandate(life_s=60, record=RECORD)
+    request = pb.SplitTrafficRequest(workload="edge", nodes=["edge-1", "edge-9"], percent=5, mandate=mandate)
+    async with serving(control, Planes(), History(), Plan(tmp_path)), asking(zone.join("operator"), control) as stub:
+        with pytest.raises(NotFound, match="edge-9"):
+            await stub.SplitTraffic(request)
+
+
+async def test_nobody_but_the_operator_lays_anything_over_the_contract(tmp_path: Path) -> None:
+    zone = Zone(tmp_path, "public")
+    control = zone.join("control-public")
+    plan = Plan(tmp_path)
+    mandate = pb.Mandate(life_s=60, record=RECORD)
+    async with serving(control, Planes(), History(), plan), asking(zone.join("edge"), control) as stub:
+        with pytest.raises(PermissionDenied):
+            await stub.InjectFault(pb.InjectFaultRequest(method=DECIDE, percent=1, delay_ms=1, mandate=mandate))
+        with pytest.raises(PermissionDenied):
+            await stub.ClearOverrides(pb.ClearOverridesRequest())
+        with pytest.raises(PermissionDenied):
+            await stub.RetryConfiguration(pb.RetryConfigurationRequest(group="grpc", configuration="0" * 12))
+    assert plan.retried == []
+
+
+async def test_the_newest_configuration_alone_is_offered_again_and_only_where_it_was_refused(tmp_path: Path) -> None:
+    zone = Zone(tmp_path, "public")
+    control = zone.join("control-public")
+    plan, history = Plan(tmp_path), History()
+    old, new = snapshot(["a"]), snapshot(["a"], mark=1)
+    async with serving(control, Planes(), history, plan), asking(zone.join("operator"), control) as stub:
+
+        async def retry(configuration: str) -> None:
+            await stub.RetryConfiguration(pb.RetryConfigurationRequest(group="grpc", configuration=configuration))
+
+        with pytest.raises(NotFound):
+            await retry(old.configuration)
+        history.offered("grpc", old)
+        history.rejected("grpc", old.configuration, "edge-1", LISTENER, "v2", "cannot bind")
+        history.offered("grpc", new)
+        with pytest.raises(FailedPrecondition):
+            await retry(old.configuration)
+        with pytest.raises(FailedPrecondition):
+            await retry(new.configuration)
+        history.rejected("grpc", new.configuration, "edge-1", LISTENER, "v3", "cannot bind")
+        await retry(new.configuration)
+    assert plan.retried == [("grpc", new.configuration)]
 
 
 async def test_a_control_plane_without_its_own_service_does_not_start(tmp_path: Path) -> None:

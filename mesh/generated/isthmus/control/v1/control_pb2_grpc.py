@@ -26,10 +26,12 @@ if _version_not_supported:
 
 
 class ControlStub:
-    """What the control plane of a zone has told its data planes, and what has become of it.
+    """What the control plane of a zone has told its data planes, and what has become of it; and what its operator lays over
+    that for a while.
 
-    Nothing is on record in the audit log: this must answer while everything else of the mesh is away, and the public zone
-    has no such log. It shows configuration and no data.
+    It writes nothing to the audit log: it must answer while everything else of the mesh is away, and the public zone has
+    no such log. Reading shows configuration and no data. Whoever lays something over the contract has put that on record
+    before, and names the record.
     """
 
     def __init__(self, channel):
@@ -58,13 +60,40 @@ class ControlStub:
                 request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsRequest.SerializeToString,
                 response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsResponse.FromString,
                 _registered_method=True)
+        self.InjectFault = channel.unary_unary(
+                '/isthmus.control.v1.Control/InjectFault',
+                request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultRequest.SerializeToString,
+                response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultResponse.FromString,
+                _registered_method=True)
+        self.SplitTraffic = channel.unary_unary(
+                '/isthmus.control.v1.Control/SplitTraffic',
+                request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.SplitTrafficRequest.SerializeToString,
+                response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.SplitTrafficResponse.FromString,
+                _registered_method=True)
+        self.ListOverrides = channel.unary_unary(
+                '/isthmus.control.v1.Control/ListOverrides',
+                request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.ListOverridesRequest.SerializeToString,
+                response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.ListOverridesResponse.FromString,
+                _registered_method=True)
+        self.ClearOverrides = channel.unary_unary(
+                '/isthmus.control.v1.Control/ClearOverrides',
+                request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.ClearOverridesRequest.SerializeToString,
+                response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.ClearOverridesResponse.FromString,
+                _registered_method=True)
+        self.RetryConfiguration = channel.unary_unary(
+                '/isthmus.control.v1.Control/RetryConfiguration',
+                request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.RetryConfigurationRequest.SerializeToString,
+                response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.RetryConfigurationResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
-    """What the control plane of a zone has told its data planes, and what has become of it.
+    """What the control plane of a zone has told its data planes, and what has become of it; and what its operator lays over
+    that for a while.
 
-    Nothing is on record in the audit log: this must answer while everything else of the mesh is away, and the public zone
-    has no such log. It shows configuration and no data.
+    It writes nothing to the audit log: it must answer while everything else of the mesh is away, and the public zone has
+    no such log. Reading shows configuration and no data. Whoever lays something over the contract has put that on record
+    before, and names the record.
     """
 
     def ListDataPlanes(self, request, context):
@@ -95,6 +124,44 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InjectFault(self, request, context):
+        """Let calls of a method wait or fail for a while, at the gateway and the clients next to it. Replaces what is laid over
+        the method. NOT_FOUND where the zone has no such method.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SplitTraffic(self, request, context):
+        """Give some nodes of a workload a share of its calls for a while, the others the rest. Replaces the split there is.
+        NOT_FOUND where the workload has no such node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOverrides(self, request, context):
+        """The faults and splits in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearOverrides(self, request, context):
+        """End the overrides of a method or a workload now, or all of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryConfiguration(self, request, context):
+        """Offer the newest configuration of a group once more, where the reason passed for which it was refused. What becomes
+        of it stands in the changes. FAILED_PRECONDITION where it is not the newest, or was not refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +185,31 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsRequest.FromString,
                     response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsResponse.SerializeToString,
             ),
+            'InjectFault': grpc.unary_unary_rpc_method_handler(
+                    servicer.InjectFault,
+                    request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultRequest.FromString,
+                    response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultResponse.SerializeToString,
+            ),
+            'SplitTraffic': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitTraffic,
+                    request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.SplitTrafficRequest.FromString,
+                    response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.SplitTrafficResponse.SerializeToString,
+            ),
+            'ListOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOverrides,
+                    request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.ListOverridesRequest.FromString,
+                    response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.ListOverridesResponse.SerializeToString,
+            ),
+            'ClearOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearOverrides,
+                    request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.ClearOverridesRequest.FromString,
+                    response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.ClearOverridesResponse.SerializeToString,
+            ),
+            'RetryConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryConfiguration,
+                    request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.RetryConfigurationRequest.FromString,
+                    response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.RetryConfigurationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'isthmus.control.v1.Control', rpc_method_handlers)
@@ -127,10 +219,12 @@ def add_ControlServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Control:
-    """What the control plane of a zone has told its data planes, and what has become of it.
+    """What the control plane of a zone has told its data planes, and what has become of it; and what its operator lays over
+    that for a while.
 
-    Nothing is on record in the audit log: this must answer while everything else of the mesh is away, and the public zone
-    has no such log. It shows configuration and no data.
+    It writes nothing to the audit log: it must answer while everything else of the mesh is away, and the public zone has
+    no such log. Reading shows configuration and no data. Whoever lays something over the contract has put that on record
+    before, and names the record.
     """
 
     @staticmethod
@@ -231,6 +325,141 @@ class Control:
             '/isthmus.control.v1.Control/CompareConfigurations',
             isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsRequest.SerializeToString,
             isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InjectFault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.control.v1.Control/InjectFault',
+            isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultRequest.SerializeToString,
+            isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitTraffic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.control.v1.Control/SplitTraffic',
+            isthmus_dot_control_dot_v1_dot_control__pb2.SplitTrafficRequest.SerializeToString,
+            isthmus_dot_control_dot_v1_dot_control__pb2.SplitTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.control.v1.Control/ListOverrides',
+            isthmus_dot_control_dot_v1_dot_control__pb2.ListOverridesRequest.SerializeToString,
+            isthmus_dot_control_dot_v1_dot_control__pb2.ListOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.control.v1.Control/ClearOverrides',
+            isthmus_dot_control_dot_v1_dot_control__pb2.ClearOverridesRequest.SerializeToString,
+            isthmus_dot_control_dot_v1_dot_control__pb2.ClearOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.control.v1.Control/RetryConfiguration',
+            isthmus_dot_control_dot_v1_dot_control__pb2.RetryConfigurationRequest.SerializeToString,
+            isthmus_dot_control_dot_v1_dot_control__pb2.RetryConfigurationResponse.FromString,
             options,
             channel_credentials,
             insecure,

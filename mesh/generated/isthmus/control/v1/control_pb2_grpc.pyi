@@ -27,10 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ControlStub:
-    """What the control plane of a zone has told its data planes, and what has become of it.
+    """What the control plane of a zone has told its data planes, and what has become of it; and what its operator lays over
+    that for a while.
 
-    Nothing is on record in the audit log: this must answer while everything else of the mesh is away, and the public zone
-    has no such log. It shows configuration and no data.
+    It writes nothing to the audit log: it must answer while everything else of the mesh is away, and the public zone has
+    no such log. Reading shows configuration and no data. Whoever lays something over the contract has put that on record
+    before, and names the record.
     """
 
     @_typing.overload
@@ -45,13 +47,31 @@ class ControlStub:
     """The configurations that were offered, oldest first, and what became of each. Those of earlier lives, too."""
     CompareConfigurations: _grpc.UnaryUnaryMultiCallable[_control_pb2.CompareConfigurationsRequest, _control_pb2.CompareConfigurationsResponse]
     """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept."""
+    InjectFault: _grpc.UnaryUnaryMultiCallable[_control_pb2.InjectFaultRequest, _control_pb2.InjectFaultResponse]
+    """Let calls of a method wait or fail for a while, at the gateway and the clients next to it. Replaces what is laid over
+    the method. NOT_FOUND where the zone has no such method.
+    """
+    SplitTraffic: _grpc.UnaryUnaryMultiCallable[_control_pb2.SplitTrafficRequest, _control_pb2.SplitTrafficResponse]
+    """Give some nodes of a workload a share of its calls for a while, the others the rest. Replaces the split there is.
+    NOT_FOUND where the workload has no such node.
+    """
+    ListOverrides: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListOverridesRequest, _control_pb2.ListOverridesResponse]
+    """The faults and splits in force."""
+    ClearOverrides: _grpc.UnaryUnaryMultiCallable[_control_pb2.ClearOverridesRequest, _control_pb2.ClearOverridesResponse]
+    """End the overrides of a method or a workload now, or all of them."""
+    RetryConfiguration: _grpc.UnaryUnaryMultiCallable[_control_pb2.RetryConfigurationRequest, _control_pb2.RetryConfigurationResponse]
+    """Offer the newest configuration of a group once more, where the reason passed for which it was refused. What becomes
+    of it stands in the changes. FAILED_PRECONDITION where it is not the newest, or was not refused.
+    """
 
 @_typing.type_check_only
 class ControlAsyncStub(ControlStub):
-    """What the control plane of a zone has told its data planes, and what has become of it.
+    """What the control plane of a zone has told its data planes, and what has become of it; and what its operator lays over
+    that for a while.
 
-    Nothing is on record in the audit log: this must answer while everything else of the mesh is away, and the public zone
-    has no such log. It shows configuration and no data.
+    It writes nothing to the audit log: it must answer while everything else of the mesh is away, and the public zone has
+    no such log. Reading shows configuration and no data. Whoever lays something over the contract has put that on record
+    before, and names the record.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -63,12 +83,30 @@ class ControlAsyncStub(ControlStub):
     """The configurations that were offered, oldest first, and what became of each. Those of earlier lives, too."""
     CompareConfigurations: _aio.UnaryUnaryMultiCallable[_control_pb2.CompareConfigurationsRequest, _control_pb2.CompareConfigurationsResponse]  # type: ignore[assignment]
     """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept."""
+    InjectFault: _aio.UnaryUnaryMultiCallable[_control_pb2.InjectFaultRequest, _control_pb2.InjectFaultResponse]  # type: ignore[assignment]
+    """Let calls of a method wait or fail for a while, at the gateway and the clients next to it. Replaces what is laid over
+    the method. NOT_FOUND where the zone has no such method.
+    """
+    SplitTraffic: _aio.UnaryUnaryMultiCallable[_control_pb2.SplitTrafficRequest, _control_pb2.SplitTrafficResponse]  # type: ignore[assignment]
+    """Give some nodes of a workload a share of its calls for a while, the others the rest. Replaces the split there is.
+    NOT_FOUND where the workload has no such node.
+    """
+    ListOverrides: _aio.UnaryUnaryMultiCallable[_control_pb2.ListOverridesRequest, _control_pb2.ListOverridesResponse]  # type: ignore[assignment]
+    """The faults and splits in force."""
+    ClearOverrides: _aio.UnaryUnaryMultiCallable[_control_pb2.ClearOverridesRequest, _control_pb2.ClearOverridesResponse]  # type: ignore[assignment]
+    """End the overrides of a method or a workload now, or all of them."""
+    RetryConfiguration: _aio.UnaryUnaryMultiCallable[_control_pb2.RetryConfigurationRequest, _control_pb2.RetryConfigurationResponse]  # type: ignore[assignment]
+    """Offer the newest configuration of a group once more, where the reason passed for which it was refused. What becomes
+    of it stands in the changes. FAILED_PRECONDITION where it is not the newest, or was not refused.
+    """
 
 class ControlServicer(metaclass=_abc_1.ABCMeta):
-    """What the control plane of a zone has told its data planes, and what has become of it.
+    """What the control plane of a zone has told its data planes, and what has become of it; and what its operator lays over
+    that for a while.
 
-    Nothing is on record in the audit log: this must answer while everything else of the mesh is away, and the public zone
-    has no such log. It shows configuration and no data.
+    It writes nothing to the audit log: it must answer while everything else of the mesh is away, and the public zone has
+    no such log. Reading shows configuration and no data. Whoever lays something over the contract has put that on record
+    before, and names the record.
     """
 
     @_abc_1.abstractmethod
@@ -102,5 +140,51 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CompareConfigurationsResponse, _abc.Awaitable[_control_pb2.CompareConfigurationsResponse]]:
         """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept."""
+
+    @_abc_1.abstractmethod
+    def InjectFault(
+        self,
+        request: _control_pb2.InjectFaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.InjectFaultResponse, _abc.Awaitable[_control_pb2.InjectFaultResponse]]:
+        """Let calls of a method wait or fail for a while, at the gateway and the clients next to it. Replaces what is laid over
+        the method. NOT_FOUND where the zone has no such method.
+        """
+
+    @_abc_1.abstractmethod
+    def SplitTraffic(
+        self,
+        request: _control_pb2.SplitTrafficRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SplitTrafficResponse, _abc.Awaitable[_control_pb2.SplitTrafficResponse]]:
+        """Give some nodes of a workload a share of its calls for a while, the others the rest. Replaces the split there is.
+        NOT_FOUND where the workload has no such node.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOverrides(
+        self,
+        request: _control_pb2.ListOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListOverridesResponse, _abc.Awaitable[_control_pb2.ListOverridesResponse]]:
+        """The faults and splits in force."""
+
+    @_abc_1.abstractmethod
+    def ClearOverrides(
+        self,
+        request: _control_pb2.ClearOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ClearOverridesResponse, _abc.Awaitable[_control_pb2.ClearOverridesResponse]]:
+        """End the overrides of a method or a workload now, or all of them."""
+
+    @_abc_1.abstractmethod
+    def RetryConfiguration(
+        self,
+        request: _control_pb2.RetryConfigurationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RetryConfigurationResponse, _abc.Awaitable[_control_pb2.RetryConfigurationResponse]]:
+        """Offer the newest configuration of a group once more, where the reason passed for which it was refused. What becomes
+        of it stands in the changes. FAILED_PRECONDITION where it is not the newest, or was not refused.
+        """
 
 def add_ControlServicer_to_server(servicer: ControlServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
