@@ -20,6 +20,7 @@ import protovalidate
 from mesh import telemetry
 from mesh.call import Call, begin, current_call
 from mesh.contract import Contract, MethodPolicy
+from mesh.contract.model import RateLimit
 from mesh.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -30,6 +31,7 @@ from mesh.errors import (
     Unimplemented,
 )
 from mesh.logs import logger
+from mesh.rates import Buckets
 from mesh.settings import ProcessSettings
 from mesh.spiffe import SpiffeId
 from mesh.tls import peer_of
@@ -39,6 +41,8 @@ _LEAST_S: Final = 0.001
 _VIOLATIONS_MAX: Final = 20
 # For an infrastructure service that looks at its callers itself: every workload of the server's own zone gets through.
 ANY_OF_ZONE: Final = frozenset({"*"})
+# What the log says of one peer that is refused: enough to see it, too little to fill a disk.
+_COMPLAINTS: Final = RateLimit(per_second=1, burst=5)
 _CORE_GATEWAY: Final = "core-gateway"
 _FORWARDED: Final = "x-forwarded-client-cert"
 
@@ -147,6 +151,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self._contract = contract
         self._infrastructure = infrastructure
         self._settings = settings
+        self._complaints = Buckets(_COMPLAINTS)
+        self._log = logger("server")
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
@@ -161,7 +167,20 @@ class Guard(grpc.aio.ServerInterceptor):
         if callers is None:
             # Not in the contract, not known infrastructure: the builder would not add it, and it is closed too.
             callers = frozenset()
-        return _infrastructure(handler, self._peer_check(callers, path))
+        return _infrastructure(handler, self._told(self._peer_check(callers, path), path))
+
+    def _told(self, check: PeerCheck, path: str) -> PeerCheck:
+        """The same check, which names whom it refuses in the log: no audit record tells of these."""
+
+        def told(peer: SpiffeId | None) -> None:
+            try:
+                check(peer)
+            except PermissionDenied as error:
+                if self._complaints.take(str(peer)):
+                    self._log.warning("peer refused", peer=str(peer), method=path, reason=error.reason)
+                raise
+
+        return told
 
     def _business(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
         check = self._peer_check(method.callers, method.path)

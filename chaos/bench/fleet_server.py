@@ -51,7 +51,9 @@ async def main(settings: ControlSettings, process: Process) -> None:
         cache.set(GRPC, with_endpoints(view, resources, state, known))
 
     publish()
-    ads = Ads(cache, {}, GRPC, streams_max=streams_max, streams_per_workload_max=streams_max, known=lambda: {"orders"})
+    ads = Ads(
+        cache, {}, GRPC, streams_max=streams_max, streams_per_workload_max=streams_max, known=lambda: {"orders": ()}
+    )
     builder = ServerBuilder(process).add_infrastructure(
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE
     )

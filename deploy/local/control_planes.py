@@ -187,7 +187,7 @@ async def _planes(control: "ControlAsyncStub") -> list[Plane]:
 
 def _plane(told: pb.DataPlane) -> Plane:
     types = {each.type_url: Told(each.sent, each.acknowledged, each.rejected, each.reason) for each in told.told}
-    return Plane(told.workload, told.node, told.group, told.since_us / _US, told.connected, types)
+    return Plane(told.workload, told.node, told.group, told.since_us / _US, int(told.connected), types)
 
 
 def _change(told: pb.Change) -> Change:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
+from mesh.contract.model import RateLimit
 from mesh.control.cache import SnapshotCache
 from mesh.control.conversation import Ack, ConversationError, Nack
 from mesh.control.snapshot import Snapshot
@@ -16,9 +17,15 @@ from mesh.control.status import REASON_CHARACTERS_MAX, Plane, Planes
 from mesh.control.stream import converse
 from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
 from mesh.logs import logger
+from mesh.rates import Buckets
 from mesh.tls import peer_of
 
 _NODE_CHARACTERS_MAX: Final = 128
+# Requests on one stream: one for each cluster when a client starts, and then an answer to each change.
+_REQUESTS: Final = RateLimit(per_second=100, burst=1000)
+_PACE_S: Final = 0.05
+# What the log says of one workload: enough to see it, too little to fill a disk.
+_COMPLAINTS: Final = RateLimit(per_second=1, burst=5)
 
 
 class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -32,17 +39,22 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         *,
         streams_max: int,
         streams_per_workload_max: int,
-        known: Callable[[], Container[str]],
+        known: Callable[[], Mapping[str, Container[str]]],
         sub_zone: Callable[[str, str], str] = lambda workload, node: "",
         name: str = "control",
     ) -> None:
-        """groups: workload to group, for those that are not of the default one. known: the zone's workloads of now.
+        """groups: workload to group, for those that are not of the default one. known: the zone's workloads of now, and
+        the nodes of each.
 
         sub_zone: where a workload's node stands. Which of its workload's nodes it is, a data plane says itself: all
         that follows is who comes first among endpoints that it knows anyway.
         """
         self._known = known
         self._sub_zone = sub_zone
+        # All of a workload's streams may come at once when a control plane starts; then a quarter of them each second.
+        arrivals = RateLimit(per_second=max(1, streams_per_workload_max // 4), burst=2 * streams_per_workload_max)
+        self._arrivals = Buckets(arrivals)
+        self._complaints = Buckets(_COMPLAINTS)
         self._name = name
         self._cache = cache
         self._groups = groups
@@ -61,14 +73,16 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         try:
             self._admit(workload)
         except MeshError as error:
+            self._complain("data plane refused", workload, reason=error.reason)
             await context.abort(error.code, error.message, error.trailing_metadata())
         try:
             group = self._groups.get(workload, self._default_group)
-            async with contextlib.aclosing(self._converse(requests, group, workload)) as responses:
+            paced = self._paced(requests, workload)
+            async with contextlib.aclosing(self._converse(paced, group, workload)) as responses:
                 async for response in responses:
                     yield response
         except (ConversationError, TimeoutError) as error:
-            self._log.warning("data plane cut off", peer=workload, reason=str(error))
+            self._complain("data plane cut off", workload, reason=str(error))
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
         finally:
             self._streams[workload] -= 1
@@ -96,11 +110,32 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
         full = self._streams.total() >= self._streams_max
         if full or self._streams[workload] >= self._streams_per_workload_max:
             raise ResourceExhausted("STREAMS_EXHAUSTED", "too many ADS streams are open")
+        if not self._arrivals.take(workload):
+            raise ResourceExhausted("STREAMS_TOO_OFTEN", "this workload opens ADS streams too often")
         self._streams[workload] += 1
+
+    async def _paced(self, requests: AsyncIterator[Any], workload: str) -> AsyncIterator[Any]:
+        """The requests, but no more of them than a data plane has reason for: one that floods waits for itself."""
+        pace = Buckets(_REQUESTS)
+        async for request in requests:
+            while not pace.take(""):
+                self._complain("data plane slowed down", workload, reason="it asks too often")
+                await asyncio.sleep(_PACE_S)
+            yield request
+
+    def _complain(self, event: str, workload: str, **about: object) -> None:
+        if self._complaints.take(workload):
+            self._log.warning(event, peer=workload, **about)
+
+    def _place(self, workload: str, node: str) -> str:
+        """Where the node stands. One that the table does not name is told what its certificate entitles it to."""
+        if node not in self._known().get(workload, ()):
+            self._complain("data plane of an unknown node", workload, node_id=node)
+        return self._sub_zone(workload, node)
 
     async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncGenerator[Any, None]:
         changed = asyncio.Event()
-        told = _Told(self._cache, self.planes, group, workload, self._sub_zone)
+        told = _Told(self._cache, self.planes, group, workload, self._place)
         self._cache.subscribe(group, changed)
         try:
             responses = converse(requests, told.newest, changed, told, name=self._name)
@@ -149,4 +184,4 @@ class _Told:
 
     def gone(self) -> None:
         if self._plane is not None:
-            self._plane.connected = False
+            self._plane.gone()

@@ -213,7 +213,7 @@ async def main(settings: ControlSettings, process: Process) -> None:
         GRPC,
         streams_max=settings.streams_max,
         streams_per_workload_max=settings.streams_per_workload_max,
-        known=lambda: {each.workload for each in registry.endpoints if each.zone == settings.zone},
+        known=registry.nodes,
         sub_zone=registry.sub_zone,
         name=settings.node,
     )

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +74,9 @@ class Registry:
         self._stamp = self._modified()
         self._log = logger("control")
         self.endpoints = read(path, zone)
+        # Made when they are first asked for.
+        self._nodes_of: tuple[Endpoint, ...] | None = None
+        self._nodes: Mapping[str, frozenset[str]] = {}
 
     @classmethod
     async def wait(cls, path: Path, zone: str, look_s: float, timeout_s: float = 30.0) -> "Registry":
@@ -89,6 +93,17 @@ class Registry:
     def sub_zone(self, workload: str, node: str) -> str:
         """Where a node stands; "" where the table says nothing of it."""
         return next((each.sub_zone for each in self.endpoints if (each.workload, each.node) == (workload, node)), "")
+
+    def nodes(self) -> Mapping[str, frozenset[str]]:
+        """The workloads of this zone, and the nodes of each."""
+        if self._nodes_of is not self.endpoints:
+            found: defaultdict[str, set[str]] = defaultdict(set)
+            for each in self.endpoints:
+                if each.zone == self._zone:
+                    found[each.workload].add(each.node)
+            self._nodes_of = self.endpoints
+            self._nodes = {workload: frozenset(nodes) for workload, nodes in found.items()}
+        return self._nodes
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Follow the table, for ever; call `changed` when endpoints differ from before."""

@@ -23,8 +23,10 @@ class ControlSettings(ProcessSettings):
     # Between two looks at the table of processes where the filesystem does not tell of a new one.
     topology_look_s: float = Field(default=2.0, gt=0, le=60)
     # ADS streams of all data planes together, and of any one workload.
-    streams_max: int = Field(default=256, ge=1, le=4096)
+    streams_max: int = Field(default=1024, ge=1, le=4096)
     streams_per_workload_max: int = Field(default=64, ge=1, le=1024)
+    # Streams that are refused count until they are, and must not stand in anybody's way.
+    concurrent_calls_max: int = Field(default=4096, ge=1, le=65536)
 
     @property
     def topology_path(self) -> Path:

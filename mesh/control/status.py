@@ -26,14 +26,25 @@ class Told:
 
 @dataclass(slots=True)
 class Plane:
-    """One data plane. Times are seconds since the epoch."""
+    """One data plane, with all of its streams: gRPC opens one for each name that it follows, and all are told the same.
+
+    since: when the newest stream was opened, in seconds since the epoch.
+    """
 
     workload: str
     node: str
     group: str
     since: float
-    connected: bool = True
+    streams: int = 1
     types: dict[str, Told] = field(default_factory=lambda: {kind: Told() for kind in ORDER})
+
+    @property
+    def connected(self) -> bool:
+        return self.streams > 0
+
+    def gone(self) -> None:
+        """One stream has ended."""
+        self.streams -= 1
 
     def sent(self, kind: str, version: str) -> None:
         self.types[kind].sent = version
@@ -47,17 +58,24 @@ class Plane:
 
 
 class Planes:
-    """All data planes that have spoken since the start, the longest silent ones forgotten first."""
+    """All data planes that have spoken since the start; those that have left are forgotten first, the longest known of
+    them before the others."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._planes: OrderedDict[tuple[str, str], Plane] = OrderedDict()
 
     def connected(self, workload: str, node: str, group: str) -> Plane:
-        plane = self._planes[workload, node] = Plane(workload, node, group, self._now())
-        self._planes.move_to_end((workload, node))
-        while len(self._planes) > _PLANES_MAX:
-            self._planes.popitem(last=False)
+        key = (workload, node)
+        plane = self._planes.get(key)
+        if plane is None or not plane.connected or plane.group != group:
+            plane = self._planes[key] = Plane(workload, node, group, self._now())
+        else:
+            plane.streams, plane.since = plane.streams + 1, self._now()
+        self._planes.move_to_end(key)
+        if len(self._planes) > _PLANES_MAX:
+            left = (each for each, known in self._planes.items() if not known.connected)
+            del self._planes[next(left, next(iter(self._planes)))]
         return plane
 
     def after(self, workload: str, node: str, limit: int) -> list[Plane]:

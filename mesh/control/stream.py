@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
-from mesh.control.conversation import Ack, Conversation, Nack
+from mesh.control.conversation import ANSWER_WITHIN_S, Ack, Conversation, Nack
 from mesh.control.snapshot import Snapshot
 
 # Requests that a client may have sent ahead of their handling.
@@ -33,16 +33,18 @@ async def converse(
     """The DiscoveryResponses to a stream of DiscoveryRequests, until it ends.
 
     changed: set by the caller whenever `newest` answers something else. name: who answers, as Envoy's statistics show
-    it. Raises ConversationError, and TimeoutError when a response is neither acknowledged nor refused.
+    it. Raises ConversationError, and TimeoutError when a response is neither acknowledged nor refused, or nothing is
+    ever asked.
     """
     conversation = Conversation()
+    silent_since: float | None = time.monotonic()
     inbox: asyncio.Queue[Any] = asyncio.Queue(_INBOX_MAX)
     reader = asyncio.create_task(_read(requests, inbox, changed), name="ads")
     try:
         while True:
             changed.clear()
             while not inbox.empty():
-                request = inbox.get_nowait()
+                request, silent_since = inbox.get_nowait(), None
                 observer.received(request, conversation.receive(request))
             snapshot = newest()
             response = conversation.next(snapshot, time.monotonic()) if snapshot else None
@@ -55,6 +57,8 @@ async def converse(
                 return
             if conversation.overdue(time.monotonic()):
                 raise TimeoutError("an answer was neither acknowledged nor refused")
+            if silent_since is not None and time.monotonic() - silent_since > ANSWER_WITHIN_S:
+                raise TimeoutError("nothing was asked")
             await _wait(changed, _WARMING_TICK_S if conversation.waits_for_warmth() else _TICK_S)
     finally:
         reader.cancel()

@@ -26,3 +26,26 @@ def test_the_longest_known_are_forgotten_first() -> None:
     assert len(nodes) == 2048
     assert "orders-2999" in nodes
     assert "orders-0" not in nodes
+
+
+def test_who_is_connected_is_remembered_however_many_come_and_go() -> None:
+    planes = Planes()
+    planes.connected("members", "members-1", "grpc")
+    for number in range(3000):
+        planes.connected("orders", f"orders-{number}", "grpc").gone()
+    assert [plane.node for plane in planes.after("", "", 1)] == ["members-1"]
+
+
+def test_all_streams_of_a_node_are_one_data_plane() -> None:
+    planes = Planes()
+    first, second = (planes.connected("orders", "orders-1", "grpc") for _ in range(2))
+    first.sent(CLUSTER, "v2")
+    first.heard(Nack(CLUSTER, "v2", "no"))
+    first.gone()
+    (plane,) = planes.after("", "", 10)
+    assert plane.connected
+    assert plane.types[CLUSTER].rejected == "v2"
+    second.gone()
+    assert not plane.connected
+    # What an earlier life was told is no news of this one.
+    assert planes.connected("orders", "orders-1", "grpc").types[CLUSTER].rejected == ""
