@@ -16,7 +16,7 @@ from security.oauth.pages import Pages
 from security.oauth.passkeys import PasskeyError, Passkeys
 from security.oauth.session_store import SessionStore
 from security.oauth.signin import Accounts
-from security.oauth.visits import SESSION_COOKIE, Visit, Visits
+from security.oauth.visits import Visit, Visits
 from security.oauth.workers import Workers
 
 PATH: Final = "/oauth/account"
@@ -110,7 +110,7 @@ class AccountPage:
         gone = decision == "end-all" or (decision == "end" and name == session.session_id)
         response = RedirectResponse(PATH, 303, headers=NO_STORE)
         if gone:
-            response.delete_cookie(SESSION_COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+            response.delete_cookie(self._pages.session_cookie, path="/", secure=True, httponly=True, samesite="lax")
         return response
 
     async def _sign_in(self, visit: Visit, problem: str = "") -> Response:

@@ -115,6 +115,8 @@ class Code:
     # The authentication context of the sign-in (RFC 9068, section 2.2.1): "" for a password alone.
     context: str = ""
     methods: str = BY_PASSWORD
+    # What the client will know its own request by (OpenID Connect Core, section 3.1.2.1); "" where it sent none.
+    nonce: str = ""
 
 
 @dataclass(frozen=True)

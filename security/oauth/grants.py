@@ -19,7 +19,7 @@ from authlib.oauth2.rfc6749 import (
 )
 from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
-from joserfc.jwk import ECKey, KeySet
+from joserfc.jwk import KeySet
 
 from mesh.logs import logger
 from security.audit.record import AuditRecord
@@ -36,6 +36,7 @@ from security.oauth.domain import (
 )
 from security.oauth.family_store import FamilyStore
 from security.oauth.journal import Journal
+from security.oauth.openid import IdTokens
 from security.oauth.passwords import SecretChecker
 from security.oauth.protocol import Answer, Member, RedeemedCode, RegisteredClient, Request
 from security.oauth.refresh import ANYBODY, PROVEN, Introspection, ReadToken, Refresh, Revocation
@@ -71,7 +72,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self._secrets = secrets_
         self.register_token_generator("default", TokenGenerator(issuer, audience, keys))
         self.register_grant(ClientCredentials)
-        self.register_grant(AuthorizationCode, [RequiredS256()])
+        self.register_grant(AuthorizationCode, [RequiredS256(), IdTokens(issuer, keys)])
         self.register_grant(Refresh)
         self.register_grant(DeviceCode)
         self.register_endpoint(DeviceAuthorization)
@@ -180,8 +181,6 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
         )
         self._audience = audience
         self._keys = keys
-        # The key that signs, by its id: to read it for every token took as long as to sign.
-        self._read: tuple[str, KeySet] = ("", KeySet([]))
 
     def generate(self, grant_type: str, client: RegisteredClient, *rest: Any, **named: Any) -> dict[str, Any]:
         token: dict[str, Any] = super().generate(grant_type, client, *rest, **named)
@@ -190,13 +189,7 @@ class TokenGenerator(JWTBearerTokenGenerator):  # type: ignore[misc]
         return token
 
     def get_jwks(self) -> KeySet:
-        key = self._keys.current()
-        kid, read = self._read
-        if kid != key.dates.kid:
-            # In a set, so that the key's id gets into the header.
-            read = KeySet([ECKey.import_key(key.private_pem, {"kid": key.dates.kid, "alg": "ES256", "use": "sig"})])
-            self._read = key.dates.kid, read
-        return read
+        return self._keys.signing()
 
     def get_audiences(self, client: RegisteredClient, user: Member | None, scope: str) -> str:
         return self._audience
@@ -254,6 +247,7 @@ class AuthorizationCode(grants.AuthorizationCodeGrant):  # type: ignore[misc]
             family_id=user.family_id,
             context=user.context,
             methods=user.methods,
+            nonce=request.payload.data.get("nonce", ""),
         )
         self.server.store.add_code(code, granted, self.server.noted("GiveCode", request, user.member_id))
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from mesh.errors import MeshError
 from mesh.logs import logger
 from security.audit.port import AuditSink
+from security.oauth import openid
 from security.oauth.grants import Server
 from security.oauth.journal import caller
 from security.oauth.key_proofs import KeyProofs, ProofError
@@ -74,12 +75,16 @@ class Endpoints:
         self._limits = limits
         self._proofs = proofs
         self._issuer = issuer
-        self._metadata = metadata(issuer, scopes)
+        about = metadata(issuer, scopes | {openid.SCOPE})
+        self._metadata = {
+            "/.well-known/oauth-authorization-server": about,
+            "/.well-known/openid-configuration": openid.metadata(about),
+        }
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
-                Route("/.well-known/oauth-authorization-server", self._guarded(self._show_metadata), methods=["GET"]),
+                *(Route(path, self._guarded(self._show_metadata), methods=["GET"]) for path in self._metadata),
                 Route("/oauth/jwks.json", self._guarded(self._show_keys), methods=["GET"]),
                 Route("/oauth/token", self._guarded(self._token), methods=["POST"]),
                 Route("/oauth/revoke", self._guarded(self._revoke), methods=["POST"]),
@@ -116,8 +121,8 @@ class Endpoints:
 
         return guarded
 
-    async def _show_metadata(self, _: HttpRequest) -> Response:
-        return JSONResponse(self._metadata, headers=JWKS_HEADERS)
+    async def _show_metadata(self, request: HttpRequest) -> Response:
+        return JSONResponse(self._metadata[request.url.path], headers=JWKS_HEADERS)
 
     async def _show_keys(self, _: HttpRequest) -> Response:
         body = '{"keys":[' + ",".join(self._keys.published()) + "]}"

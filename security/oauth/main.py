@@ -82,6 +82,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         settings.clients,
         settings.shop_callback,
         sandbox=settings.sandbox_client,
+        sandbox_callback=settings.sandbox_callback,
     )
     gateway_keys = GatewayKeyStore(transactions)
     identities = FederationStore(transactions)
@@ -108,7 +109,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         read_token,
     )
     limits = Limits(settings.token_requests_per_s, settings.token_requests_burst, clock)
-    pages, workers = Pages(await keyring.index_key("oauth-forms"), clock), Workers()
+    pages, workers = Pages(await keyring.index_key("oauth-forms"), clock, settings.issuer), Workers()
     passkeys = Passkeys(transactions, await keyring.index_key("oauth-passkeys"), settings.issuer, families.use_proof)
     visits = Visits(workers, sessions, accounts, passkeys, pages, limits, journal, sink, providers.named, clock)
     federation_key = await keyring.index_key("oauth-federation")

@@ -1,4 +1,4 @@
-"""What the authorization server says of itself (RFC 8414)."""
+"""What the authorization server says of itself (RFC 8414); as an OpenID provider it says more (openid.py)."""
 
 from typing import Any
 

@@ -18,7 +18,6 @@ from starlette.responses import HTMLResponse
 
 from mesh.clock import Clock
 
-COOKIE = "__Host-isthmus-csrf"
 # How long a page may lie open before it is sent.
 FORM_LIFE_S = 900
 
@@ -26,9 +25,14 @@ _DIRECTORY = Path(__file__).parent / "pages"
 
 
 class Pages:
-    """`csrf_key` is shared by the replicas: a page of one may be sent to the other."""
+    """`csrf_key` is shared by the replicas: a page of one may be sent to the other. issuer: their name outside."""
 
-    def __init__(self, csrf_key: bytes, clock: Clock) -> None:
+    def __init__(self, csrf_key: bytes, clock: Clock, issuer: str) -> None:
+        # Browsers keep cookies by host and not by port: two meshes of one host must not sign each other's members out.
+        port = urlsplit(issuer).port
+        mark = f"-{port}" if port else ""
+        self.cookie = f"__Host-isthmus-csrf{mark}"
+        self.session_cookie = f"__Host-isthmus-session{mark}"
         self._key = csrf_key
         self._clock = clock
         self._templates = Environment(
@@ -73,7 +77,9 @@ class Pages:
 
     def tied(self, response: HTMLResponse, cookie: str) -> HTMLResponse:
         """Let the browser keep what ties it to a page for as long as that may lie open."""
-        response.set_cookie(COOKIE, cookie, max_age=FORM_LIFE_S, path="/", secure=True, httponly=True, samesite="lax")
+        response.set_cookie(
+            self.cookie, cookie, max_age=FORM_LIFE_S, path="/", secure=True, httponly=True, samesite="lax"
+        )
         return response
 
     def plain(self, template: str, words: Mapping[str, Any], status: int = 200, **values: Any) -> HTMLResponse:

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from authlib.oauth2 import OAuth2Request
-from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, OAuth2Payload
+from authlib.oauth2.rfc6749 import ClientMixin, OAuth2Payload
+from authlib.oidc.core import AuthorizationCodeMixin
 
 from security.oauth.domain import BY_PASSWORD, Authentication, Client, Code, Session
 from security.oauth.journal import Caller
@@ -153,3 +154,15 @@ class RedeemedCode(AuthorizationCodeMixin):  # type: ignore[misc]
 
     def get_scope(self) -> str:
         return self.code.scope
+
+    def get_nonce(self) -> str:
+        return self.code.nonce
+
+    def get_auth_time(self) -> int:
+        return int(self.code.signed_in_at.timestamp())
+
+    def get_acr(self) -> str:
+        return self.code.context
+
+    def get_amr(self) -> list[str]:
+        return self.code.methods.split()

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.contract import Contract
 from mesh.errors import FailedPrecondition
 from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_key_file, write_file
+from security.oauth import openid
 from security.oauth.device import DEVICE_CODE
 from security.oauth.domain import Authentication, Client
 from security.oauth.passwords import PasswordChecker
@@ -41,10 +42,12 @@ def seed(
     callback: str,
     *,
     sandbox: bool = False,
+    sandbox_callback: str = "",
 ) -> None:
     """Register the clients, or bring them up to date. The replicas take turns; keys and secrets are made once and kept.
 
     sandbox: also a client with a shared secret, for trying things out. Without it there is none.
+    sandbox_callback: where it may have members sent back to, if it signs them in here.
     """
     directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
@@ -64,9 +67,9 @@ def seed(
                     client_id=SANDBOX,
                     name="Sandbox",
                     secret_hash=secret_hash,
-                    grants=frozenset({CLIENT_CREDENTIALS}),
-                    scopes=known,
-                    redirect_uris=(),
+                    grants=frozenset({CLIENT_CREDENTIALS} | ({AUTHORIZATION_CODE} if sandbox_callback else set())),
+                    scopes=known | ({openid.SCOPE} if sandbox_callback else set()),
+                    redirect_uris=(sandbox_callback,) if sandbox_callback else (),
                     authentication=Authentication.CLIENT_SECRET,
                 )
             )
@@ -83,8 +86,9 @@ def _program(client_id: str, name: str, scopes: frozenset[str], jwks: str) -> Cl
 
 
 def _app(client_id: str, name: str, grant: str, known: frozenset[str], *redirect_uris: str) -> Client:
-    """A public client, which calls in the name of members."""
-    return Client(client_id, name, None, frozenset({grant, REFRESH_TOKEN}), SHOP_WEB_SCOPES & known, redirect_uris)
+    """A public client, which calls in the name of members. One that browsers come back to is told who they are, too."""
+    scopes = (SHOP_WEB_SCOPES & known) | ({openid.SCOPE} if grant == AUTHORIZATION_CODE else set())
+    return Client(client_id, name, None, frozenset({grant, REFRESH_TOKEN}), scopes, redirect_uris)
 
 
 def _public_keys(path: Path) -> str:

@@ -15,6 +15,8 @@ class OAuthSettings(DatabaseSettings):
 
     # A client with a shared secret, `sandbox`, for trying things out. All others have a key or a certificate.
     sandbox_client: bool = False
+    # Where that client may have members sent back to, so that it can sign them in here by OpenID Connect.
+    sandbox_callback: str = ""
 
     # The file of outside identity providers (docs/runbooks/identity-providers.md); without one there are none.
     identity_providers: Path | None = None

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from joserfc.jwk import ECKey, KeySet
 
 from mesh.clock import Clock
 from mesh.errors import Unavailable
@@ -47,6 +48,8 @@ class SigningKeys:
         self._keys: dict[str, SigningKey] = {}
         self._jwks: dict[str, str] = {}
         self._public: dict[str, ec.EllipticCurvePublicKey] = {}
+        # The key that signs, by its id: to read it for every token took as long as to sign.
+        self._read_key: tuple[str, KeySet] = ("", KeySet([]))
         self._task: asyncio.Task[None] | None = None
 
     def _now(self) -> datetime:
@@ -96,6 +99,15 @@ class SigningKeys:
         if dates is None:
             raise Unavailable("NO_SIGNING_KEY", "there is no key to sign tokens with")
         return self._keys[dates.kid]
+
+    def signing(self) -> KeySet:
+        """The same for joserfc: in a set, so that the key's id gets into the header."""
+        key = self.current()
+        kid, read = self._read_key
+        if kid != key.dates.kid:
+            read = KeySet([ECKey.import_key(key.private_pem, {"kid": key.dates.kid, "alg": "ES256", "use": "sig"})])
+            self._read_key = key.dates.kid, read
+        return read
 
     def published(self) -> list[str]:
         """The public JWKs of every key in use and of the next, one JSON text each."""

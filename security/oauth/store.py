@@ -70,6 +70,7 @@ CODES = Table(
     Column("family_id", Text, nullable=False),
     Column("context", Text, nullable=False),
     Column("methods", Text, nullable=False),
+    Column("nonce", Text, nullable=False),
     # Kept until it expires, so that a second taker is noticed.
     Column("taken", Boolean, nullable=False),
 )

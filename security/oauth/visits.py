@@ -15,7 +15,7 @@ from security.oauth.domain import BY_PASSKEY, SESSION_LIFE, Session, browser_nam
 from security.oauth.federation.port import Provider
 from security.oauth.journal import Caller, Journal, caller
 from security.oauth.limits import Limits, TooManyError
-from security.oauth.pages import COOKIE, Pages, new_cookie
+from security.oauth.pages import Pages, new_cookie
 from security.oauth.passkeys import PasskeyError, Passkeys
 from security.oauth.session_store import SessionStore, session_id
 from security.oauth.signin import Accounts
@@ -23,7 +23,6 @@ from security.oauth.words import words_for
 from security.oauth.workers import Workers
 from security.tokens.admission import STEP_UP_CONTEXT
 
-SESSION_COOKIE: Final = "__Host-isthmus-session"
 COOKIE_LENGTH_MAX: Final = 128
 
 
@@ -76,8 +75,8 @@ class Visits:
 
     async def of(self, request: HttpRequest) -> Visit:
         """The visit that a request is, with its session if that is alive."""
-        kept = request.cookies.get(COOKIE, "")[:COOKIE_LENGTH_MAX]
-        token = request.cookies.get(SESSION_COOKIE, "")[:COOKIE_LENGTH_MAX]
+        kept = request.cookies.get(self._pages.cookie, "")[:COOKIE_LENGTH_MAX]
+        token = request.cookies.get(self._pages.session_cookie, "")[:COOKIE_LENGTH_MAX]
         now = self.now()
         session = await self._workers.run(lambda: self._sessions.find(token, now)) if token else None
         return Visit(
@@ -159,7 +158,7 @@ class Visits:
     def keep(self, visit: Visit, response: Response) -> Response:
         """Give the browser its session's cookie along with an answer."""
         response.set_cookie(
-            SESSION_COOKIE,
+            self._pages.session_cookie,
             visit.token,
             max_age=int(SESSION_LIFE.total_seconds()),
             path="/",

@@ -47,6 +47,7 @@ ENGLISH: Final[Mapping[str, Any]] = {
     "signed_out": "You are signed out.",
     "again": "Please sign in again to change this.",
     "scopes": {
+        "openid": "Know who you are here",
         "members.read": "See your record, masked",
         "members.reveal": "See your record in full",
         "orders.read": "See your orders",
@@ -112,6 +113,7 @@ CHINESE: Final[Mapping[str, Any]] = {
     "signed_out": "您已退出登录。",
     "again": "请重新登录后再更改此项。",
     "scopes": {
+        "openid": "知道您是本站的哪位会员",
         "members.read": "查看您的资料（已脱敏）",
         "members.reveal": "查看您的完整资料",
         "orders.read": "查看您的订单",

@@ -3,6 +3,7 @@
 ISTHMUS_WRITE_DOCS=1 takes the pictures in docs/pages anew.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -19,13 +20,15 @@ import pytest_asyncio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
 from deploy.local.settings import REPOSITORY
 from security.tokens.admission import STEP_UP_CONTEXT
 from tests.e2e.conftest import PROVIDERS_AT
 from tests.e2e.public import problem, public_client, register
 from tests.e2e.signin import FORM, PASSWORD, create_account
-from tests.integration.oauth.outside_providers import OutsideProviders
+from tests.integration.oauth.browser import PASSWORD as PASSWORD_THERE
+from tests.integration.oauth.outside_providers import SOMEBODY, OutsideProviders, second_instance
 
 async_api = pytest.importorskip("playwright.async_api")
 CHROMIUM = os.environ.get("ISTHMUS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -77,11 +80,16 @@ def known_by(certificate: bytes) -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def providers(mesh: LocalMesh) -> AsyncIterator[OutsideProviders]:
-    far = OutsideProviders.at(mesh.settings.port_base + PROVIDERS_AT, mesh.urls["edge_gateway"])
+async def providers(mesh: LocalMesh, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OutsideProviders]:
+    relying, port = mesh.urls["edge_gateway"], mesh.settings.port_base + PROVIDERS_AT
+    home, url = tmp_path_factory.mktemp("sandbox"), postgres.url(mesh.home, "sandbox")
+    instance = second_instance(home, url, port, relying)
+    # It waits for a process to start, and the mesh lives in this loop.
+    far = OutsideProviders.before(await asyncio.to_thread(instance.__enter__), relying)
     runner = await far.serve(mesh.home.identity(PROVIDER))
     yield far
     await runner.cleanup()
+    await asyncio.to_thread(instance.__exit__, None, None, None)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -133,10 +141,17 @@ class Shop:
         return str(json.loads(answer.body)["access_token"])
 
 
-async def sign_in(page: Any) -> None:
-    await page.fill("#login", LOGIN)
-    await page.fill("#password", PASSWORD)
+async def sign_in(page: Any, login: str = LOGIN, password: str = PASSWORD) -> None:
+    await page.fill("#login", login)
+    await page.fill("#password", password)
     await page.click("button[value=sign-in]")
+
+
+async def sign_in_there(page: Any, far: OutsideProviders, kind: str) -> None:
+    """At the provider that the page was sent to. At WeChat's stand-in somebody is signed in already."""
+    if kind == "openid":
+        await page.wait_for_url(f"{far.base}/**")
+        await sign_in(page, SOMEBODY, PASSWORD_THERE)
 
 
 async def picture(page: Any, name: str) -> None:
@@ -175,6 +190,10 @@ async def test_a_member_connects_a_provider_and_signs_in_by_it_without_script(
     await page.goto(account)
     await sign_in(page)
     await page.click(f"form:has(input[value={kind}]) button[value=connect]")
+    await sign_in_there(page, providers, kind)
+    if kind == "openid":
+        # Allowed once, which is remembered there.
+        await page.click("button[value=allow]")
     await page.wait_for_selector(f"form:has(input[value={kind}]) button[value=disconnect]")
     await page.context.close()
     page = await opened(browser, java_script_enabled=False, locale="zh-CN")
@@ -182,6 +201,8 @@ async def test_a_member_connects_a_provider_and_signs_in_by_it_without_script(
     await page.goto(shop.url)
     await picture(page, "providers.zh")
     await page.click(f"button[value={kind}]")
+    await sign_in_there(page, providers, kind)
+    await page.wait_for_url(f"{mesh.urls['edge_gateway']}/**")
     await page.click("button[value=allow]")
     token = await shop.token(page)
     assert json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["amr"] == ["fed"]

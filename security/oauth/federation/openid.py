@@ -33,6 +33,14 @@ class _Metadata:
     names_itself: bool
 
 
+class _ProviderMetadata(OpenIDProviderMetadata):  # type: ignore[misc]
+    """Authlib insists on RS256, as the standard does; a provider of ES256 or PS256 alone is as good (FAPI 2.0)."""
+
+    def validate_id_token_signing_alg_values_supported(self) -> None:
+        if id_token.ALGORITHMS.keys().isdisjoint(self.get("id_token_signing_alg_values_supported", ())):
+            raise ValueError(f"it signs by none of {', '.join(id_token.ALGORITHMS)}")
+
+
 class OpenIdProvider:
     """A `Provider`. redirect_uri: its own, shared with no other (RFC 9700, section 4.4.2.2)."""
 
@@ -99,7 +107,7 @@ class OpenIdProvider:
     async def _discover(self) -> _Metadata:
         found = await self._read(get_well_known_url(self._issuer, external=True))
         try:
-            said = OpenIDProviderMetadata(found)
+            said = _ProviderMetadata(found)
             said.validate()
             if said.get("issuer") != self._issuer:
                 raise ValueError("it names another issuer")

@@ -1,16 +1,19 @@
-"""Two authorization servers as processes of their own, called as the zone's gateway calls them."""
+"""Authorization servers as processes of their own, called as the zone's gateway calls them."""
 
 import http.client
 import itertools
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,13 +21,19 @@ from urllib.parse import urlencode
 import pytest
 from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
+from deploy.local.migrate import create_database
 from mesh.call import Claims
 from mesh.channel import Channels
 from mesh.clock import SystemClock
 from mesh.contract import load
+from mesh.database.migrate import Owner, migrate
 from mesh.spiffe import TRUST_DOMAIN, SpiffeId
 from mesh.tls import Identity
+from security import audit
 from security.gateway.minting import Mint
+from security.identity.agent import Agent
+from security.identity.authority import Authority
+from security.oauth import main as oauth_main
 from tests.integration.room import own
 
 ISSUER = "https://localhost:18400"
@@ -47,6 +56,9 @@ class Reply:
 class Deployment:
     home: Path
     url: str
+    issuer: str = ISSUER
+    # ISTHMUS_*, besides those of every server here.
+    settings: Mapping[str, str] = field(default_factory=dict)
     http_ports: list[int] = field(default_factory=list)
     grpc_ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -127,6 +139,46 @@ class Deployment:
 
 
 OAUTH = SpiffeId(zone="private", workload="oauth")
+# Whoever has a certificate here.
+_WORKLOADS = {
+    "oauth-1": "oauth",
+    "oauth-2": "oauth",
+    "core-gateway": "core-gateway",
+    "orders-1": "orders",
+    "gateway": "gateway",
+    "sandbox-id": "sandbox-id",
+}
+
+
+def prepared(home: Path, url: str, **more: Any) -> Deployment:
+    """A home with identities, and a database of its own at `url`. more: of the Deployment."""
+    create_database(url)
+    processes = [{"name": name, "zone": "private", "workload": workload} for name, workload in _WORKLOADS.items()]
+    (home / "topology.json").write_text(json.dumps({"processes": processes}))
+    Authority.open_or_create(home / "ca" / "public", TRUST_DOMAIN, "public")
+    authority = Authority.open_or_create(home / "ca" / "private", TRUST_DOMAIN, "private")
+    Agent(home, authority, timedelta(hours=1), other_root_wait_s=1.0).round()
+    migrate(url, [Owner.beside(oauth_main.__file__), Owner.beside(audit.__file__)])
+    return Deployment(home, url, **more)
+
+
+@contextmanager
+def running(deployed: Deployment, replicas: int) -> Iterator[None]:
+    """So many servers, until the end of the block. Each must end by itself when it is told to."""
+    try:
+        for number in range(1, replicas + 1):
+            start(deployed, f"oauth-{number}")
+        for replica in range(replicas):
+            wait_for(deployed, replica)
+        yield
+    finally:
+        for process in deployed.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in deployed.processes:
+            try:
+                assert process.wait(10) == 0
+            finally:
+                process.kill()
 
 
 def free_port() -> int:
@@ -156,12 +208,11 @@ def environment(deployed: Deployment, node: str, http_port: int, grpc_port: int)
         "ISTHMUS_NODE": node,
         "ISTHMUS_IDENTITY_DIR": str(deployed.identity(node)),
         "ISTHMUS_DATABASE_URL": own(deployed.url, "oauth"),
-        "ISTHMUS_ISSUER": ISSUER,
+        "ISTHMUS_ISSUER": deployed.issuer,
         "ISTHMUS_SANDBOX_CLIENT": "1",
-        "ISTHMUS_IDENTITY_PROVIDERS": str(deployed.home / "providers.toml"),
         "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{http_port}",
         "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
-    }
+    } | dict(deployed.settings)
 
 
 def wait_for(deployed: Deployment, replica: int) -> None:

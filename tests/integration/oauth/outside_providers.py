@@ -1,33 +1,43 @@
-"""Identity providers on this machine, over TLS 1.3: OpenID Connect, and WeChat's OAuth as its documentation has it.
+"""Identity providers on this machine, over TLS 1.3: a second instance of our own authorization server, which speaks
+OpenID Connect, and WeChat's OAuth as its documentation has it.
 
-Whoever is sent there is signed in at once as whom the test says; the rest is checked as real providers check it.
+Whoever is sent to WeChat is signed in at once as whom the test says; at the other one they sign in.
 """
 
-import base64
-import hashlib
-import hmac
+import itertools
 import json
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+import aiohttp
 from aiohttp import web
-from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey, RSAKey
+from sqlalchemy import create_engine
+from yarl import URL
 
-CLIENT_ID: Final = "isthmus-at-the-sandbox"
+from security.oauth.passwords import PasswordChecker
+from security.oauth.store import Store
+from security.oauth.transactions import Transactions
+from tests.integration.oauth.authorization_servers import Deployment, prepared, running
+from tests.integration.oauth.browser import LOGIN, PASSWORD
+
+CLIENT_ID: Final = "sandbox"
 APPID: Final = "wx0000000000000002"
 # A character that must be quoted in a query and in a form.
 SECRET: Final = "sandbox-secret+of/isthmus"
 CODE_LIFE_S: Final = 60.0
+# Who has an account at our second instance, by login: the second is called there as the member is called here.
+SOMEBODY, SOMEBODY_ELSE = "augusta", LOGIN
+PEOPLE: Final = {SOMEBODY: "a1b2c3", SOMEBODY_ELSE: "mallory"}
 
 FILE: Final = "providers.toml"
-Spoil = Callable[[dict[str, Any]], None]
+_addresses = itertools.count(1)
 
 
 def write_settings(folder: Path, port: int, root: Path) -> Path:
@@ -44,6 +54,104 @@ def write_settings(folder: Path, port: int, root: Path) -> Path:
     return file
 
 
+@contextmanager
+def second_instance(home: Path, url: str, port: int, relying: str) -> Iterator[Deployment]:
+    """Our own server as an identity provider, with a database of its own at `url`. relying: who is called back."""
+    settings = {"ISTHMUS_SANDBOX_CALLBACK": f"{relying}/oauth/callback/openid"}
+    clients = home / "run" / "oauth" / "clients"
+    clients.mkdir(parents=True)
+    (clients / "sandbox.secret").write_text(SECRET)
+    (clients / "sandbox.secret").chmod(0o600)
+    deployed = prepared(home, url, issuer=f"https://127.0.0.1:{port}", settings=settings)
+    engine, passwords = create_engine(url), PasswordChecker()
+    store = Store(Transactions(engine))
+    for login, member_id in PEOPLE.items():
+        store.add_account(member_id, login, passwords.hash(PASSWORD))
+    engine.dispose()
+    with running(deployed, replicas=1):
+        yield deployed
+
+
+@dataclass
+class OutsideProviders:
+    """Both kinds at one address: WeChat's pages are answered here, all else as gateways would pass it on to `sandbox`.
+
+    tamper: what a test changes in the JSON of an answer, by the path that was asked for. given: what the token endpoint
+    has answered so far.
+    """
+
+    sandbox: Deployment
+    wechat: "Wechat"
+    tamper: dict[str, Callable[[dict[str, Any]], None]] = field(default_factory=dict)
+    given: list[dict[str, Any]] = field(default_factory=list)
+    protocols: set[str] = field(default_factory=set)
+
+    @classmethod
+    def before(cls, sandbox: Deployment, relying: str) -> "OutsideProviders":
+        """Where `write_settings` says, for the server that is called `relying`."""
+        return cls(sandbox, Wechat(f"{relying}/oauth/callback/wechat"))
+
+    @property
+    def base(self) -> str:
+        return self.sandbox.issuer
+
+    async def serve(self, identity: Path) -> web.AppRunner:
+        """Listen with a certificate of the mesh's kind, until the runner's cleanup."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(identity / "svid.pem", identity / "key.pem")
+        app = web.Application(middlewares=[self._noted])
+        self.wechat.add_to(app)
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", urlsplit(self.base).port, ssl_context=context).start()
+        return runner
+
+    def reset(self) -> None:
+        """Behave again."""
+        self.tamper.clear()
+        self.wechat.subject, self.wechat.refuses = "a1b2c3", False
+
+    @web.middleware
+    async def _noted(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        tls = request.transport.get_extra_info("ssl_object") if request.transport else None
+        if isinstance(tls, ssl.SSLObject):
+            self.protocols.add(str(tls.version()))
+        answered: web.StreamResponse = await handler(request)
+        # No connection outlives its answer, so that none is left when the server goes.
+        answered.force_close()
+        return answered
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        sent = {name: value for name, value in request.headers.items() if name.lower() not in _OF_A_CONNECTION}
+        sent["x-forwarded-for"] = f"2001:db8:1::{next(_addresses):x}, 127.0.0.1"
+        url = URL(f"https://127.0.0.1:{self.sandbox.http_ports[0]}{request.raw_path}", encoded=True)
+        connector = aiohttp.TCPConnector(ssl=self.sandbox.tls("core-gateway"))
+        async with (
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.request(
+                request.method, url, data=await request.read(), headers=sent, allow_redirects=False
+            ) as answer,
+        ):
+            body = await answer.read()
+            headers = [each for each in answer.headers.items() if each[0].lower() not in _OF_A_CONNECTION]
+        if request.path == "/oauth/token":
+            self.given.append(json.loads(body))
+        if request.path in self.tamper:
+            said = json.loads(body)
+            self.tamper[request.path](said)
+            body = json.dumps(said).encode()
+        passed = web.Response(status=answer.status, body=body)
+        passed.headers.clear()
+        for name, value in headers:
+            passed.headers.add(name, value)
+        return passed
+
+
+_OF_A_CONNECTION: Final = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
+
+
 @dataclass
 class Granted:
     """An authorization code, and the request that it was given for."""
@@ -54,163 +162,40 @@ class Granted:
 
 
 @dataclass
-class OutsideProviders:
-    """Both kinds in one server at `base`. subject: who is signed in there; the rest is how it misbehaves."""
+class Wechat:
+    """WeChat for one website application. subject: who is signed in there. refuses: they say no."""
 
-    base: str
-    callbacks: dict[str, str]
+    callback: str
     subject: str = "a1b2c3"
-    spoil: Spoil = lambda claims: None
-    sign: Callable[["OutsideProviders", dict[str, Any]], str] | None = None
     refuses: bool = False
-    oversize: bool = False
-    unionid_in_token: bool = False
-    keys: list[RSAKey | ECKey] = field(default_factory=list)
     codes: dict[str, Granted] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
-    protocols: set[str] = field(default_factory=set)
-    asked: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.rotate()
-
-    @classmethod
-    def at(cls, port: int, issuer: str) -> "OutsideProviders":
-        """As `write_settings` says, for the server that is called `issuer`."""
-        callbacks = {kind: f"{issuer}/oauth/callback/{kind}" for kind in ("openid", "wechat")}
-        return cls(f"https://127.0.0.1:{port}", callbacks)
-
-    async def serve(self, identity: Path) -> web.AppRunner:
-        """Listen with a certificate of the mesh's kind, until the runner's cleanup."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(identity / "svid.pem", identity / "key.pem")
-        runner = web.AppRunner(self.app())
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", urlsplit(self.base).port, ssl_context=context).start()
-        return runner
-
-    def reset(self) -> None:
-        """Behave again."""
-        self.subject, self.spoil, self.sign = "a1b2c3", lambda claims: None, None
-        self.refuses = self.oversize = self.unionid_in_token = False
-
-    def rotate(self) -> None:
-        """A new signing key, published from now on as the only one."""
-        self.keys = [ECKey.generate_key("P-256", {"kid": secrets.token_hex(8), "use": "sig", "alg": "ES256"})]
-
-    def app(self) -> web.Application:
-        app = web.Application(middlewares=[self._noted])
-        app.router.add_get("/.well-known/openid-configuration", self._discover)
-        app.router.add_get("/jwks", self._jwks)
-        app.router.add_get("/authorize", self._authorize)
-        app.router.add_post("/token", self._token)
+    def add_to(self, app: web.Application) -> None:
         app.router.add_get("/connect/qrconnect", self._connect)
         app.router.add_get("/sns/oauth2/access_token", self._access_token)
         app.router.add_get("/sns/userinfo", self._userinfo)
-        return app
-
-    @web.middleware
-    async def _noted(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        self.asked.append(request.path)
-        tls = request.transport.get_extra_info("ssl_object") if request.transport else None
-        if isinstance(tls, ssl.SSLObject):
-            self.protocols.add(str(tls.version()))
-        answered: web.StreamResponse = await handler(request)
-        # No connection outlives its answer, so that none is left when the server goes.
-        answered.force_close()
-        return answered
-
-    async def _discover(self, request: web.Request) -> web.Response:
-        said = {
-            "issuer": self.base,
-            "authorization_endpoint": f"{self.base}/authorize",
-            "token_endpoint": f"{self.base}/token",
-            "jwks_uri": f"{self.base}/jwks",
-            "response_types_supported": ["code"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["RS256", "ES256"],
-            "code_challenge_methods_supported": ["S256"],
-            "authorization_response_iss_parameter_supported": True,
-        }
-        if self.oversize:
-            said["padding"] = "x" * 300_000
-        return web.json_response(said)
-
-    async def _jwks(self, request: web.Request) -> web.Response:
-        return web.json_response({"keys": [key.as_dict(private=False) for key in self.keys]})
-
-    async def _authorize(self, request: web.Request) -> web.Response:
-        asked = dict(request.query)
-        assert asked["response_type"] == "code"
-        assert "openid" in asked["scope"].split()
-        assert asked["client_id"] == CLIENT_ID
-        assert asked["redirect_uri"] == self.callbacks["openid"]
-        assert asked["code_challenge_method"] == "S256"
-        assert len(asked["nonce"]) >= 22
-        return self._back(asked, {"iss": self.base})
 
     async def _connect(self, request: web.Request) -> web.Response:
         asked = dict(request.query)
         # It shows an error for any other order.
         assert list(asked) == ["appid", "redirect_uri", "response_type", "scope", "state"]
         assert (asked["appid"], asked["scope"]) == (APPID, "snsapi_login")
-        assert asked["redirect_uri"] == self.callbacks["wechat"]
-        return self._back(asked, {})
-
-    def _back(self, asked: dict[str, str], more: dict[str, str]) -> web.Response:
-        given = {"state": asked["state"]} | more
-        if self.refuses:
-            # WeChat sends who said no back with the state alone.
-            given |= {"error": "access_denied"} if more else {}
-        else:
+        assert asked["redirect_uri"] == self.callback
+        given = {"state": asked["state"]}
+        # Who says no is sent back with the state alone.
+        if not self.refuses:
             given["code"] = secrets.token_urlsafe(24)
             self.codes[given["code"]] = Granted(asked, self.subject, time.monotonic() + CODE_LIFE_S)
         return web.Response(status=302, headers={"Location": f"{asked['redirect_uri']}?{urlencode(given)}"})
 
-    async def _token(self, request: web.Request) -> web.Response:
-        form = {name: str(value) for name, value in (await request.post()).items()}
-        shown = base64.b64decode(request.headers["Authorization"].removeprefix("Basic ")).decode()
-        if shown != f"{CLIENT_ID}:{SECRET}":
-            return web.json_response({"error": "invalid_client"}, status=401)
-        granted = self.codes.pop(form["code"], None)
-        digest = hashlib.sha256(form["code_verifier"].encode()).digest()
-        challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-        if (
-            granted is None
-            or granted.expires < time.monotonic()
-            or form["grant_type"] != "authorization_code"
-            or form["redirect_uri"] != granted.asked["redirect_uri"]
-            or not hmac.compare_digest(challenge, granted.asked.get("code_challenge", ""))
-        ):
-            return web.json_response({"error": "invalid_grant"}, status=400)
-        now = int(time.time())
-        claims = {
-            "iss": self.base,
-            "sub": granted.subject,
-            "aud": CLIENT_ID,
-            "iat": now,
-            "exp": now + 60,
-            "auth_time": now,
-            "nonce": granted.asked["nonce"],
-        }
-        self.spoil(claims)
-        token = self.sign(self, claims) if self.sign else self.signed(claims)
-        return web.json_response({"access_token": "unused", "token_type": "Bearer", "id_token": token})
-
-    def signed(self, claims: dict[str, Any], key: RSAKey | ECKey | OctKey | None = None, **header: Any) -> str:
-        """An ID token, signed by the key that is published unless the test says otherwise."""
-        signing = key or self.keys[-1]
-        named = {"alg": "ES256", "kid": self.keys[-1].kid} | header
-        return jwt.encode(named, claims, signing, algorithms=["ES256", "RS256", "HS256"])
-
     async def _access_token(self, request: web.Request) -> web.Response:
         asked = request.query
         if (asked["appid"], asked["secret"]) != (APPID, SECRET):
-            return self._wechat({"errcode": 40125, "errmsg": "invalid appsecret"})
+            return self._said({"errcode": 40125, "errmsg": "invalid appsecret"})
         granted = self.codes.pop(asked["code"], None)
         if granted is None or granted.expires < time.monotonic() or asked["grant_type"] != "authorization_code":
-            return self._wechat({"errcode": 40029, "errmsg": "invalid code"})
+            return self._said({"errcode": 40029, "errmsg": "invalid code"})
         token = secrets.token_urlsafe(24)
         self.tokens[token] = granted.subject
         said = {
@@ -220,14 +205,14 @@ class OutsideProviders:
             "openid": f"openid-{granted.subject}",
             "scope": granted.asked["scope"],
         }
-        return self._wechat(said | ({"unionid": f"union-{granted.subject}"} if self.unionid_in_token else {}))
+        return self._said(said)
 
     async def _userinfo(self, request: web.Request) -> web.Response:
         subject = self.tokens.get(request.query["access_token"])
         if subject is None or request.query["openid"] != f"openid-{subject}":
-            return self._wechat({"errcode": 40003, "errmsg": "invalid openid"})
-        return self._wechat({"openid": f"openid-{subject}", "nickname": "名", "unionid": f"union-{subject}"})
+            return self._said({"errcode": 40003, "errmsg": "invalid openid"})
+        return self._said({"openid": f"openid-{subject}", "nickname": "名", "unionid": f"union-{subject}"})
 
-    def _wechat(self, said: dict[str, Any]) -> web.Response:
+    def _said(self, said: dict[str, Any]) -> web.Response:
         """200 whatever happened, and not called JSON."""
         return web.Response(text=json.dumps(said, ensure_ascii=False), content_type="text/plain")

@@ -159,6 +159,8 @@ async def test_a_token_endpoint_that_says_no_proves_nobody(
         {"authorization_endpoint": "https://user:password@id.example/auth"},
         {"code_challenge_methods_supported": ["plain"]},
         {"token_endpoint_auth_methods_supported": ["private_key_jwt"]},
+        {"id_token_signing_alg_values_supported": ["HS256", "none"]},
+        {"id_token_signing_alg_values_supported": None},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -169,6 +171,13 @@ async def test_metadata_that_is_not_good_is_no_metadata(
     far.answers["openid-configuration"] = 200, found
     with pytest.raises(AwayError, match="metadata"):
         await provider.address(SECRETS, wanted(clock))
+
+
+async def test_a_provider_of_one_good_algorithm_is_good_though_it_is_not_rs256(
+    provider: OpenIdProvider, far: FarSide, clock: Hands
+) -> None:
+    far.answers["openid-configuration"] = 200, METADATA | {"id_token_signing_alg_values_supported": ["ES256"]}
+    assert await provider.address(SECRETS, wanted(clock))
 
 
 async def test_who_is_away_is_not_asked_again_at_once(provider: OpenIdProvider, far: FarSide, clock: Hands) -> None:

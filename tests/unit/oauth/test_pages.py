@@ -14,7 +14,7 @@ from security.oauth.pages import Pages
 from security.oauth.passkeys import Passkey
 from security.oauth.words import CHINESE, ENGLISH, words_for
 
-PAGES = Pages(b"k" * 32, SystemClock())
+PAGES = Pages(b"k" * 32, SystemClock(), "https://id.example")
 SHOP = "https://shop.example/cb"
 EVIL = "<script>alert(1)</script>"
 
@@ -34,6 +34,12 @@ EVIL = "<script>alert(1)</script>"
 )
 def test_a_page_is_in_the_language_that_the_browser_prefers(header: str, language: str) -> None:
     assert words_for(header)["language"] == language
+
+
+def test_two_meshes_of_one_host_have_cookies_of_their_own() -> None:
+    one, other = (Pages(b"k" * 32, SystemClock(), f"https://localhost:{port}") for port in (18400, 19400))
+    assert len({one.cookie, one.session_cookie, other.cookie, other.session_cookie}) == 4
+    assert PAGES.session_cookie == "__Host-isthmus-session"
 
 
 def test_both_languages_say_everything() -> None:
