@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from isthmus.audit.v1.audit_pb2_grpc import AuditLogAsyncStub
 
 PAGE_SIZE = 1000
+REMOVALS_AT_ONCE = 100
 ABOUT_CHARACTERS_MAX = 128
 ABOUT_OTHER = re.compile(r"[^A-Za-z0-9 ._:,/-]")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# A line of an export, and the leaf that it stands at.
+_Line = tuple[int, dict[str, Any]]
 
 
 @asynccontextmanager
@@ -74,49 +77,83 @@ async def leaves(
 ) -> AsyncIterator[tuple[AuditRecord, int, int]]:
     """The signed records of a time, in the tree's order, each with its sequence number and its leaf."""
     proof = await log.ProveRange(pb.ProveRangeRequest(from_time_us=from_time_us, to_time_us=to_time_us))
-    request = pb.ListLeavesRequest(first_leaf=proof.first_leaf, end_leaf=proof.end_leaf, page_size=PAGE_SIZE)
-    while request.first_leaf < request.end_leaf:
-        page = (await log.ListLeaves(request)).records
-        for record in page:
-            yield hashed(record), record.sequence, record.leaf_index
-        if len(page) < PAGE_SIZE:
-            break
-        request.first_leaf = page[-1].leaf_index + 1
+    async for record in _records(log, proof.first_leaf, proof.end_leaf):
+        yield hashed(record), record.sequence, record.leaf_index
 
 
 async def events(log: "AuditLogAsyncStub", from_time_us: int, to_time_us: int) -> AsyncIterator[dict[str, Any]]:
-    """The lines of an export: calls by their leaf, checkpoints behind what they cover, the newest checkpoint last."""
+    """The lines of an export: calls and what is left of removed ones by their leaf, checkpoints behind what they cover,
+    then removals, and the newest checkpoint last."""
     proof = await log.ProveRange(pb.ProveRangeRequest(from_time_us=from_time_us, to_time_us=to_time_us))
     if not proof.HasField("checkpoint"):
         raise LauncherError("Nothing is signed yet", "Try again in a few seconds")
-    marks = _checkpoints(log, proof.first_leaf, proof.end_leaf)
-    mark = await anext(marks, None)
-    request = pb.ListLeavesRequest(first_leaf=proof.first_leaf, end_leaf=proof.end_leaf, page_size=PAGE_SIZE)
-    while True:
-        page = (await log.ListLeaves(request)).records
-        for record in page:
-            while mark is not None and mark.tree_size <= record.leaf_index:
-                yield ocsf.checkpoint(mark.note, mark.time_us)
-                mark = await anext(marks, None)
-            yield ocsf.event(hashed(record), record.sequence, record.leaf_index)
-        if len(page) < PAGE_SIZE:
-            break
-        request.first_leaf = page[-1].leaf_index + 1
-    while mark is not None and mark.tree_size < proof.checkpoint.tree_size:
-        yield ocsf.checkpoint(mark.note, mark.time_us)
-        mark = await anext(marks, None)
-    ends = (proof.first_leaf, proof.end_leaf, proof.before, proof.behind)
+    first, end, size = proof.first_leaf, proof.end_leaf, proof.checkpoint.tree_size
+    async for line in _merged(_checkpoints(log, first, end, size), _calls(log, first, end), _removed(log, first, end)):
+        yield line
+    async for line in _removals(log, first, end):
+        yield line
+    ends = (first, end, proof.before, proof.behind)
     yield ocsf.checkpoint(proof.checkpoint.note, proof.checkpoint.time_us, ends)
 
 
-async def _checkpoints(log: "AuditLogAsyncStub", after: int, until: int) -> AsyncIterator[pb.Checkpoint]:
+async def _merged(*streams: AsyncIterator[_Line]) -> AsyncIterator[dict[str, Any]]:
+    """The lines of all by their leaf; of those with one leaf, the first stream's first."""
+    heads = [await anext(stream, None) for stream in streams]
+    while any(heads):
+        at = min((head[0], at) for at, head in enumerate(heads) if head)[1]
+        head, heads[at] = heads[at], await anext(streams[at], None)
+        if head:
+            yield head[1]
+
+
+async def _records(log: "AuditLogAsyncStub", first: int, end: int) -> AsyncIterator[pb.AuditRecord]:
+    request = pb.ListLeavesRequest(first_leaf=first, end_leaf=end, page_size=PAGE_SIZE)
+    while request.first_leaf < end:
+        page = (await log.ListLeaves(request)).records
+        for record in page:
+            yield record
+        if len(page) < PAGE_SIZE:
+            return
+        request.first_leaf = page[-1].leaf_index + 1
+
+
+async def _calls(log: "AuditLogAsyncStub", first: int, end: int) -> AsyncIterator[_Line]:
+    async for record in _records(log, first, end):
+        yield record.leaf_index, ocsf.event(hashed(record), record.sequence, record.leaf_index)
+
+
+async def _removed(log: "AuditLogAsyncStub", first: int, end: int) -> AsyncIterator[_Line]:
+    request = pb.ListRemovedLeavesRequest(first_leaf=first, end_leaf=end, page_size=PAGE_SIZE)
+    while request.first_leaf < end:
+        page = (await log.ListRemovedLeaves(request)).leaves
+        for leaf in page:
+            yield leaf.leaf_index, ocsf.removed(leaf.leaf_index, leaf.sequence, leaf.leaf_hash, leaf.removal)
+        if len(page) < PAGE_SIZE:
+            return
+        request.first_leaf = page[-1].leaf_index + 1
+
+
+async def _removals(log: "AuditLogAsyncStub", first: int, end: int) -> AsyncIterator[dict[str, Any]]:
+    request = pb.ProveRemovalsRequest(first_leaf=first, end_leaf=end, page_size=REMOVALS_AT_ONCE)
+    while True:
+        page = (await log.ProveRemovals(request)).removals
+        for each in page:
+            said, before = each.record, (each.before_count, each.before)
+            yield ocsf.removal(hashed(said), said.sequence, each.note, before, each.behind)
+        if len(page) < REMOVALS_AT_ONCE:
+            return
+        request.after_removal = page[-1].record.sequence
+
+
+async def _checkpoints(log: "AuditLogAsyncStub", after: int, until: int, newest: int) -> AsyncIterator[_Line]:
+    """All but the newest, each before the first leaf that it does not cover."""
     request = pb.ListCheckpointsRequest(after_tree_size=after, page_size=PAGE_SIZE)
     while True:
         page = (await log.ListCheckpoints(request)).checkpoints
         for checkpoint in page:
-            if checkpoint.tree_size > until:
+            if checkpoint.tree_size > until or checkpoint.tree_size >= newest:
                 return
-            yield checkpoint
+            yield checkpoint.tree_size, ocsf.checkpoint(checkpoint.note, checkpoint.time_us)
         if len(page) < PAGE_SIZE:
             return
         request.after_tree_size = page[-1].tree_size

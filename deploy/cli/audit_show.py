@@ -31,9 +31,9 @@ def show_report(report: "Report", as_json: bool) -> None:
     if report.witnessed:
         signed += f", cosigned up to leaf {report.witnessed.size - 1}"
     waiting = f", {report.pending} rows wait for their leaf" if report.pending else ""
-    out.print(
-        f"{state}: {report.rows} rows, {report.leaves} leaves, {report.checkpoints} checkpoints, {signed}{waiting}"
-    )
+    removed = f", {report.removed} of them removed by retention" if report.removed else ""
+    counts = f"{report.rows} rows, {report.leaves} leaves{removed}, {report.checkpoints} checkpoints"
+    out.print(f"{state}: {counts}, {signed}{waiting}")
 
 
 def show_access(found: "AccessReport") -> None:

@@ -17,7 +17,7 @@ def retention(
     days: Annotated[int, typer.Option(min=1, max=3650, help="Removals of the last so many days.")] = 30,
     as_json: Json = False,
 ) -> None:
-    """Show for how long each class of data is kept, and what was removed since it had been kept for so long."""
+    """Show for how long each class of data, and of audit records, is kept, and what was removed since."""
     with clear_errors():
         found = asyncio.run(_found(days))
     if as_json:
@@ -50,6 +50,7 @@ async def _found(days: int) -> dict[str, Any]:
     events = sorted(contract.events.values(), key=lambda event: event.topic)
     return {
         "classes": [{"class": each.name, "days": kept} for each, kept in sorted(contract.kept_days.items())],
+        "records": [{"class": each.name, "days": kept} for each, kept in sorted(contract.recorded_days.items())],
         "events": [{"topic": event.topic, "days": event.retention_days} for event in events],
         "removed": [place for _, place in sorted(places.items())],
     }
@@ -57,7 +58,8 @@ async def _found(days: int) -> dict[str, Any]:
 
 def _show(found: dict[str, Any], days: int) -> None:
     kept = Table("what", "kept", box=None)
-    rows = [*((row["class"], row["days"]) for row in found["classes"])]
+    rows = [(row["class"], row["days"]) for row in found["classes"]]
+    rows += [(f"records of calls that answer {row['class']}", row["days"]) for row in found["records"]]
     for name, limit in [*rows, *((row["topic"], row["days"]) for row in found["events"])]:
         kept.add_row(escape(name), f"{limit} days" if limit else "for ever")
     gone = Table("from", "removed", "last", box=None)

@@ -171,6 +171,8 @@ class Contract:
     rates: Mapping[RateClass, Rates] = field(default_factory=dict)
     # Days since a value of the class was last of use. 0: for ever.
     kept_days: Mapping[DataClass, int] = field(default_factory=dict)
+    # Days since a call that answers with the class, for which its audit record is kept. 0: for ever.
+    recorded_days: Mapping[DataClass, int] = field(default_factory=dict)
     # Full names of the messages that stay in the region of their store.
     resident: frozenset[str] = frozenset()
 

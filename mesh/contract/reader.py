@@ -4,6 +4,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from typing import Final
 
 import isthmus
 from google.api import annotations_pb2
@@ -28,6 +29,9 @@ from mesh.contract.model import (
     Rates,
     ServicePolicy,
 )
+
+# Cybersecurity Law of the People's Republic of China, article 21: network logs are kept for six months or more.
+RECORD_DAYS_MIN: Final = 184
 
 _VERBS = ("get", "put", "post", "delete", "patch")
 _ZONES = {policy_pb2.ZONE_PUBLIC: "public", policy_pb2.ZONE_PRIVATE: "private", policy_pb2.ZONE_EACH: EACH}
@@ -61,8 +65,9 @@ def load() -> Contract:
             policy = read_service(service)
             services[policy.name] = policy
             methods.update((method.path, method) for method in policy.methods)
-    rates, kept = read_rates(policy_pb2.RateClass.DESCRIPTOR), read_retention(policy_pb2.DataClass.DESCRIPTOR)
-    return Contract(services, methods, events, messages, rates, kept, frozenset(resident))
+    rates, classes = read_rates(policy_pb2.RateClass.DESCRIPTOR), policy_pb2.DataClass.DESCRIPTOR
+    kept, recorded = read_retention(classes), read_record_retention(classes)
+    return Contract(services, methods, events, messages, rates, kept, recorded, frozenset(resident))
 
 
 def files() -> Iterator[descriptor.FileDescriptor]:
@@ -98,6 +103,25 @@ def read_retention(classes: descriptor.EnumDescriptor) -> dict[DataClass, int]:
         if not value.GetOptions().HasExtension(policy_pb2.retention):
             raise ContractError(f"data class {value.name}: state how long it is kept in (isthmus.policy.v1.retention)")
         found[DataClass(value.number)] = value.GetOptions().Extensions[policy_pb2.retention].days
+    return found
+
+
+def read_record_retention(classes: descriptor.EnumDescriptor) -> dict[DataClass, int]:
+    """For how many days records of calls that answer with each data class are kept; 0: for ever."""
+    found: dict[DataClass, int] = {}
+    longest = 0
+    for value in classes.values:
+        if value.number == 0:
+            continue
+        days = value.GetOptions().Extensions[policy_pb2.retention].record_days
+        # The less a call has shown, the sooner nobody asks who made it.
+        if days and (days < RECORD_DAYS_MIN or days < longest or 0 in found.values()):
+            raise ContractError(
+                f"data class {value.name}: records of calls that answer with it are kept for {days} days; "
+                f"state {RECORD_DAYS_MIN} or more, and no fewer than for a lower class"
+            )
+        longest = days
+        found[DataClass(value.number)] = days
     return found
 
 

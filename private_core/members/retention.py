@@ -16,9 +16,9 @@ from mesh.contract import Contract
 from mesh.database.engine import execute, transact
 from private_core.members.store import ERASE, MEMBER
 from private_core.storage.encrypted import RowCipher
-from private_core.storage.expiry import record
 from private_core.times import to_datetime
 from security.audit.removal import Remover
+from security.audit.transactional import record
 from security.keys.envelope import Envelope
 from security.keys.port import KekRef, WrappedKey
 from security.keys.vault import Vault

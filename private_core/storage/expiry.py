@@ -12,23 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mesh.database.engine import transact
 from mesh.rounds import Rounds
 from private_core.times import to_datetime
-from security.audit.postgres import parameters, recorded
-from security.audit.record import AuditRecord
 from security.audit.removal import Remover
+from security.audit.transactional import record
 
 INTERVAL_S: Final = 600.0
 _BATCH: Final = 1000
 _BATCHES_MAX: Final = 1000
-_RECORD: Final = text(recorded("CAST(:rows AS json)"))
 _ANSWERED: Final = " AND (answer IS NOT NULL OR refusal IS NOT NULL)"
 
 # For the migration of a room whose records expire: rows lie in the order of their time, so the index stays tiny.
 CREATE_INDEX: Final = "CREATE INDEX idempotency_age ON {schema}.idempotency USING brin (created_time)"
-
-
-async def record(connection: AsyncConnection, *records: AuditRecord) -> None:
-    """Add audit records in the connection's open transaction."""
-    await connection.execute(_RECORD, parameters(records))
 
 
 class Expiry:

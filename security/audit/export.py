@@ -11,6 +11,7 @@ from security.audit.cosignature import WitnessVerifier, newest_witnessed
 from security.audit.findings import KeptNote, Leaf, Report, Row, Tampering
 from security.audit.merkle import CompactRange
 from security.audit.note import NoteRejected, Verifier
+from security.audit.tombstones import KeptRemoval, Tombstone, Tombstones
 from security.audit.verify import verify
 
 SOURCE: Final = "the export"
@@ -41,7 +42,8 @@ def verify_export(
     notes = [KeptNote(note, SOURCE) for note in export.notes]
     leaves = sorted(export.leaves, key=lambda leaf: leaf.index)
     rows = sorted(export.rows, key=lambda row: row.sequence)
-    report = verify(rows, leaves, [*notes, *kept], verifier, start, tail)
+    tombstones = Tombstones(export.removals, sorted(export.tombstones, key=lambda each: each.leaf_index))
+    report = verify(rows, leaves, [*notes, *kept], verifier, start, tail, tombstones)
     for kind, message, index in export.findings:
         report.add(kind, message, leaf_index=index)
     if witness is not None:
@@ -58,6 +60,8 @@ class _Export:
         self.rows: list[Row] = []
         self.leaves: list[Leaf] = []
         self.notes: list[str] = []
+        self.tombstones: list[Tombstone] = []
+        self.removals: list[KeptRemoval] = []
         self.findings: list[tuple[Tampering, str, int | None]] = []
         self.newest = ""
         # First leaf, end, the compact ranges before and behind.
@@ -70,14 +74,24 @@ class _Export:
 
     def _take(self, event: dict[str, Any], number: int) -> None:
         unmapped = event["unmapped"]
-        if event["class_uid"] == ocsf.BASE_EVENT:
+        if event["class_uid"] == ocsf.BASE_EVENT and "checkpoint" in unmapped:
             self.newest = unmapped["checkpoint"]
             self.notes.append(self.newest)
             if "end_leaf" in unmapped:
-                before, behind = ([base64.b64decode(each) for each in unmapped[name]] for name in ("before", "behind"))
-                self.proof = int(unmapped["first_leaf"]), int(unmapped["end_leaf"]), before, behind
+                ends = int(unmapped["first_leaf"]), int(unmapped["end_leaf"])
+                self.proof = (*ends, _hashes(unmapped["before"]), _hashes(unmapped["behind"]))
+            return
+        if event["class_uid"] == ocsf.BASE_EVENT and "note" in unmapped:
+            before = CompactRange(0, int(unmapped["before_count"]), _hashes(unmapped["before"]))
+            said = ocsf.record_of(unmapped["record"]).canonical()
+            kept = (int(unmapped["sequence"]), unmapped["note"], said, before, _hashes(unmapped["behind"]))
+            self.removals.append(KeptRemoval(*kept))
             return
         index, sequence = int(unmapped["leaf_index"]), int(unmapped["sequence"])
+        if event["class_uid"] == ocsf.BASE_EVENT:
+            self.tombstones.append(Tombstone(index, int(unmapped["removal"])))
+            self.leaves.append(Leaf(index, sequence, bytes.fromhex(unmapped["leaf_hash"])))
+            return
         record = ocsf.record_of(unmapped["record"])
         if self.leaves and index <= self.leaves[-1].index:
             message = f"line {number} is leaf {index} and stands behind leaf {self.leaves[-1].index}"
@@ -89,3 +103,7 @@ class _Export:
             self.findings.append((Tampering.ALTERED, message, index))
         self.rows.append(Row(sequence, record.canonical()))
         self.leaves.append(Leaf(index, sequence, bytes.fromhex(unmapped["leaf_hash"])))
+
+
+def _hashes(texts: Sequence[str]) -> list[bytes]:
+    return [base64.b64decode(each) for each in texts]

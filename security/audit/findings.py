@@ -68,6 +68,8 @@ class Report:
     checkpoints: int = 0
     # Rows that are not yet in the tree.
     pending: int = 0
+    # Leaves whose records retention has removed, as it said.
+    removed: int = 0
     # The newest checkpoint whose signature is good.
     newest: Checkpoint | None = None
     # The newest checkpoint that the witness has cosigned; None also when no witness was asked for.

@@ -14,6 +14,7 @@ from security.audit.cosignature import WitnessVerifier, newest_witnessed
 from security.audit.findings import KeptNote, Leaf, Report, Row, Tampering
 from security.audit.note import Verifier
 from security.audit.record import AuditRecord, Decision
+from security.audit.tombstones import KeptRemoval, Tombstone, Tombstones
 from security.audit.verify import verify
 
 HANDED_OUT_S_MAX: Final = 10
@@ -33,6 +34,11 @@ ROWS: Final = f"""
     SELECT sequence, pg_catalog.convert_to(pg_catalog.row_to_json(canonical)::text, 'UTF8'), leaf_hash
     FROM audit.record CROSS JOIN LATERAL (SELECT {_FIELDS}) AS canonical ORDER BY sequence
     """  # noqa: S608
+_REMOVALS: Final = f"""
+    SELECT removal.sequence, note, pg_catalog.convert_to(pg_catalog.row_to_json(canonical)::text, 'UTF8')
+    FROM audit.removal LEFT JOIN audit.record USING (sequence) CROSS JOIN LATERAL (SELECT {_FIELDS}) AS canonical
+    """  # noqa: S608
+_TOMBSTONES: Final = "SELECT leaf_index, removal FROM audit.removed ORDER BY leaf_index"
 _LEAVES: Final = "SELECT leaf_index, record_sequence, leaf_hash FROM audit.leaf ORDER BY leaf_index"
 _CHECKPOINTS: Final = "SELECT note, subtrees FROM audit.checkpoint ORDER BY tree_size"
 # By now they are in the file too.
@@ -59,10 +65,16 @@ def inspect(
     options = f"-c statement_timeout={_STATEMENT_MS_MAX} -c default_transaction_isolation=repeatable\\ read"
     with psycopg.connect(plain, connect_timeout=3, options=options, application_name="audit-verify") as connection:
         connection.read_only = True
-        with _pages(connection, "rows", ROWS) as rows, _pages(connection, "leaves", _LEAVES) as leaves:
+        with (
+            _pages(connection, "rows", ROWS) as rows,
+            _pages(connection, "leaves", _LEAVES) as leaves,
+            _pages(connection, "tombstones", _TOMBSTONES) as removed,
+        ):
             notes = [KeptNote(note, "the database", bytes(sub)) for note, sub in connection.execute(_CHECKPOINTS)]
             given = [*notes, *kept, *elsewhere]
-            report = verify(starmap(Row, rows), starmap(Leaf, leaves), given, verifier)
+            removals = connection.execute(_REMOVALS, binary=True).fetchall()
+            tombstones = Tombstones(starmap(KeptRemoval, removals), starmap(Tombstone, removed))
+            report = verify(starmap(Row, rows), starmap(Leaf, leaves), given, verifier, tombstones=tombstones)
             overdue, unseen = (
                 (connection.execute(_OVERDUE, (now_us - limit_s * 1_000_000,)).fetchone() or (0,))[0]
                 for limit_s in (HANDED_OUT_S_MAX, WITNESSED_S_MAX)

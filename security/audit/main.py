@@ -14,6 +14,8 @@ from security.audit.checkpoint import CHECKPOINT_FILE, SIGNING_KEY, CheckpointFi
 from security.audit.interceptor import AuditInterceptor
 from security.audit.note import Signer
 from security.audit.postgres import PostgresAuditSink
+from security.audit.removal import Remover
+from security.audit.retention import INTERVAL_S, LogRetention
 from security.audit.sequencer import Sequencer
 from security.audit.service import AuditLogService
 from security.audit.settings import AuditSettings
@@ -45,6 +47,8 @@ async def main(settings: AuditSettings, process: Process) -> None:
     cursor.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     watch = AlertWatch(store, rules, settings.audit_alert_webhook, cursor)
     beside.append(Rounds("alerts", watch.round, every_s))
+    retention = LogRetention(engine, process.contract, Remover(settings, SystemClock()), signer)
+    beside.append(Rounds("audit-retention", retention.round, INTERVAL_S))
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
     server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.

@@ -2,6 +2,7 @@
 
 Beside the event stands, under `unmapped`, the record just as it was hashed, and its leaf. Checkpoints stand between
 the events, each behind the last leaf that it covers, as events of the base class (0): what has signed the lines above.
+Of a record that retention has removed, its leaf is left, as such an event; the removals themselves stand at the end.
 """
 
 import base64
@@ -70,6 +71,25 @@ def event(record: AuditRecord, sequence: int, leaf_index: int) -> dict[str, Any]
     return made
 
 
+def removed(leaf_index: int, sequence: int, leaf_hash: bytes, removal: int) -> dict[str, Any]:
+    """What is left of a record that was removed. removal: the sequence number of the record that says so."""
+    left = {"leaf_index": leaf_index, "sequence": sequence, "leaf_hash": leaf_hash.hex(), "removal": removal}
+    return _base("Removed", None, left)
+
+
+def removal(
+    record: AuditRecord, sequence: int, note: str, before: tuple[int, Sequence[bytes]], behind: Sequence[bytes]
+) -> dict[str, Any]:
+    """A removal: its record, the log's signature over that, and what it removed of leaves that were not exported.
+
+    before: how many leaves, and their compact range. behind: the compact range of the others.
+    """
+    count, hashes = before
+    proof = {"before_count": count, "before": _texts(hashes), "behind": _texts(behind)}
+    said = {"sequence": sequence, "record": json.loads(record.canonical()), "note": note}
+    return _base("Removal", record.time_us, said | proof)
+
+
 def checkpoint(
     note: str, time_us: int, proof: tuple[int, int, Sequence[bytes], Sequence[bytes]] | None = None
 ) -> dict[str, Any]:
@@ -82,13 +102,18 @@ def checkpoint(
     if proof is not None:
         first, end, before, behind = proof
         unmapped |= {"first_leaf": first, "end_leaf": end, "before": _texts(before), "behind": _texts(behind)}
+    return _base("Checkpoint", time_us, unmapped)
+
+
+def _base(activity: str, time_us: int | None, unmapped: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "category_uid": 0,
         "class_uid": BASE_EVENT,
         "activity_id": _OTHER,
-        "activity_name": "Checkpoint",
+        "activity_name": activity,
         "type_uid": BASE_EVENT * 100 + _OTHER,
-        "time": time_us // 1000,
+        # The schema asks for one, also where the time went with the record.
+        "time": (time_us or 0) // 1000,
         "severity_id": _INFORMATIONAL,
         "metadata": {"version": SCHEMA_VERSION, "product": _PRODUCT, "log_name": "audit"},
         "unmapped": unmapped,

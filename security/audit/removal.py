@@ -26,8 +26,11 @@ class Remover:
         """What was last of use before this time, microseconds since the epoch, is kept no longer."""
         return self.clock.now_us() - int(days * DAY_US)
 
-    def record(self, place: str, count: int, subject: str = "") -> AuditRecord:
-        """That `count` things went from `place` (members.idempotency). subject: whose they were, where it was one's."""
+    def record(self, place: str, count: int, subject: str = "", how: str = "") -> AuditRecord:
+        """That `count` things went from `place` (members.idempotency). subject: whose they were, where it was one's.
+
+        how: what there is to say beyond that.
+        """
         return AuditRecord(
             record_id=os.urandom(16).hex(),
             time_us=self.clock.now_us(),
@@ -38,7 +41,7 @@ class Remover:
             data_subject=clean(subject),
             decision=Decision.ALLOWED,
             result=grpc.StatusCode.OK.name,
-            reason=clean(f"REMOVED {count} {place}"),
+            reason=clean(f"REMOVED {count} {place} {how}".rstrip()),
             trace_id="",
             workload=self.settings.workload,
             node=self.settings.node,
@@ -47,7 +50,7 @@ class Remover:
 
 def removed(reason: str) -> tuple[str, int]:
     """The place, and how many things went from it, as a record says it. Raises ValueError for another reason."""
-    word, count, place = reason.split(" ")
+    word, count, place, *_ = reason.split(" ")
     if word != "REMOVED":
         raise ValueError(f"{reason!r} tells of no removal")
     return place, int(count)

@@ -1,5 +1,6 @@
 """The AuditLog service: the log as the security team reads it. Its own reads are on record like any other call."""
 
+from dataclasses import asdict
 from typing import Any, Final
 
 from isthmus.audit.v1 import audit_pb2 as pb
@@ -8,10 +9,11 @@ from isthmus.audit.v1 import audit_pb2_grpc
 from mesh.call import current_call
 from security.audit import attached
 from security.audit.record import Decision
-from security.audit.store import AuditStore, Selection, StoredCheckpoint, StoredRecord
+from security.audit.store import AuditStore, RemovalProof, Selection, StoredCheckpoint, StoredRecord
 
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 1000
+REMOVALS_MAX: Final = 100
 # Sequences and indices are signed in SQL; beyond their end lies nothing.
 _POSITION_MAX: Final = 2**63 - 1
 
@@ -59,6 +61,18 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
             behind=proof.behind,
         )
 
+    async def ListRemovedLeaves(
+        self, request: pb.ListRemovedLeavesRequest, context: Any
+    ) -> pb.ListRemovedLeavesResponse:
+        first, end = _position(request.first_leaf), _position(request.end_leaf)
+        leaves = await self._store.removed(first, end, _page(request.page_size))
+        return pb.ListRemovedLeavesResponse(leaves=(pb.RemovedLeaf(**asdict(leaf)) for leaf in leaves))
+
+    async def ProveRemovals(self, request: pb.ProveRemovalsRequest, context: Any) -> pb.ProveRemovalsResponse:
+        first, end, after = map(_position, (request.first_leaf, request.end_leaf, request.after_removal))
+        proofs = await self._store.removals(first, end, after, request.page_size or REMOVALS_MAX)
+        return pb.ProveRemovalsResponse(removals=map(_removal, proofs))
+
     async def RecordActivity(self, request: pb.RecordActivityRequest, context: Any) -> pb.RecordActivityResponse:
         # The interceptor holds the answer back until the record of this call, with the note on it, is durable.
         said = pb.Activity.Name(request.activity).removeprefix("ACTIVITY_")
@@ -76,6 +90,16 @@ def _page(size: int) -> int:
 
 def _checkpoint(stored: StoredCheckpoint) -> pb.Checkpoint:
     return pb.Checkpoint(tree_size=stored.tree_size, time_us=stored.time_us, note=stored.note)
+
+
+def _removal(proof: RemovalProof) -> pb.Removal:
+    return pb.Removal(
+        record=_record(proof.record),
+        note=proof.note,
+        before_count=proof.before.end,
+        before=proof.before.hashes,
+        behind=proof.behind,
+    )
 
 
 def _record(stored: StoredRecord) -> pb.AuditRecord:

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.database.engine import execute, transact
 from mesh.errors import DataLoss
-from security.audit.merkle import HASH_BYTES, CompactRange, growth_proof
+from security.audit.merkle import HASH_BYTES, CompactRange, growth_proof, tree
 from security.audit.record import AuditRecord, Decision
 
 _TEXTS: Final = (
@@ -64,6 +64,20 @@ CHECKPOINT: Final = Table(
     Column("time_us", BigInteger),
     Column("subtrees", LargeBinary),
     Column("note", Text),
+)
+REMOVAL: Final = Table(
+    "removal",
+    RECORD.metadata,
+    Column("sequence", BigInteger, primary_key=True),
+    Column("first_leaf", BigInteger),
+    Column("end_leaf", BigInteger),
+    Column("note", Text),
+)
+REMOVED: Final = Table(
+    "removed",
+    RECORD.metadata,
+    Column("leaf_index", BigInteger, primary_key=True),
+    Column("removal", BigInteger),
 )
 COSIGNATURE: Final = Table(
     "cosignature",
@@ -113,6 +127,26 @@ class StoredRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedLeaf:
+    """What is left of a record that was removed. removal: the sequence number of the record that says so."""
+
+    leaf_index: int
+    sequence: int
+    leaf_hash: bytes
+    removal: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalProof:
+    """A removal, and the compact ranges of what it removed before a range of leaves and, by their hashes, behind it."""
+
+    record: StoredRecord
+    note: str
+    before: CompactRange
+    behind: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
     tree_size: int
     time_us: int
@@ -152,7 +186,7 @@ class AuditStore:
         return [_stored(row) for row in await self._all(query.limit(limit))]
 
     async def leaves(self, first: int, end: int, limit: int) -> Sequence[StoredRecord]:
-        """At most `limit` records of the leaves [first, end), in the tree's order. A row that is gone is left out."""
+        """At most `limit` records of the leaves [first, end), in the tree's order. What was removed is left out."""
         query = (
             select(RECORD, LEAF.c.leaf_index)
             .join(LEAF, LEAF.c.record_sequence == RECORD.c.sequence)
@@ -160,6 +194,42 @@ class AuditStore:
             .order_by(LEAF.c.leaf_index)
         )
         return [_stored(row) for row in await self._all(query.limit(limit))]
+
+    async def removed(self, first: int, end: int, limit: int) -> Sequence[RemovedLeaf]:
+        """At most `limit` of the leaves [first, end) whose records were removed, in the tree's order."""
+        index = LEAF.c.leaf_index
+        query = select(index, LEAF.c.record_sequence.label("sequence"), LEAF.c.leaf_hash, REMOVED.c.removal)
+        query = query.join(REMOVED, REMOVED.c.leaf_index == index).where(index >= first, index < end)
+        return [RemovedLeaf(**row) for row in await self._all(query.order_by(index).limit(limit))]
+
+    async def removals(self, first: int, end: int, after: int, limit: int) -> Sequence[RemovalProof]:
+        """At most `limit` removals behind the one `after` that may have removed some of the leaves [first, end)."""
+        removal = REMOVAL.c
+        query = select(removal.first_leaf, removal.end_leaf, removal.note, RECORD, LEAF.c.leaf_index)
+        query = query.join(RECORD, RECORD.c.sequence == removal.sequence)
+        query = query.outerjoin(LEAF, LEAF.c.record_sequence == removal.sequence)
+        query = query.where(removal.first_leaf < end, removal.end_leaf > first, removal.sequence > after)
+        proofs = []
+        for row in await self._all(query.order_by(removal.sequence).limit(limit)):
+            whole = first <= row["first_leaf"] and row["end_leaf"] <= end
+            before, behind = await self._parts(row["sequence"], first, 0 if whole else end)
+            proofs.append(RemovalProof(_stored(row), row["note"], before, behind))
+        return proofs
+
+    async def _parts(self, removal: int, first: int, end: int) -> tuple[CompactRange, Sequence[bytes]]:
+        """The compact ranges of what it removed before leaf `first` and from leaf `end` on. end: 0 when neither is."""
+        before, within, behind = [], 0, []
+        if end:
+            index = LEAF.c.leaf_index
+            query = select(index, LEAF.c.leaf_hash).join(REMOVED, REMOVED.c.leaf_index == index)
+            for row in await self._all(query.where(REMOVED.c.removal == removal).order_by(index)):
+                if row["leaf_index"] < first:
+                    before.append(bytes(row["leaf_hash"]))
+                elif row["leaf_index"] >= end:
+                    behind.append(bytes(row["leaf_hash"]))
+                else:
+                    within += 1
+        return tree(before), tree(behind, len(before) + within).hashes
 
     async def checkpoints(self, after_size: int, limit: int, newest_first: bool = False) -> Sequence[StoredCheckpoint]:
         size = CHECKPOINT.c.tree_size

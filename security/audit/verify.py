@@ -2,7 +2,7 @@
 
 Three things must say the same: the rows, the leaves (which row stands where in the tree, and its hash), and the roots
 that were signed over them. Rows are hashed anew; no stored hash is believed. Where rows and leaves differ, the signed
-roots tell which of the two was changed.
+roots tell which of the two was changed. A row may be gone when a removal accounts for it (tombstones.py).
 """
 
 import json
@@ -15,6 +15,7 @@ from security.audit.findings import FINDINGS_MAX, KeptNote, Leaf, Report, Row, T
 from security.audit.merkle import HASH_BYTES, CompactRange
 from security.audit.note import NoteRejected, Verifier, WrongKey
 from security.audit.record import leaf_hash
+from security.audit.tombstones import Tombstones
 
 # A root that fits vouches for all before it, so of a long history the newest signatures are enough.
 SIGNATURES_CHECKED_MAX: Final = 1000
@@ -27,15 +28,18 @@ def verify(
     verifier: Verifier,
     before: CompactRange | None = None,
     behind: CompactRange | None = None,
+    tombstones: Tombstones | None = None,
 ) -> Report:
     """Compare rows (by sequence), leaves (by index) and checkpoints of one moment.
 
-    before, behind: the compact ranges of the leaves that come before those given and after them.
+    before, behind: the compact ranges of the leaves that come before those given and after them. tombstones: of those.
     """
     report = Report()
     marks = _marks(notes, verifier, report)
-    walk = _Walk(report, marks, before or CompactRange())
+    removals = tombstones or Tombstones()
+    walk = _Walk(report, marks, before or CompactRange(), removals)
     walk.run(iter(rows), iter(leaves))
+    removals.judge(verifier, report)
     if behind is not None:
         walk.close(behind)
     _judge(walk, marks, report)
@@ -104,8 +108,9 @@ def _marks(notes: Sequence[KeptNote], verifier: Verifier, report: Report) -> lis
 class _Walk:
     """One pass over rows and leaves, growing the tree of the leaves and, from where they differ, that of the rows."""
 
-    def __init__(self, report: Report, marks: Sequence[_Mark], before: CompactRange) -> None:
+    def __init__(self, report: Report, marks: Sequence[_Mark], before: CompactRange, tombstones: Tombstones) -> None:
         self.report = report
+        self._tombstones = tombstones
         self.tree: CompactRange | None = before
         self.rows_tree: CompactRange | None = None
         self.next_index = before.end
@@ -118,7 +123,7 @@ class _Walk:
         self._at = 0
 
     def run(self, rows: Iterator[Row], leaves: Iterator[Leaf]) -> None:
-        report = self.report
+        report, tombstones = self.report, self._tombstones
         row = next(rows, None)
         for leaf in leaves:
             report.leaves += 1
@@ -129,6 +134,7 @@ class _Walk:
                 row = next(rows, None)
             if leaf.index != self.next_index:
                 skipped = self._gap(leaf, skipped)
+            gone = leaf.index >= tombstones.next_leaf and tombstones.take(leaf.index, leaf.leaf_hash)
             if skipped:
                 self._unleafed.update((each.sequence, each) for each in skipped[:FINDINGS_MAX])
             if row is not None and row.sequence == leaf.sequence:
@@ -139,7 +145,8 @@ class _Walk:
                 late = self._unleafed.pop(leaf.sequence)
                 self._pair(leaf, late, " stands before rows that it came after")
             else:
-                self.removed.append(leaf)
+                if not gone:
+                    self.removed.append(leaf)
                 self._grow(leaf.leaf_hash, leaf.leaf_hash)
             self._last_sequence = max(self._last_sequence, leaf.sequence)
         while row is not None:

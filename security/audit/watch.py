@@ -16,6 +16,8 @@ from security.audit.store import AuditStore
 
 ALERTS_CURSOR: Final = Path("run/audit/alerted.txt")
 _PAGE: Final = 1000
+# Leaves beyond it there are none.
+_END: Final = 2**63 - 1
 _PAGES_MAX: Final = 100
 _WEBHOOK_S: Final = 5.0
 # Alerts that wait for the webhook; more are in the log alone.
@@ -47,7 +49,7 @@ class AlertWatch:
             # A log that is shorter now was restored, or cut: which of them, a verification tells.
             self._next_leaf = min(self._read(size), size)
         for _ in range(_PAGES_MAX):
-            page = await self._store.leaves(self._next_leaf, self._next_leaf + _PAGE, _PAGE)
+            page = await self._store.leaves(self._next_leaf, _END, _PAGE)
             for stored in page:
                 for alert in self._rules.take(stored.record):
                     self._raise(alert)

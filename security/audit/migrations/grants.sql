@@ -11,6 +11,7 @@ GRANT INSERT, SELECT (record_id) ON audit.record
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA audit
     TO isthmus_orders, isthmus_payments, isthmus_members, isthmus_catalog, isthmus_warehouse, isthmus_oauth,
     isthmus_gateway, isthmus_bridge_inbound, isthmus_bridge_outbound, isthmus_audit;
--- The log's own process reads all of it, gives leaves and signs. It changes and removes nothing either.
-GRANT SELECT ON audit.record, audit.leaf, audit.checkpoint, audit.cosignature TO isthmus_audit;
-GRANT INSERT ON audit.leaf, audit.checkpoint, audit.cosignature TO isthmus_audit;
+-- The log's own process reads all of it, gives leaves and signs. It changes nothing either, and removes what a removal has taken.
+GRANT SELECT ON audit.record, audit.leaf, audit.checkpoint, audit.cosignature, audit.removal, audit.removed TO isthmus_audit;
+GRANT INSERT ON audit.leaf, audit.checkpoint, audit.cosignature, audit.removal, audit.removed TO isthmus_audit;
+GRANT DELETE ON audit.record TO isthmus_audit;

@@ -28,9 +28,13 @@ def healthy(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Log:
 
 @pytest.fixture
 def log(healthy: Log, tmp_path: Path) -> Log:
+    return copied(healthy, tmp_path)
+
+
+def copied(healthy: Log, home: Path) -> Log:
     """A copy of the healthy log, in a database of its own."""
     parsed, name = make_url(healthy.url), f"log_{secrets.token_hex(4)}"
     with psycopg.connect(plain(parsed.set(database="postgres").render_as_string(False)), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {parsed.database}")
-    shutil.copytree(healthy.home, tmp_path, dirs_exist_ok=True)
-    return Log(parsed.set(database=name).render_as_string(False), tmp_path, healthy.signer)
+    shutil.copytree(healthy.home, home, dirs_exist_ok=True)
+    return Log(parsed.set(database=name).render_as_string(False), home, healthy.signer)

@@ -25,6 +25,7 @@ ORIGIN = "isthmus.internal/audit"
 BATCH = 10
 BATCHES = 3
 LEAVES = BATCH * BATCHES
+TABLES = ("record", "leaf", "checkpoint", "cosignature", "removal", "removed")
 COLUMNS = (
     "record_id, time_us, peer, token_subject, token_client, method, data_subject, decision, result, reason, trace_id,"
     " workload, node, leaf_hash"
@@ -90,11 +91,11 @@ class Log:
     def sql(self, *statements: str) -> None:
         """What a superuser can do by hand."""
         with psycopg.connect(plain(self.url)) as connection:
-            for table in ("record", "leaf", "checkpoint", "cosignature"):
+            for table in TABLES:
                 connection.execute(f"ALTER TABLE audit.{table} DISABLE TRIGGER ALL")
             for statement in statements:
                 connection.execute(statement)
-            for table in ("record", "leaf", "checkpoint", "cosignature"):
+            for table in TABLES:
                 connection.execute(f"ALTER TABLE audit.{table} ENABLE TRIGGER ALL")
 
     def one(self, query: str) -> Any:

@@ -22,16 +22,20 @@ from deploy.local.settings import REPOSITORY, LauncherSettings
 from deploy.local.topology import read
 from mesh.channel import Channels
 from mesh.contract import load
+from mesh.contract.model import DataClass
 from mesh.database.engine import async_engine
 from mesh.errors import PermissionDenied
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from private_core.storage.expiry import Expiry
-from security.audit.checkpoint import CHECKPOINT_FILE, VERIFIER_KEY, CheckpointFile
+from security.audit.checkpoint import CHECKPOINT_FILE, SIGNING_KEY, VERIFIER_KEY, CheckpointFile
 from security.audit.cosignature import WITNESS_FILE
+from security.audit.note import Signer
+from security.audit.retention import LogRetention
+from tests.integration.audit.kept_log import ORIGIN
 from tests.integration.conftest import free_port_base
 from tests.integration.removing import remover
-from tests.integration.room import plain
+from tests.integration.room import own, plain
 
 DEADLINE_S = 10.0
 COMMAND_S = 30.0
@@ -142,6 +146,27 @@ async def remove(terminal: Terminal, home: Path) -> None:
     assert [(each["place"], each["removed"]) for each in found["removed"]] == [("members.idempotency", 1)]
 
 
+async def thin_out(terminal: Terminal, elsewhere: Terminal, home: Path) -> None:
+    """Three years later, records of calls that answered with little are gone; the log and its export verify."""
+    engine = async_engine(own(postgres.url(LauncherSettings(home=home).layout), "audit"))
+    signer = Signer.open_or_create(home / SIGNING_KEY, ORIGIN)
+    days = load().recorded_days[DataClass.INTERNAL] + 1
+    gone = await LogRetention(engine, load(), remover(days, "audit"), signer).round()
+    await engine.dispose()
+    assert gone > 0
+    shown = json.loads((await terminal.isthmus("retention", "--json")).stdout)
+    assert {"class": "INTERNAL", "days": days - 1} in shown["records"]
+    assert ("audit.record", gone) in [(each["place"], each["removed"]) for each in shown["removed"]]
+    verified = await terminal.isthmus("audit", "verify", "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert json.loads(verified.stdout)["removed"] == gone
+    export = home / "thinned.jsonl"
+    assert (await terminal.isthmus("audit", "export", "--output", str(export))).returncode == 0
+    offline = await elsewhere.isthmus("audit", "verify", "--export", str(export), "--key", str(home / VERIFIER_KEY))
+    assert offline.returncode == 0, offline.stdout
+    assert f"{gone} of them removed by retention" in offline.stdout
+
+
 async def test_a_refused_call_to_a_running_room_is_shown(
     tmp_path: Path, terminal: Terminal, elsewhere: Terminal
 ) -> None:
@@ -206,6 +231,7 @@ async def test_a_refused_call_to_a_running_room_is_shown(
             "CONFIGURATION_CHANGED",
             "CONFIGURATION_CHANGED",
         ]
+        await thin_out(terminal, elsewhere, tmp_path)
     stopped = await terminal.isthmus("audit", "tail")
     assert stopped.returncode == NotRunning.exit_code
     assert "make run" in stopped.stderr

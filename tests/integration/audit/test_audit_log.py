@@ -125,7 +125,7 @@ async def test_many_callers_share_commits(sink: PostgresAuditSink, store: AuditS
         "UPDATE audit.record SET result = 'OK'",
         "DELETE FROM audit.record",
         "DELETE FROM audit.record WHERE sequence < 0",
-        "TRUNCATE audit.record",
+        "TRUNCATE audit.record CASCADE",
         "SET session_replication_role = replica; UPDATE audit.record SET result = 'OK'",
     ],
 )

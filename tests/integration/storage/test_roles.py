@@ -170,6 +170,8 @@ BEYOND = {
     ),
     ("warehouse", "bridge.landing", "SELECT"),
     ("bridge-outbound", "bridge.dead_letter", "INSERT"),
+    # By what a trigger lets go.
+    ("audit", "audit.record", "DELETE"),
     *((workload, "audit.record", "INSERT") for workload in WORKLOADS if workload != "audit"),
     *((workload, "audit.alembic_version", "SELECT") for workload in WORKLOADS if workload != "audit"),
 }

@@ -260,7 +260,7 @@ class ListLeavesResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRecord]:
-        """All with leaf_index. A row that is gone is left out."""
+        """All with leaf_index. A record that was removed is left out."""
 
     def __init__(
         self,
@@ -411,6 +411,175 @@ class ProveRangeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProveRangeResponse: _TypeAlias = ProveRangeResponse  # noqa: Y015
+
+@_typing.final
+class ListRemovedLeavesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_LEAF_FIELD_NUMBER: _builtins.int
+    END_LEAF_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    first_leaf: _builtins.int
+    """Leaves from this index (with) to that (without)."""
+    end_leaf: _builtins.int
+    page_size: _builtins.int
+    """At most 1000; 0: 100."""
+    def __init__(
+        self,
+        *,
+        first_leaf: _builtins.int = ...,
+        end_leaf: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_leaf", b"end_leaf", "first_leaf", b"first_leaf", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRemovedLeavesRequest: _TypeAlias = ListRemovedLeavesRequest  # noqa: Y015
+
+@_typing.final
+class RemovedLeaf(_message.Message):
+    """What is left of a record that retention has removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_INDEX_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    LEAF_HASH_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
+    leaf_index: _builtins.int
+    sequence: _builtins.int
+    leaf_hash: _builtins.bytes
+    removal: _builtins.int
+    """The sequence number of the record that says so."""
+    def __init__(
+        self,
+        *,
+        leaf_index: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        leaf_hash: _builtins.bytes = ...,
+        removal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaf_hash", b"leaf_hash", "leaf_index", b"leaf_index", "removal", b"removal", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemovedLeaf: _TypeAlias = RemovedLeaf  # noqa: Y015
+
+@_typing.final
+class ListRemovedLeavesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemovedLeaf]: ...
+    def __init__(
+        self,
+        *,
+        leaves: _abc.Iterable[Global___RemovedLeaf] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRemovedLeavesResponse: _TypeAlias = ListRemovedLeavesResponse  # noqa: Y015
+
+@_typing.final
+class ProveRemovalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_LEAF_FIELD_NUMBER: _builtins.int
+    END_LEAF_FIELD_NUMBER: _builtins.int
+    AFTER_REMOVAL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    first_leaf: _builtins.int
+    """Leaves from this index (with) to that (without)."""
+    end_leaf: _builtins.int
+    after_removal: _builtins.int
+    """Removals after this one."""
+    page_size: _builtins.int
+    """At most 100; 0: 100."""
+    def __init__(
+        self,
+        *,
+        first_leaf: _builtins.int = ...,
+        end_leaf: _builtins.int = ...,
+        after_removal: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_removal", b"after_removal", "end_leaf", b"end_leaf", "first_leaf", b"first_leaf", "page_size", b"page_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveRemovalsRequest: _TypeAlias = ProveRemovalsRequest  # noqa: Y015
+
+@_typing.final
+class Removal(_message.Message):
+    """One removal: its record says which rule removed how many records of which leaves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    BEFORE_COUNT_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    note: _builtins.str
+    """The log's signature over the record, as a signed note."""
+    before_count: _builtins.int
+    """How many of what it removed lie before the range that was asked for, and the compact ranges of those before and
+    behind it, in the tree over what it removed.
+    """
+    @_builtins.property
+    def record(self) -> Global___AuditRecord: ...
+    @_builtins.property
+    def before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        record: Global___AuditRecord | None = ...,
+        note: _builtins.str = ...,
+        before_count: _builtins.int = ...,
+        before: _abc.Iterable[_builtins.bytes] | None = ...,
+        behind: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "before_count", b"before_count", "behind", b"behind", "note", b"note", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Removal: _TypeAlias = Removal  # noqa: Y015
+
+@_typing.final
+class ProveRemovalsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Removal]: ...
+    def __init__(
+        self,
+        *,
+        removals: _abc.Iterable[Global___Removal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removals", b"removals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveRemovalsResponse: _TypeAlias = ProveRemovalsResponse  # noqa: Y015
 
 @_typing.final
 class RecordActivityRequest(_message.Message):

@@ -55,6 +55,16 @@ class AuditLogStub:
                 request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.SerializeToString,
                 response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.FromString,
                 _registered_method=True)
+        self.ListRemovedLeaves = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/ListRemovedLeaves',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRemovedLeavesRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRemovedLeavesResponse.FromString,
+                _registered_method=True)
+        self.ProveRemovals = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/ProveRemovals',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRemovalsRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRemovalsResponse.FromString,
+                _registered_method=True)
         self.RecordActivity = channel.unary_unary(
                 '/isthmus.audit.v1.AuditLog/RecordActivity',
                 request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.SerializeToString,
@@ -94,6 +104,20 @@ class AuditLogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRemovedLeaves(self, request, context):
+        """Leaves whose records retention has removed, in the tree's order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProveRemovals(self, request, context):
+        """The removals that removed some of a range of leaves, and what proves those against what each of them says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RecordActivity(self, request, context):
         """Puts on record what an operator did beside the services: the record of this very call says it, in its reason.
         """
@@ -123,6 +147,16 @@ def add_AuditLogServicer_to_server(servicer, server):
                     servicer.ProveRange,
                     request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.FromString,
                     response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.SerializeToString,
+            ),
+            'ListRemovedLeaves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRemovedLeaves,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRemovedLeavesRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRemovedLeavesResponse.SerializeToString,
+            ),
+            'ProveRemovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveRemovals,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRemovalsRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRemovalsResponse.SerializeToString,
             ),
             'RecordActivity': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordActivity,
@@ -239,6 +273,60 @@ class AuditLog:
             '/isthmus.audit.v1.AuditLog/ProveRange',
             isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeRequest.SerializeToString,
             isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRemovedLeaves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/ListRemovedLeaves',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRemovedLeavesRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ListRemovedLeavesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveRemovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/ProveRemovals',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRemovalsRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.ProveRemovalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class AuditLogStub:
     """Signed checkpoints by the size of their tree."""
     ProveRange: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ProveRangeRequest, _audit_pb2.ProveRangeResponse]
     """The leaves of a time range, and what proves them against the newest checkpoint."""
+    ListRemovedLeaves: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ListRemovedLeavesRequest, _audit_pb2.ListRemovedLeavesResponse]
+    """Leaves whose records retention has removed, in the tree's order."""
+    ProveRemovals: _grpc.UnaryUnaryMultiCallable[_audit_pb2.ProveRemovalsRequest, _audit_pb2.ProveRemovalsResponse]
+    """The removals that removed some of a range of leaves, and what proves those against what each of them says."""
     RecordActivity: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordActivityRequest, _audit_pb2.RecordActivityResponse]
     """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
 
@@ -57,6 +61,10 @@ class AuditLogAsyncStub(AuditLogStub):
     """Signed checkpoints by the size of their tree."""
     ProveRange: _aio.UnaryUnaryMultiCallable[_audit_pb2.ProveRangeRequest, _audit_pb2.ProveRangeResponse]  # type: ignore[assignment]
     """The leaves of a time range, and what proves them against the newest checkpoint."""
+    ListRemovedLeaves: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListRemovedLeavesRequest, _audit_pb2.ListRemovedLeavesResponse]  # type: ignore[assignment]
+    """Leaves whose records retention has removed, in the tree's order."""
+    ProveRemovals: _aio.UnaryUnaryMultiCallable[_audit_pb2.ProveRemovalsRequest, _audit_pb2.ProveRemovalsResponse]  # type: ignore[assignment]
+    """The removals that removed some of a range of leaves, and what proves those against what each of them says."""
     RecordActivity: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordActivityRequest, _audit_pb2.RecordActivityResponse]  # type: ignore[assignment]
     """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
 
@@ -94,6 +102,22 @@ class AuditLogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.ProveRangeResponse, _abc.Awaitable[_audit_pb2.ProveRangeResponse]]:
         """The leaves of a time range, and what proves them against the newest checkpoint."""
+
+    @_abc_1.abstractmethod
+    def ListRemovedLeaves(
+        self,
+        request: _audit_pb2.ListRemovedLeavesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ListRemovedLeavesResponse, _abc.Awaitable[_audit_pb2.ListRemovedLeavesResponse]]:
+        """Leaves whose records retention has removed, in the tree's order."""
+
+    @_abc_1.abstractmethod
+    def ProveRemovals(
+        self,
+        request: _audit_pb2.ProveRemovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.ProveRemovalsResponse, _abc.Awaitable[_audit_pb2.ProveRemovalsResponse]]:
+        """The removals that removed some of a range of leaves, and what proves those against what each of them says."""
 
     @_abc_1.abstractmethod
     def RecordActivity(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/policy/v1/policy.proto\x12\x11isthmus.policy.v1\x1a google/protobuf/descriptor.proto\"\x19\n\tRetention\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\r\".\n\tRateLimit\x12\x12\n\nper_second\x18\x01 \x01(\r\x12\r\n\x05\x62urst\x18\x02 \x01(\r\"\x92\x01\n\x05Rates\x12,\n\x06member\x18\x01 \x01(\x0b\x32\x1c.isthmus.policy.v1.RateLimit\x12,\n\x06system\x18\x02 \x01(\x0b\x32\x1c.isthmus.policy.v1.RateLimit\x12-\n\x07gateway\x18\x03 \x01(\x0b\x32\x1c.isthmus.policy.v1.RateLimit\"1\n\x05Retry\x12\x10\n\x08\x61ttempts\x18\x01 \x01(\r\x12\x16\n\x0e\x62udget_percent\x18\x02 \x01(\r\"H\n\rServicePolicy\x12%\n\x04zone\x18\x01 \x01(\x0e\x32\x17.isthmus.policy.v1.Zone\x12\x10\n\x08workload\x18\x02 \x01(\t\"\xc6\x02\n\x0cMethodPolicy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\r\n\x05human\x18\x03 \x01(\x08\x12\x0f\n\x07step_up\x18\x04 \x01(\x08\x12\x12\n\nidempotent\x18\x05 \x01(\x08\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\'\n\x05retry\x18\x07 \x01(\x0b\x32\x18.isthmus.policy.v1.Retry\x12,\n\x05\x61udit\x18\x08 \x01(\x0e\x32\x1d.isthmus.policy.v1.AuditLevel\x12\x30\n\nrate_class\x18\t \x01(\x0e\x32\x1c.isthmus.policy.v1.RateClass\x12,\n\x06\x61nswer\x18\n \x01(\x0e\x32\x1c.isthmus.policy.v1.DataClass\x12\x15\n\rsubject_field\x18\x0b \x01(\t\"O\n\rMessagePolicy\x12,\n\x06\x66ields\x18\x01 \x01(\x0e\x32\x1c.isthmus.policy.v1.DataClass\x12\x10\n\x08resident\x18\x02 \x01(\x08\"q\n\x0b\x46ieldPolicy\x12+\n\x05\x63lass\x18\x01 \x01(\x0e\x32\x1c.isthmus.policy.v1.DataClass\x12%\n\x04mask\x18\x02 \x01(\x0e\x32\x17.isthmus.policy.v1.Mask\x12\x0e\n\x06markup\x18\x03 \x01(\x08\"\xd2\x01\n\x0b\x45ventPolicy\x12\r\n\x05topic\x18\x01 \x01(\t\x12/\n\tdirection\x18\x02 \x01(\x0e\x32\x1c.isthmus.policy.v1.Direction\x12\x31\n\ndurability\x18\x03 \x01(\x0e\x32\x1d.isthmus.policy.v1.Durability\x12\x16\n\x0eretention_days\x18\x04 \x01(\r\x12\x11\n\tkey_field\x18\x05 \x01(\t\x12\x12\n\npartitions\x18\x06 \x01(\r\x12\x11\n\tcompacted\x18\x07 \x01(\x08*N\n\x04Zone\x12\x14\n\x10ZONE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bZONE_PUBLIC\x10\x01\x12\x10\n\x0cZONE_PRIVATE\x10\x02\x12\r\n\tZONE_EACH\x10\x03*\xca\x01\n\tDataClass\x12\x1a\n\x16\x44\x41TA_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x11\x44\x41TA_CLASS_PUBLIC\x10\x01\x1a\x04\xba\xe7\x18\x00\x12 \n\x13\x44\x41TA_CLASS_INTERNAL\x10\x02\x1a\x07\xba\xe7\x18\x03\x08\xc2\x1c\x12 \n\x13\x44\x41TA_CLASS_PERSONAL\x10\x03\x1a\x07\xba\xe7\x18\x03\x08\xc7\x08\x12!\n\x14\x44\x41TA_CLASS_SENSITIVE\x10\x04\x1a\x07\xba\xe7\x18\x03\x08\xed\x02\x12\x1d\n\x11\x44\x41TA_CLASS_SECRET\x10\x05\x1a\x06\xba\xe7\x18\x02\x08\x07*I\n\x04Mask\x12\x14\n\x10MASK_UNSPECIFIED\x10\x00\x12\x0e\n\nMASK_PHONE\x10\x01\x12\r\n\tMASK_NAME\x10\x02\x12\x0c\n\x08MASK_ALL\x10\x03*q\n\nAuditLevel\x12\x1b\n\x17\x41UDIT_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41UDIT_LEVEL_NONE\x10\x01\x12\x16\n\x12\x41UDIT_LEVEL_RECORD\x10\x02\x12\x18\n\x14\x41UDIT_LEVEL_REQUIRED\x10\x03*\xf5\x01\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x36\n\x10RATE_CLASS_CROWD\x10\x01\x1a \xb2\xe7\x18\x1c\n\x06\x08\xc8\x01\x10\x90\x03\x12\x08\x08\xa0\x9c\x01\x10\xc0\xb8\x02\x1a\x08\x08\xd0\x86\x03\x10\xa0\x8d\x06\x12\x33\n\x11RATE_CLASS_MEMBER\x10\x02\x1a\x1c\xb2\xe7\x18\x18\n\x04\x08\x14\x10\x64\x12\x08\x08\xa0\x9c\x01\x10\xc0\xb8\x02\x1a\x06\x08\x88\'\x10\x90N\x12/\n\x0fRATE_CLASS_BULK\x10\x03\x1a\x1a\xb2\xe7\x18\x16\n\x04\x08\x05\x10\x14\x12\x06\x08\xd0\x0f\x10\xa0\x1f\x1a\x06\x08\xd0\x0f\x10\xa0\x1f\x12.\n\x10RATE_CLASS_ADMIN\x10\x04\x1a\x18\xb2\xe7\x18\x14\n\x04\x08\x05\x10\x14\x12\x05\x08\x64\x10\xe8\x07\x1a\x05\x08\x64\x10\xe8\x07*X\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44URABILITY_BOUNDED\x10\x01\x12\x16\n\x12\x44URABILITY_DURABLE\x10\x02*i\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IRECTION_INWARD\x10\x01\x12\x15\n\x11\x44IRECTION_OUTWARD\x10\x02\x12\x14\n\x10\x44IRECTION_WITHIN\x10\x03:T\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xf1\x8c\x03 \x01(\x0b\x32 .isthmus.policy.v1.ServicePolicy:Q\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xf2\x8c\x03 \x01(\x0b\x32\x1f.isthmus.policy.v1.MethodPolicy:T\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xf3\x8c\x03 \x01(\x0b\x32 .isthmus.policy.v1.MessagePolicy:P\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xf4\x8c\x03 \x01(\x0b\x32\x1e.isthmus.policy.v1.EventPolicy:N\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xf5\x8c\x03 \x01(\x0b\x32\x1e.isthmus.policy.v1.FieldPolicy:L\n\x05rates\x12!.google.protobuf.EnumValueOptions\x18\xf6\x8c\x03 \x01(\x0b\x32\x18.isthmus.policy.v1.Rates:T\n\tretention\x12!.google.protobuf.EnumValueOptions\x18\xf7\x8c\x03 \x01(\x0b\x32\x1c.isthmus.policy.v1.Retentionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/policy/v1/policy.proto\x12\x11isthmus.policy.v1\x1a google/protobuf/descriptor.proto\".\n\tRetention\x12\x0c\n\x04\x64\x61ys\x18\x01 \x01(\r\x12\x13\n\x0brecord_days\x18\x02 \x01(\r\".\n\tRateLimit\x12\x12\n\nper_second\x18\x01 \x01(\r\x12\r\n\x05\x62urst\x18\x02 \x01(\r\"\x92\x01\n\x05Rates\x12,\n\x06member\x18\x01 \x01(\x0b\x32\x1c.isthmus.policy.v1.RateLimit\x12,\n\x06system\x18\x02 \x01(\x0b\x32\x1c.isthmus.policy.v1.RateLimit\x12-\n\x07gateway\x18\x03 \x01(\x0b\x32\x1c.isthmus.policy.v1.RateLimit\"1\n\x05Retry\x12\x10\n\x08\x61ttempts\x18\x01 \x01(\r\x12\x16\n\x0e\x62udget_percent\x18\x02 \x01(\r\"H\n\rServicePolicy\x12%\n\x04zone\x18\x01 \x01(\x0e\x32\x17.isthmus.policy.v1.Zone\x12\x10\n\x08workload\x18\x02 \x01(\t\"\xc6\x02\n\x0cMethodPolicy\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12\r\n\x05human\x18\x03 \x01(\x08\x12\x0f\n\x07step_up\x18\x04 \x01(\x08\x12\x12\n\nidempotent\x18\x05 \x01(\x08\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x06 \x01(\r\x12\'\n\x05retry\x18\x07 \x01(\x0b\x32\x18.isthmus.policy.v1.Retry\x12,\n\x05\x61udit\x18\x08 \x01(\x0e\x32\x1d.isthmus.policy.v1.AuditLevel\x12\x30\n\nrate_class\x18\t \x01(\x0e\x32\x1c.isthmus.policy.v1.RateClass\x12,\n\x06\x61nswer\x18\n \x01(\x0e\x32\x1c.isthmus.policy.v1.DataClass\x12\x15\n\rsubject_field\x18\x0b \x01(\t\"O\n\rMessagePolicy\x12,\n\x06\x66ields\x18\x01 \x01(\x0e\x32\x1c.isthmus.policy.v1.DataClass\x12\x10\n\x08resident\x18\x02 \x01(\x08\"q\n\x0b\x46ieldPolicy\x12+\n\x05\x63lass\x18\x01 \x01(\x0e\x32\x1c.isthmus.policy.v1.DataClass\x12%\n\x04mask\x18\x02 \x01(\x0e\x32\x17.isthmus.policy.v1.Mask\x12\x0e\n\x06markup\x18\x03 \x01(\x08\"\xd2\x01\n\x0b\x45ventPolicy\x12\r\n\x05topic\x18\x01 \x01(\t\x12/\n\tdirection\x18\x02 \x01(\x0e\x32\x1c.isthmus.policy.v1.Direction\x12\x31\n\ndurability\x18\x03 \x01(\x0e\x32\x1d.isthmus.policy.v1.Durability\x12\x16\n\x0eretention_days\x18\x04 \x01(\r\x12\x11\n\tkey_field\x18\x05 \x01(\t\x12\x12\n\npartitions\x18\x06 \x01(\r\x12\x11\n\tcompacted\x18\x07 \x01(\x08*N\n\x04Zone\x12\x14\n\x10ZONE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bZONE_PUBLIC\x10\x01\x12\x10\n\x0cZONE_PRIVATE\x10\x02\x12\r\n\tZONE_EACH\x10\x03*\xd9\x01\n\tDataClass\x12\x1a\n\x16\x44\x41TA_CLASS_UNSPECIFIED\x10\x00\x12\x1e\n\x11\x44\x41TA_CLASS_PUBLIC\x10\x01\x1a\x07\xba\xe7\x18\x03\x10\xee\x02\x12#\n\x13\x44\x41TA_CLASS_INTERNAL\x10\x02\x1a\n\xba\xe7\x18\x06\x08\xc2\x1c\x10\xc7\x08\x12#\n\x13\x44\x41TA_CLASS_PERSONAL\x10\x03\x1a\n\xba\xe7\x18\x06\x08\xc7\x08\x10\xa1\x0e\x12$\n\x14\x44\x41TA_CLASS_SENSITIVE\x10\x04\x1a\n\xba\xe7\x18\x06\x08\xed\x02\x10\xa1\x0e\x12 \n\x11\x44\x41TA_CLASS_SECRET\x10\x05\x1a\t\xba\xe7\x18\x05\x08\x07\x10\xc2\x1c*I\n\x04Mask\x12\x14\n\x10MASK_UNSPECIFIED\x10\x00\x12\x0e\n\nMASK_PHONE\x10\x01\x12\r\n\tMASK_NAME\x10\x02\x12\x0c\n\x08MASK_ALL\x10\x03*q\n\nAuditLevel\x12\x1b\n\x17\x41UDIT_LEVEL_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41UDIT_LEVEL_NONE\x10\x01\x12\x16\n\x12\x41UDIT_LEVEL_RECORD\x10\x02\x12\x18\n\x14\x41UDIT_LEVEL_REQUIRED\x10\x03*\xf5\x01\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x36\n\x10RATE_CLASS_CROWD\x10\x01\x1a \xb2\xe7\x18\x1c\n\x06\x08\xc8\x01\x10\x90\x03\x12\x08\x08\xa0\x9c\x01\x10\xc0\xb8\x02\x1a\x08\x08\xd0\x86\x03\x10\xa0\x8d\x06\x12\x33\n\x11RATE_CLASS_MEMBER\x10\x02\x1a\x1c\xb2\xe7\x18\x18\n\x04\x08\x14\x10\x64\x12\x08\x08\xa0\x9c\x01\x10\xc0\xb8\x02\x1a\x06\x08\x88\'\x10\x90N\x12/\n\x0fRATE_CLASS_BULK\x10\x03\x1a\x1a\xb2\xe7\x18\x16\n\x04\x08\x05\x10\x14\x12\x06\x08\xd0\x0f\x10\xa0\x1f\x1a\x06\x08\xd0\x0f\x10\xa0\x1f\x12.\n\x10RATE_CLASS_ADMIN\x10\x04\x1a\x18\xb2\xe7\x18\x14\n\x04\x08\x05\x10\x14\x12\x05\x08\x64\x10\xe8\x07\x1a\x05\x08\x64\x10\xe8\x07*X\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44URABILITY_BOUNDED\x10\x01\x12\x16\n\x12\x44URABILITY_DURABLE\x10\x02*i\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IRECTION_INWARD\x10\x01\x12\x15\n\x11\x44IRECTION_OUTWARD\x10\x02\x12\x14\n\x10\x44IRECTION_WITHIN\x10\x03:T\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xf1\x8c\x03 \x01(\x0b\x32 .isthmus.policy.v1.ServicePolicy:Q\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xf2\x8c\x03 \x01(\x0b\x32\x1f.isthmus.policy.v1.MethodPolicy:T\n\x07message\x12\x1f.google.protobuf.MessageOptions\x18\xf3\x8c\x03 \x01(\x0b\x32 .isthmus.policy.v1.MessagePolicy:P\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xf4\x8c\x03 \x01(\x0b\x32\x1e.isthmus.policy.v1.EventPolicy:N\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xf5\x8c\x03 \x01(\x0b\x32\x1e.isthmus.policy.v1.FieldPolicy:L\n\x05rates\x12!.google.protobuf.EnumValueOptions\x18\xf6\x8c\x03 \x01(\x0b\x32\x18.isthmus.policy.v1.Rates:T\n\tretention\x12!.google.protobuf.EnumValueOptions\x18\xf7\x8c\x03 \x01(\x0b\x32\x1c.isthmus.policy.v1.Retentionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.policy.v1.policy_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DATACLASS'].values_by_name["DATA_CLASS_PUBLIC"]._loaded_options = None
-  _globals['_DATACLASS'].values_by_name["DATA_CLASS_PUBLIC"]._serialized_options = b'\272\347\030\000'
+  _globals['_DATACLASS'].values_by_name["DATA_CLASS_PUBLIC"]._serialized_options = b'\272\347\030\003\020\356\002'
   _globals['_DATACLASS'].values_by_name["DATA_CLASS_INTERNAL"]._loaded_options = None
-  _globals['_DATACLASS'].values_by_name["DATA_CLASS_INTERNAL"]._serialized_options = b'\272\347\030\003\010\302\034'
+  _globals['_DATACLASS'].values_by_name["DATA_CLASS_INTERNAL"]._serialized_options = b'\272\347\030\006\010\302\034\020\307\010'
   _globals['_DATACLASS'].values_by_name["DATA_CLASS_PERSONAL"]._loaded_options = None
-  _globals['_DATACLASS'].values_by_name["DATA_CLASS_PERSONAL"]._serialized_options = b'\272\347\030\003\010\307\010'
+  _globals['_DATACLASS'].values_by_name["DATA_CLASS_PERSONAL"]._serialized_options = b'\272\347\030\006\010\307\010\020\241\016'
   _globals['_DATACLASS'].values_by_name["DATA_CLASS_SENSITIVE"]._loaded_options = None
-  _globals['_DATACLASS'].values_by_name["DATA_CLASS_SENSITIVE"]._serialized_options = b'\272\347\030\003\010\355\002'
+  _globals['_DATACLASS'].values_by_name["DATA_CLASS_SENSITIVE"]._serialized_options = b'\272\347\030\006\010\355\002\020\241\016'
   _globals['_DATACLASS'].values_by_name["DATA_CLASS_SECRET"]._loaded_options = None
-  _globals['_DATACLASS'].values_by_name["DATA_CLASS_SECRET"]._serialized_options = b'\272\347\030\002\010\007'
+  _globals['_DATACLASS'].values_by_name["DATA_CLASS_SECRET"]._serialized_options = b'\272\347\030\005\010\007\020\302\034'
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_CROWD"]._loaded_options = None
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_CROWD"]._serialized_options = b'\262\347\030\034\n\006\010\310\001\020\220\003\022\010\010\240\234\001\020\300\270\002\032\010\010\320\206\003\020\240\215\006'
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_MEMBER"]._loaded_options = None
@@ -50,36 +50,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_BULK"]._serialized_options = b'\262\347\030\026\n\004\010\005\020\024\022\006\010\320\017\020\240\037\032\006\010\320\017\020\240\037'
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_ADMIN"]._loaded_options = None
   _globals['_RATECLASS'].values_by_name["RATE_CLASS_ADMIN"]._serialized_options = b'\262\347\030\024\n\004\010\005\020\024\022\005\010d\020\350\007\032\005\010d\020\350\007'
-  _globals['_ZONE']._serialized_start=1174
-  _globals['_ZONE']._serialized_end=1252
-  _globals['_DATACLASS']._serialized_start=1255
-  _globals['_DATACLASS']._serialized_end=1457
-  _globals['_MASK']._serialized_start=1459
-  _globals['_MASK']._serialized_end=1532
-  _globals['_AUDITLEVEL']._serialized_start=1534
-  _globals['_AUDITLEVEL']._serialized_end=1647
-  _globals['_RATECLASS']._serialized_start=1650
-  _globals['_RATECLASS']._serialized_end=1895
-  _globals['_DURABILITY']._serialized_start=1897
-  _globals['_DURABILITY']._serialized_end=1985
-  _globals['_DIRECTION']._serialized_start=1987
-  _globals['_DIRECTION']._serialized_end=2092
+  _globals['_ZONE']._serialized_start=1195
+  _globals['_ZONE']._serialized_end=1273
+  _globals['_DATACLASS']._serialized_start=1276
+  _globals['_DATACLASS']._serialized_end=1493
+  _globals['_MASK']._serialized_start=1495
+  _globals['_MASK']._serialized_end=1568
+  _globals['_AUDITLEVEL']._serialized_start=1570
+  _globals['_AUDITLEVEL']._serialized_end=1683
+  _globals['_RATECLASS']._serialized_start=1686
+  _globals['_RATECLASS']._serialized_end=1931
+  _globals['_DURABILITY']._serialized_start=1933
+  _globals['_DURABILITY']._serialized_end=2021
+  _globals['_DIRECTION']._serialized_start=2023
+  _globals['_DIRECTION']._serialized_end=2128
   _globals['_RETENTION']._serialized_start=87
-  _globals['_RETENTION']._serialized_end=112
-  _globals['_RATELIMIT']._serialized_start=114
-  _globals['_RATELIMIT']._serialized_end=160
-  _globals['_RATES']._serialized_start=163
-  _globals['_RATES']._serialized_end=309
-  _globals['_RETRY']._serialized_start=311
-  _globals['_RETRY']._serialized_end=360
-  _globals['_SERVICEPOLICY']._serialized_start=362
-  _globals['_SERVICEPOLICY']._serialized_end=434
-  _globals['_METHODPOLICY']._serialized_start=437
-  _globals['_METHODPOLICY']._serialized_end=763
-  _globals['_MESSAGEPOLICY']._serialized_start=765
-  _globals['_MESSAGEPOLICY']._serialized_end=844
-  _globals['_FIELDPOLICY']._serialized_start=846
-  _globals['_FIELDPOLICY']._serialized_end=959
-  _globals['_EVENTPOLICY']._serialized_start=962
-  _globals['_EVENTPOLICY']._serialized_end=1172
+  _globals['_RETENTION']._serialized_end=133
+  _globals['_RATELIMIT']._serialized_start=135
+  _globals['_RATELIMIT']._serialized_end=181
+  _globals['_RATES']._serialized_start=184
+  _globals['_RATES']._serialized_end=330
+  _globals['_RETRY']._serialized_start=332
+  _globals['_RETRY']._serialized_end=381
+  _globals['_SERVICEPOLICY']._serialized_start=383
+  _globals['_SERVICEPOLICY']._serialized_end=455
+  _globals['_METHODPOLICY']._serialized_start=458
+  _globals['_METHODPOLICY']._serialized_end=784
+  _globals['_MESSAGEPOLICY']._serialized_start=786
+  _globals['_MESSAGEPOLICY']._serialized_end=865
+  _globals['_FIELDPOLICY']._serialized_start=867
+  _globals['_FIELDPOLICY']._serialized_end=980
+  _globals['_EVENTPOLICY']._serialized_start=983
+  _globals['_EVENTPOLICY']._serialized_end=1193
 # @@protoc_insertion_point(module_scope)

@@ -228,16 +228,22 @@ class Retention(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DAYS_FIELD_NUMBER: _builtins.int
+    RECORD_DAYS_FIELD_NUMBER: _builtins.int
     days: _builtins.int
     """Since the value was last of use. 0: for ever."""
+    record_days: _builtins.int
+    """For how long the audit log keeps records of calls that answer with values of the class, since the call. They hold ids
+    and no values, and are kept for longer the more harm the values do: at least half a year. 0: for ever.
+    """
     def __init__(
         self,
         *,
         days: _builtins.int = ...,
+        record_days: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["days", b"days", "record_days", b"record_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
