@@ -100,7 +100,7 @@ def with_endpoints(
 def assignment(view: View, cluster: str, state: StateOf, near: str = "") -> Any:
     """The ClusterLoadAssignment of one cluster, as data planes of the sub-zone `near` are told."""
     split = view.overrides.split(_BEHIND.get(cluster, (cluster, ""))[0])
-    return endpoints.assignment(cluster, _behind(view, cluster), state, split, near)
+    return endpoints.assignment(cluster, _behind(view, cluster), state, split, near, view.near_nodes_min)
 
 
 _BEHIND: Final = {

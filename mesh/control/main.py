@@ -131,6 +131,7 @@ class Planner:
             settings.audience,
             settings.run_path,
             self.overrides.current,
+            settings.near_nodes_min,
         )
 
     def _restore(self) -> None:

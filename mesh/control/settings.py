@@ -22,6 +22,9 @@ class ControlSettings(ProcessSettings):
     probes_max: int = Field(default=32, ge=1, le=1024)
     # Between two looks at the table of processes where the filesystem does not tell of a new one.
     topology_look_s: float = Field(default=2.0, gt=0, le=60)
+    # Calls stay in their part of a zone as long as so many endpoints there can be called. 1: though one is alone there,
+    # and costs every call of its part when it freezes, until it is found out.
+    near_nodes_min: int = Field(default=2, ge=1, le=100)
     # ADS streams of all data planes together, and of any one workload.
     streams_max: int = Field(default=1024, ge=1, le=4096)
     streams_per_workload_max: int = Field(default=64, ge=1, le=1024)

@@ -18,14 +18,22 @@ _STATUS: Final = {
     State.UNHEALTHY: health_check_pb2.UNHEALTHY,
 }
 
+_USABLE: Final = (State.HEALTHY, State.UNKNOWN)
+
 
 def assignment(
-    name: str, endpoints: Sequence[Endpoint], state: Callable[[str], State], split: Split | None = None, near: str = ""
+    name: str,
+    endpoints: Sequence[Endpoint],
+    state: Callable[[str], State],
+    split: Split | None = None,
+    near: str = "",
+    near_min: int = 1,
 ) -> Any:
     """The ClusterLoadAssignment of one cluster, for data planes of the sub-zone `near`.
 
-    Endpoints of that sub-zone come first, all others when nobody of those is left. Nodes of a split stand in a locality
-    of their own, with their share; as long as it lasts, near and far are the same.
+    Endpoints of that sub-zone come first, as long as `near_min` of them can be called, and all others when nobody of
+    those is left. Nodes of a split stand in a locality of their own, with their share; as long as it lasts, near and
+    far are the same.
 
     Endpoints not probed yet take calls only where no other is healthy. Where none is left at all, the probes are
     doubted rather than the whole workload: everybody is offered but those that say themselves that they drain.
@@ -42,11 +50,12 @@ def assignment(
     by_place: defaultdict[str, list[Endpoint]] = defaultdict(list)
     for endpoint in sorted(endpoints):
         by_place[endpoint.sub_zone].append(endpoint)
+    here = [each for each in by_place.get(near, ()) if near and shown[each] in _USABLE]
     # Priorities begin with 0 and leave none out, or gRPC refuses them.
-    far = int(near != "" and near in by_place)
+    far = int(len(here) >= near_min)
     for place, found in sorted(by_place.items(), key=lambda each: (each[0] != near, each[0])):
         # gRPC keeps to a locality's weight however many of it are well, so it is given by those.
-        usable = sum(shown[each] in (State.HEALTHY, State.UNKNOWN) for each in found)
+        usable = sum(shown[each] in _USABLE for each in found)
         weight = max(1, usable) if len(by_place) > 1 else 1
         _add(message, found, shown, place, weight, 0 if place == near else far)
     return message

@@ -30,6 +30,8 @@ class View:
     # Holds <gateway>/sds-identity.yaml and <gateway>/sds-bundle.yaml.
     run: Path
     overrides: Overrides = field(default_factory=Overrides)
+    # So many endpoints of a data plane's own sub-zone can be called, or it has no preference.
+    near_nodes_min: int = 2
 
     def spiffe_id(self, zone: str, workload: str) -> SpiffeId:
         return SpiffeId(zone, workload, self.trust_domain)

@@ -1,4 +1,4 @@
-"""Calls stay in the caller's sub-zone, leave it when nobody there is left, and come back: real Envoy, real grpcio."""
+"""Calls stay in the caller's sub-zone, leave it where one would be alone there, and come back: real Envoy and gRPC."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     world = World(tmp_path_factory.mktemp("near"))
     for zone in ("public", "private"):
         world.add(f"control-{zone}", f"control-{zone}", zone, "ads")
-    for number, place in ((1, "a"), (2, "b"), (3, "b")):
+    for number, place in ((1, "a"), (2, "a"), (3, "b")):
         world.add(f"edge-{number}", "edge", "public", "http", "grpc", sub_zone=place)
         world.add(f"orders-{number}", "orders", "private", "grpc", sub_zone=place)
     world.add("edge-gateway", "edge-gateway", "public", "https", "metrics", sub_zone="a")
@@ -93,25 +93,28 @@ async def answers(ask: Ask, calls: int = 20) -> set[str]:
 async def test_calls_stay_near_go_far_and_come_back(world: World, by_envoy: Ask, by_grpc: Ask, client: str) -> None:
     ask = by_envoy if client == "envoy" else by_grpc
     workload = "edge" if client == "envoy" else "orders"
-    near, far = f"{workload}-1", {f"{workload}-2", f"{workload}-3"}
+    first, second, far = (f"{workload}-{number}" for number in (1, 2, 3))
+    near = {first, second}
 
-    await eventually(lambda: _only(ask, {near}), f"{near} answers alone; {world.tail('edge-gateway')}")
+    await eventually(lambda: _only(ask, near), f"{near} answer alone; {world.tail('edge-gateway')}")
 
-    # It dies: both of the other sub-zone take over.
-    await world.kill(near)
-    await eventually(lambda: _only(ask, far), f"{far} answer")
+    # One dies: the other is not left alone with all the calls.
+    await world.kill(first)
+    await eventually(lambda: _only(ask, {second, far}), f"{second} and {far} answer")
 
-    # It is back, and is preferred again.
-    await world.start(near)
-    await eventually(lambda: _only(ask, {near}), f"{near} answers alone again")
+    # It is back, and the two are preferred again.
+    await world.start(first)
+    await eventually(lambda: _only(ask, near), f"{near} answer alone again")
 
-    # It freezes: found out by the probes, and left alone.
-    world.signal(near, signal.SIGSTOP)
+    # Both freeze: found out by the probes, and left alone.
+    for each in near:
+        world.signal(each, signal.SIGSTOP)
     try:
-        await eventually(lambda: _only(ask, far), "the frozen one is left alone")
+        await eventually(lambda: _only(ask, {far}), "the frozen ones are left alone")
     finally:
-        world.signal(near, signal.SIGCONT)
-    await eventually(lambda: _only(ask, {near}), "the thawed one is preferred again")
+        for each in near:
+            world.signal(each, signal.SIGCONT)
+    await eventually(lambda: _only(ask, near), "the thawed ones are preferred again")
 
 
 @pytest.mark.parametrize("client", ["envoy", "grpc"])
@@ -142,13 +145,16 @@ async def test_a_canary_has_its_share_wherever_the_caller_stands_and_gives_it_ba
 
 async def test_a_gateway_goes_far_though_no_probe_has_found_out(world: World, by_envoy: Ask) -> None:
     # It ejects whoever does not answer, and repeats the calls on the next priority.
-    await eventually(lambda: _only(by_envoy, {"edge-1"}), "edge-1 answers alone")
+    await eventually(lambda: _only(by_envoy, {"edge-1", "edge-2"}), "those of its sub-zone answer alone")
     await world.kill("control-public")
+    await world.kill("edge-2")
+    await eventually(lambda: _only(by_envoy, {"edge-1", "edge-3"}), "one is left there, and does not bear all alone")
     world.signal("edge-1", signal.SIGSTOP)
     try:
-        assert await answers(by_envoy, 3) <= {"edge-2", "edge-3"}
+        assert await answers(by_envoy, 3) <= {"edge-3"}
     finally:
         world.signal("edge-1", signal.SIGCONT)
+        await world.start("edge-2")
         await world.control("public")
 
 

@@ -1,4 +1,4 @@
-"""Who comes first: the endpoints of a data plane's own sub-zone, and all others when nobody of those is left."""
+"""Who comes first: the endpoints of a data plane's own sub-zone, as long as none of them is alone there."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,8 +32,8 @@ def orders(number: int, sub_zone: str) -> Endpoint:
 
 
 def spread(view: View) -> View:
-    """Two nodes of orders in a, one in b."""
-    return replace(view, endpoints=(orders(1, "a"), orders(2, "a"), orders(3, "b")))
+    """Two nodes of orders in a, one in b, and that one is preferred too."""
+    return replace(view, endpoints=(orders(1, "a"), orders(2, "a"), orders(3, "b")), near_nodes_min=1)
 
 
 def well(_: str) -> State:
@@ -57,6 +57,16 @@ def test_each_sub_zone_has_its_own_first(view: Views) -> None:
         assert told(snapshot, elsewhere) == {"a": (0, 2), "b": (0, 1)}
 
 
+def test_where_one_is_alone_in_its_sub_zone_others_share_its_calls(view: Views) -> None:
+    here = replace(spread(view("private")), near_nodes_min=2)
+    resources = packed(configuration(here, GRPC))
+    assert told(with_endpoints(here, resources, well), "a") == {"a": (0, 2), "b": (1, 1)}
+    assert told(with_endpoints(here, resources, well), "b") == {"b": (0, 1), "a": (0, 2)}
+    # It is alone as well once the other one cannot be called.
+    one_left = with_endpoints(here, resources, lambda node: State[_STATES.get(node, "HEALTHY")])
+    assert told(one_left, "a") == {"a": (0, 1), "b": (0, 1)}
+
+
 def test_a_zone_without_parts_is_told_one_thing(view: Views) -> None:
     here = view("private")
     snapshot = with_endpoints(here, packed(configuration(here, GRPC)), well)
@@ -75,11 +85,14 @@ def test_a_share_holds_wherever_the_caller_stands(view: Views) -> None:
 @given(
     nodes=st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.sampled_from(list(State))), max_size=8),
     near=st.sampled_from(["", "a", "b", "d"]),
+    near_min=st.integers(1, 3),
 )
-def test_nobody_is_left_out_and_priorities_have_no_gap(nodes: list[tuple[str, State]], near: str) -> None:
+def test_nobody_is_left_out_and_priorities_have_no_gap(
+    nodes: list[tuple[str, State]], near: str, near_min: int
+) -> None:
     endpoints = [orders(number, place) for number, (place, _) in enumerate(nodes)]
     states = {each.node: state for each, (_, state) in zip(endpoints, nodes, strict=True)}
-    message = assignment("orders", endpoints, lambda node: states[node], near=near)
+    message = assignment("orders", endpoints, lambda node: states[node], near=near, near_min=near_min)
     ports = [each.endpoint.address.socket_address.port_value for one in message.endpoints for each in one.lb_endpoints]
     assert sorted(ports) == sorted(each.port for each in endpoints)
     by_priority: defaultdict[int, list[Any]] = defaultdict(list)
@@ -89,6 +102,7 @@ def test_nobody_is_left_out_and_priorities_have_no_gap(nodes: list[tuple[str, St
     assert len(by_priority) <= 2
     if len(by_priority) == 2:
         assert [one.locality.sub_zone for one in by_priority[0]] == [near]
+        assert sum(each.health_status in USABLE for each in by_priority[0][0].lb_endpoints) >= near_min
     # Somebody can be called unless all of them say that they drain.
     shown = [each.health_status for one in message.endpoints for each in one.lb_endpoints]
     assert any(each in USABLE for each in shown) == any(state is not State.DRAINING for _, state in nodes)
