@@ -12,6 +12,7 @@ from security.tokens.strict import decoded
 
 # Three parts of base64url without padding, the last an ES256 signature (64 bytes).
 COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{86}", re.ASCII)
+_NUMBER_BYTES: Final = 32
 _ES256: Final = ec.ECDSA(hashes.SHA256())
 
 
@@ -21,10 +22,16 @@ def signed_payload(token: str, key: ec.EllipticCurvePublicKey) -> bytes:
     What the header says is for the caller to check: nothing of it is followed here.
     """
     signed, _, signature = token.rpartition(".")
-    raw = decoded(signature)
-    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
+    require_signature(key, decoded(signature), signed.encode("ascii"))
+    return decoded(signed.partition(".")[2])
+
+
+def require_signature(key: ec.EllipticCurvePublicKey, signature: bytes, signed: bytes) -> None:
+    """signature: r and s as 32 bytes each (IEEE P1363). ValueError if it is not by `key` over `signed`."""
+    if len(signature) != 2 * _NUMBER_BYTES:
+        raise ValueError("a signature has 64 bytes")
+    r, s = (int.from_bytes(half, "big") for half in (signature[:_NUMBER_BYTES], signature[_NUMBER_BYTES:]))
     try:
-        key.verify(encode_dss_signature(r, s), signed.encode("ascii"), _ES256)
+        key.verify(encode_dss_signature(r, s), signed, _ES256)
     except InvalidSignature as error:
         raise ValueError("the signature does not verify") from error
-    return decoded(signed.partition(".")[2])

@@ -1,4 +1,4 @@
-"""Project Wycheproof's JWS and JWK vectors, driven through our own reading of keys and our own check of signatures."""
+"""Project Wycheproof's JWS, JWK and ECDSA vectors, driven through our own reading of keys and check of signatures."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.errors import Unauthenticated
 from security.tokens.keys import parse_jwk
-from security.tokens.signature import COMPACT, signed_payload
+from security.tokens.signature import COMPACT, require_signature, signed_payload
 from security.tokens.strict import decoded, strict_json
 from security.tokens.verifier import TokenVerifier
 
@@ -99,3 +99,21 @@ async def test_what_the_signature_alone_would_let_pass_is_refused_by_its_header(
     for case in found:
         header = strict_json(decoded(case["jws"].partition(".")[0]))
         assert "jwk" in header
+
+
+def test_a_signature_is_judged_as_every_ecdsa_vector_says() -> None:
+    good = bad = 0
+    for group in groups("ecdsa_secp256r1_sha256_p1363_test.json"):
+        point = bytes.fromhex(group["publicKey"]["uncompressed"])
+        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+        for case in group["tests"]:
+            signature, signed = bytes.fromhex(case["sig"]), bytes.fromhex(case["msg"])
+            if case["result"] == "valid":
+                good += 1
+                require_signature(key, signature, signed)
+            else:
+                bad += 1
+                with pytest.raises(ValueError, match="signature"):
+                    require_signature(key, signature, signed)
+    assert good > 150
+    assert bad > 80
