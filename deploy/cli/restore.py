@@ -32,7 +32,7 @@ def restore(
         print_json(found)
         return
     last = found["last_commit"] or "none since the copy was made"
-    console().print(f"[green]restored[/] generation {found['generation']} in {found['seconds']} s; last commit: {last}")
+    console().print(f"[green]restored[/] from the copy of {found['copy']} in {found['seconds']} s; last commit: {last}")
 
 
 async def _restore(directory: Path, until: datetime | None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ async def _restore(directory: Path, until: datetime | None) -> dict[str, Any]:
     with preflight.open_home(home):
         done = await restore.restore(home, directory, until=until)
     return {
-        "generation": done.generation,
+        "copy": done.copy.isoformat(),
         "last_commit": done.last_commit.astimezone(UTC).isoformat() if done.last_commit else None,
         "seconds": done.seconds,
     }

@@ -4,17 +4,13 @@ PostgreSQL's own way (chapter 25.3 of its manual): pg_basebackup makes the copy 
 the log. Commits wait for its receiver, as for a standby (failover.py): while it streams, what was answered is here. The
 way back is restore.py.
 
-The directory, ISTHMUS_BACKUP, belongs on another machine's disk. It holds generations, each enough by itself:
-
-    newest               a link to the one that is written
-    20261122T181500Z/    base (the copy) and wal (the log since)
+The directory, ISTHMUS_BACKUP, belongs on another machine's disk (copies.py says what lies in it). While the log is
+received, a new copy is taken every ISTHMUS_BACKUP_EVERY_H hours, and what no copy that is kept needs of the log goes.
 
 Keys are in none of them: a backup without the keys of a member who was erased is nothing (ADR 51).
 """
 
 import asyncio
-import hashlib
-import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,24 +19,18 @@ from typing import Any, Final
 
 import psycopg
 
-from deploy.local import postgres, replication
+from deploy.local import copies, postgres, replication
+from deploy.local.copies import NEWEST, PARTIAL, WAL
 from deploy.local.errors import LauncherError
 from deploy.local.settings import Home, LauncherSettings
 
 WORKLOAD: Final = "backup"
-NEWEST: Final = "newest"
-BASE: Final = "base"
-WAL: Final = "wal"
 STOP_SIGNAL: Final = SIGINT
-# Restoring takes as long as its log is long: a receiver that starts after a day begins anew.
-AGE_MAX: Final = timedelta(days=1)
-GENERATIONS_MAX: Final = 2
-_NAMED: Final = "%Y%m%dT%H%M%SZ"
-_PARTIAL: Final = ".partial"
-# pg_basebackup writes it last.
-_MANIFEST: Final = "backup_manifest"
-# Reading both takes the time of copying all.
-TAKE_DEADLINE_S: Final = 1800.0
+LOOK_S: Final = 1.0
+# A copy that failed is taken again after this.
+AGAIN_S: Final = 600.0
+# Whoever copies is somebody else than the receiver: for the one commits wait, and for the other nobody must.
+_COPIER: Final = "backup-copy"
 _SLOT: Final = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
 _STREAMS: Final = "SELECT 1 FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'"
 
@@ -56,15 +46,15 @@ def check(settings: LauncherSettings) -> None:
 
 
 def command(home: Home, directory: Path, nodes: tuple[str, ...]) -> tuple[str, ...]:
-    """The log's receiver. It ends when the connection does: the next one may have to begin a new generation."""
+    """The log's receiver. It ends when the connection does: the next one may have to begin another log."""
     receiver = str(postgres.binaries() / "pg_receivewal")
-    options = ("--slot", WORKLOAD, "--synchronous", "--no-loop", "-d", _connection(home, nodes))
+    options = ("--slot", WORKLOAD, "--synchronous", "--no-loop", "-d", _connection(home, nodes, WORKLOAD))
     return (*postgres.unprivileged("INT"), receiver, "-D", str(directory / NEWEST / WAL), *options)
 
 
 async def prepare(home: Home, directory: Path, nodes: tuple[str, ...]) -> None:
-    """Before the receiver starts: go on with the newest generation, or begin another where its log has a gap, where it
-    is of another primary, or a day old.
+    """Before the receiver starts: go on with the newest log, or begin another where that has a gap, or is of another
+    primary. While its first copy is taken nothing is received.
 
     Raises:
         LauncherError: the primary does not answer, or gives no copy.
@@ -72,7 +62,7 @@ async def prepare(home: Home, directory: Path, nodes: tuple[str, ...]) -> None:
     try:
         async with await postgres.connect(home, replication.read(home).primary) as connection:
             kept = await (await connection.execute(_SLOT, [WORKLOAD])).fetchone()
-            if kept is not None and kept[0] in ("reserved", "extended") and _is_young(directory):
+            if kept is not None and kept[0] in ("reserved", "extended") and _has_copy(directory):
                 return
             await _reserve_log(connection, exists=kept is not None)
     except (psycopg.Error, OSError) as error:
@@ -86,34 +76,37 @@ async def receiving(home: Home) -> bool:
         return await (await connection.execute(_STREAMS, [WORKLOAD])).fetchone() is not None
 
 
-def generations(directory: Path) -> list[Path]:
-    """Those that can be restored, the oldest first."""
-    return sorted(
-        path for path in directory.glob("*T*Z") if (path / BASE / _MANIFEST).exists() and (path / WAL).is_dir()
-    )
+class Copying:
+    """Takes copies beside the receiver, so that no restoring reads the log of weeks. One for the life of the mesh."""
 
+    def __init__(self, home: Home, directory: Path, nodes: tuple[str, ...], every: timedelta) -> None:
+        self._home = home
+        self._directory = directory.absolute()
+        self._source = _connection(home, nodes, _COPIER)
+        self._every = every
 
-def begun(generation: Path) -> datetime:
-    """When its copy was begun: nothing before it can be restored."""
-    return datetime.strptime(generation.name, _NAMED).replace(tzinfo=UTC)
+    async def run(self) -> None:
+        """Look each second, until cancelled."""
+        while True:
+            pause_s = LOOK_S
+            try:
+                if self._due() and await receiving(self._home):
+                    await asyncio.to_thread(self._take)
+            except (LauncherError, psycopg.Error, OSError) as error:
+                with self._home.log(WORKLOAD).open("a") as log:
+                    log.write(f"{datetime.now(UTC).isoformat()} no copy was taken: {error}\n")
+                pause_s = AGAIN_S
+            await asyncio.sleep(pause_s)
 
+    def _due(self) -> bool:
+        # Where there is none, the receiver's start takes the first.
+        found = copies.complete(self._directory)
+        return bool(found) and datetime.now(UTC) - copies.begun(found[-1]) >= self._every
 
-def verify(base: Path) -> None:
-    """Hold a copy against its manifest, as pg_verifybackup does; that of the wheel ends with a segmentation fault.
-
-    Raises:
-        LauncherError: a file is missing, or is not what was sent.
-    """
-    manifest = base / _MANIFEST
-    for each in json.loads(manifest.read_bytes())["Files"]:
-        path = base / (each["Path"] if "Path" in each else bytes.fromhex(each["Encoded-Path"]).decode())
-        try:
-            with path.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
-        except FileNotFoundError:
-            found = "nothing"
-        if found != each["Checksum"]:
-            raise LauncherError(f"{path} is not what the database has sent", "Remove the copy, and take another")
+    def _take(self) -> None:
+        log = (self._directory / NEWEST).resolve()
+        copies.take(self._source, log, f"{copies.BASE}-{copies.moment()}")
+        copies.prune(self._directory)
 
 
 async def _reserve_log(connection: psycopg.AsyncConnection[Any], *, exists: bool) -> None:
@@ -123,35 +116,29 @@ async def _reserve_log(connection: psycopg.AsyncConnection[Any], *, exists: bool
     await connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", [WORKLOAD])
 
 
-def _is_young(directory: Path) -> bool:
+def _has_copy(directory: Path) -> bool:
     newest = directory / NEWEST
-    complete = newest.is_symlink() and newest.resolve() in generations(directory.resolve())
-    return complete and datetime.now(UTC) - begun(newest.resolve()) < AGE_MAX
+    return newest.is_symlink() and any(copy.parent == newest.resolve() for copy in copies.complete(directory.resolve()))
 
 
 def _begin(home: Home, directory: Path, nodes: tuple[str, ...]) -> None:
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     postgres.make_directories(directory)
-    link = directory / f"{NEWEST}{_PARTIAL}"
+    link = directory / f"{NEWEST}{PARTIAL}"
     link.unlink(missing_ok=True)
-    for left in directory.glob(f"*{_PARTIAL}"):
+    for left in directory.glob(f"*{PARTIAL}"):
         shutil.rmtree(left)
-    generation = directory / datetime.now(UTC).strftime(_NAMED)
-    partial = generation.with_name(generation.name + _PARTIAL)
+    begun = directory / copies.moment()
+    partial = begun.with_name(begun.name + PARTIAL)
     postgres.make_directories(partial, partial / WAL)
-    base, source = str(partial / BASE), _connection(home, nodes)
-    options = ("--checkpoint=fast", "--wal-method=stream", "--manifest-checksums=SHA256")
-    postgres.run("pg_basebackup", "-D", base, "-d", source, *options, within_s=TAKE_DEADLINE_S)
-    # What cannot be restored is found out now, and not on the day.
-    verify(partial / BASE)
-    partial.rename(generation)
-    link.symlink_to(generation.name)
+    copies.take(_connection(home, nodes, _COPIER), partial)
+    partial.rename(begun)
+    link.symlink_to(begun.name)
     link.replace(directory / NEWEST)
-    for old in generations(directory)[:-GENERATIONS_MAX]:
-        shutil.rmtree(old)
+    copies.prune(directory)
 
 
-def _connection(home: Home, nodes: tuple[str, ...]) -> str:
+def _connection(home: Home, nodes: tuple[str, ...], name: str) -> str:
     hosts = ",".join(str(home.sockets(node)) for node in nodes)
     writing = " target_session_attrs=read-write" if len(nodes) > 1 else ""
-    return f"host={hosts} user={postgres.SUPERUSER} application_name={WORKLOAD} connect_timeout=5{writing}"
+    return f"host={hosts} user={postgres.SUPERUSER} application_name={name} connect_timeout=5{writing}"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 from signal import SIGKILL
 from types import TracebackType
@@ -85,10 +86,14 @@ class LocalMesh:
         for row in self.rows:
             if row.process.listen("raft"):
                 self._tasks.append(asyncio.create_task(broker.follow_identity(self.home, row.process)))
-        copies = self._supervisor.children.keys() & {*postgres.NODES, backup.WORKLOAD}
-        if len(copies) > 1:
-            failover = Failover(self.home, self._supervisor, frozenset(copies))
+        waited_for = self._supervisor.children.keys() & {*postgres.NODES, backup.WORKLOAD}
+        if len(waited_for) > 1:
+            failover = Failover(self.home, self._supervisor, frozenset(waited_for))
             self._tasks.append(asyncio.create_task(failover.run(), name="failover"))
+        if self.settings.backup and backup.WORKLOAD in self._supervisor.children:
+            every, nodes = timedelta(hours=self.settings.backup_every_h), replication.nodes(self.home)
+            copying = backup.Copying(self.home, self.settings.backup, nodes, every)
+            self._tasks.append(asyncio.create_task(copying.run(), name="copying"))
 
     async def stop(self) -> None:
         """Drain and stop everything. Safe to call twice."""

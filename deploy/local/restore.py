@@ -13,7 +13,7 @@ from typing import Final
 
 import psycopg
 
-from deploy.local import backup, postgres, replication
+from deploy.local import copies, postgres, replication
 from deploy.local.errors import LauncherError
 from deploy.local.settings import Home
 from deploy.local.supervisor import last_lines
@@ -27,9 +27,9 @@ _RESULT: Final = "SELECT NOT pg_is_in_recovery(), pg_last_xact_replay_timestamp(
 
 @dataclass(frozen=True)
 class Restored:
-    """`last_commit` is None where nothing was committed after the copy was made. `seconds`: what it took."""
+    """`copy`: when it was begun. `last_commit` is None where nothing was committed after. `seconds`: what it took."""
 
-    generation: str
+    copy: datetime
     last_commit: datetime | None
     seconds: float
 
@@ -46,47 +46,47 @@ async def restore(
     began, data = time.monotonic(), home.data(node)
     if (data / "PG_VERSION").exists():
         raise LauncherError(f"There is a database in {data}", "Restore into an empty ISTHMUS_HOME, or move it away")
-    generation = _choose(directory, until)
+    copy = _choose(directory, until)
     try:
-        await asyncio.to_thread(_copy, home, node, generation)
-        last_commit = await _recover(home, node, generation, until)
+        await asyncio.to_thread(_copy, home, node, copy)
+        last_commit = await _recover(home, node, copies.log_of(copy), until)
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
         raise
-    return Restored(generation.name, last_commit, round(time.monotonic() - began, 1))
+    return Restored(copies.begun(copy), last_commit, round(time.monotonic() - began, 1))
 
 
 def _choose(directory: Path, until: datetime | None) -> Path:
-    found = backup.generations(directory.absolute())
+    found = copies.complete(directory.absolute())
     if until is not None:
-        found = [one for one in found if backup.begun(one) < until]
+        found = [one for one in found if copies.ended(one) < until]
     if not found:
         moment = "" if until is None else f" from before {until.astimezone(UTC).isoformat()}"
         raise LauncherError(f"There is no backup in {directory}{moment}", "Name the directory of ISTHMUS_BACKUP")
     return found[-1]
 
 
-def _copy(home: Home, node: str, generation: Path) -> None:
+def _copy(home: Home, node: str, copy: Path) -> None:
     data = home.data(node)
     shutil.rmtree(data, ignore_errors=True)
     postgres.make_directories(data, home.sockets(node))
     # With its owner, its modes and its holes.
-    copying = ("cp", "--archive", f"{generation / backup.BASE}/.", str(data))
+    copying = ("cp", "--archive", f"{copy}/.", str(data))
     try:
         subprocess.run(copying, check=True, timeout=DEADLINE_S, capture_output=True, text=True)
     except subprocess.SubprocessError as error:
         why = getattr(error, "stderr", None) or error
-        raise LauncherError(f"{generation.name} could not be copied: {str(why)[-300:].strip()}", "Make room") from error
-    backup.verify(data)
+        raise LauncherError(f"{copy} could not be copied: {str(why)[-300:].strip()}", "Make room") from error
+    copies.verify(data)
     replication.stand_alone(data)
     signal = data / "recovery.signal"
     signal.touch()
     shutil.chown(signal, data.stat().st_uid, data.stat().st_gid)
 
 
-async def _recover(home: Home, node: str, generation: Path, until: datetime | None) -> datetime | None:
+async def _recover(home: Home, node: str, log_since: Path, until: datetime | None) -> datetime | None:
     """Let PostgreSQL read the log to its end, or to the moment, become a primary, and stop."""
-    wal = shlex.quote(str(generation / backup.WAL))
+    wal = shlex.quote(str(log_since))
     # What is being received has this ending until it is full.
     fetch = f'cp {wal}/"%f" "%p" 2>/dev/null || cp {wal}/"%f.partial" "%p" 2>/dev/null'
     settings = {"restore_command": fetch, "hot_standby": "off", "recovery_target_action": "promote"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from string import ascii_lowercase
 
-from deploy.local import backup, envoy, links, postgres, replication
+from deploy.local import backup, copies, envoy, links, postgres, replication
 from deploy.local.health import Probe, probe
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -299,7 +299,7 @@ class _Builder:
             self.database_nodes,
             prepare=prepare,
             ready=probe(self.home, process),
-            ready_within_s=backup.TAKE_DEADLINE_S,
+            ready_within_s=copies.TAKE_DEADLINE_S,
             stop_signal=backup.STOP_SIGNAL,
         )
 

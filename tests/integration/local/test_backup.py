@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 import psycopg
 import pytest
 import pytest_asyncio
 
-from deploy.local import backup, postgres
+from deploy.local import backup, copies, postgres
 from deploy.local.errors import LauncherError
 from deploy.local.mesh import LocalMesh
 from deploy.local.postgres import NODES
@@ -28,8 +29,8 @@ WAITS = "SELECT current_setting('synchronous_standby_names') LIKE '%\"backup\"%'
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It has what a launcher that was killed in the middle of a copy leaves behind."""
     directory = tmp_path_factory.mktemp("elsewhere") / "backup"
-    (directory / "20261122T000000Z.partial" / backup.BASE).mkdir(parents=True)
-    (directory / f"{backup.NEWEST}.partial").symlink_to("20261122T000000Z")
+    (directory / "20261122T000000Z.partial" / copies.BASE).mkdir(parents=True)
+    (directory / f"{copies.NEWEST}.partial").symlink_to("20261122T000000Z")
     return directory
 
 
@@ -49,7 +50,7 @@ async def waits(mesh: LocalMesh) -> bool:
 async def rows(home: Home, directory: Path, until: datetime | None = None) -> set[tuple[int, int]]:
     """What a home that was restored from the backup has."""
     done = await restore(home, directory, until=until)
-    assert done.generation in {one.name for one in backup.generations(directory)}
+    assert done.copy in {copies.begun(one) for one in copies.complete(directory)}
     server = await asyncio.create_subprocess_exec(*postgres.command(home), stderr=asyncio.subprocess.DEVNULL)
     try:
 
@@ -102,13 +103,51 @@ async def test_every_answered_commit_is_in_the_second_place(mesh: LocalMesh, dir
     assert await rows(Home(tmp_path / "third"), directory, moment) == {(-1, 1)}
 
 
+async def test_copies_are_taken_beside_the_receiver_and_commits_wait_for_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "backup"
+    monkeypatch.setenv("ISTHMUS_BACKUP", str(directory))
+    monkeypatch.setenv("ISTHMUS_BACKUP_EVERY_H", str(1 / 3600))
+    async with LocalMesh(tmp_path / "home", free_port_base(), only=("backup",)) as mesh:
+        await eventually(lambda: waits(mesh), "commits wait for the backup")
+        pid, log = mesh.process("backup").pid, (directory / copies.NEWEST).resolve()
+        first, newest, answered = copies.complete(directory)[0], None, set[tuple[int, int]]()
+        oldest = min((log / copies.WAL).iterdir(), key=lambda one: one.name)
+        async with await postgres.connect(mesh.home) as connection:
+            await connection.execute("CREATE TABLE payment (writer int, number int)")
+            async with asyncio.timeout(120):
+                # Its part of the log goes behind it.
+                while first.exists() or oldest.exists():
+                    await connection.execute("INSERT INTO payment VALUES (0, %s)", [len(answered)])
+                    answered.add((0, len(answered)))
+                    if copies.complete(directory)[-1] != newest:
+                        newest = copies.complete(directory)[-1]
+                        # From here on the next copy does not need what is written so far.
+                        await connection.execute("SELECT pg_switch_wal()")
+                    assert await streaming(connection) == ["sync"]
+        assert mesh.process("backup").pid == pid
+    assert (directory / copies.NEWEST).resolve() == log
+    kept = copies.complete(directory)
+    assert len(kept) >= copies.COPIES_MAX
+    assert await rows(Home(tmp_path / "second"), directory) == answered
+    # The copy before works as well.
+    assert await rows(Home(tmp_path / "third"), directory, copies.ended(kept[-1])) <= answered
+
+
+async def streaming(connection: psycopg.AsyncConnection[Any]) -> list[str]:
+    """How those stand to a commit whom one waits for."""
+    asked = "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'backup'"
+    return [state for (state,) in await (await connection.execute(asked)).fetchall()]
+
+
 async def test_a_database_is_never_written_over(mesh: LocalMesh, directory: Path) -> None:
     with pytest.raises(LauncherError, match="There is a database"):
         await restore(mesh.home, directory)
 
 
 async def test_a_moment_before_the_first_copy_is_refused(directory: Path, tmp_path: Path) -> None:
-    first = backup.begun(backup.generations(directory)[0])
+    first = copies.begun(copies.complete(directory)[0])
     with pytest.raises(LauncherError, match="no backup"):
         await restore(Home(tmp_path), directory, until=first)
     with pytest.raises(LauncherError, match="no backup"):
@@ -118,7 +157,7 @@ async def test_a_moment_before_the_first_copy_is_refused(directory: Path, tmp_pa
 async def test_a_damaged_backup_leaves_nothing_behind(directory: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     await (await asyncio.create_subprocess_exec("cp", "--archive", str(directory), str(copy))).wait()
-    (backup.generations(copy)[-1] / backup.BASE / "global" / "pg_control").write_bytes(b"")
+    (copies.complete(copy)[-1] / "global" / "pg_control").write_bytes(b"")
     with pytest.raises(LauncherError, match="pg_control is not what"):
         await restore(Home(tmp_path / "home"), copy)
     assert not (tmp_path / "home" / "data" / NODES[0]).exists()
