@@ -59,6 +59,7 @@ class Decoder:
         if count:
             batch.close(topic, partition, end, count, last)
         batch.rows = {table: rows for table, rows in batch.rows.items() if rows}
+        batch.texts = {table: table.text([values for values, _ in rows]) for table, rows in batch.rows.items()}
         return batch
 
     def table(self, topic: str) -> Table:

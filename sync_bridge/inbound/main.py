@@ -1,5 +1,6 @@
 """The inward bridge: one thread that lands records, and a server for those who operate it."""
 
+import gc
 import sys
 from typing import Final
 
@@ -25,12 +26,16 @@ from sync_bridge.worker import Worker
 
 # The thread that lands needs the interpreter for each block that the database's socket has room for. By default it
 # would wait 5 ms each time for the thread that decodes.
-SWITCH_INTERVAL_S: Final = 0.0005
+SWITCH_INTERVAL_S: Final = 0.0001
+# A batch is a hundred thousand small objects, none of them in a cycle: looking for cycles after every 700 new ones, as
+# is the default, takes a third of the decoder's time.
+COLLECT_AFTER: Final = 200_000
 
 
 async def main(settings: InboundSettings, process: Process) -> None:
     """Run until SIGTERM, or until records are found to be lost."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(COLLECT_AFTER)
     clock = SystemClock()
     tables = by_topic(process.contract)
     meters = Meters(telemetry.meter(), clock)
@@ -42,6 +47,8 @@ async def main(settings: InboundSettings, process: Process) -> None:
 
     worker = Worker("bridge-inbound", process, settings, lambda: Session(settings, tables, decoder, meters, clock))
     wanted = kept(process.contract, tables)
+    # What is there by now stays, and need not be looked through again.
+    gc.freeze()
     retention = Retention(libpq_url(settings.database_url), wanted, Remover(settings, clock))
     await process.serve(server.build(), sink, retention, worker)
     if worker.failure is not None:

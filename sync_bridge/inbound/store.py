@@ -59,6 +59,8 @@ class Batch:
 
     # Rows in the order of their offsets: (values in the order of COPY, the record they were made from).
     rows: dict[Table, list[tuple[tuple[Any, ...], Record]]] = field(default_factory=dict)
+    # The same rows as COPY reads them: made where the batch is, so that the database does not wait for it.
+    texts: dict[Table, str] = field(default_factory=dict)
     refused: list[tuple[Record, Refused]] = field(default_factory=list)
     # Where each partition goes on, and how many records of it are here.
     ends: dict[Partition, int] = field(default_factory=dict)
@@ -163,7 +165,7 @@ class Store:
             nonlocal landed
             with self._connection.transaction(), _values_at_fault():
                 self._connection.execute(f"TRUNCATE {table.staging}")
-                self._copy(table, part)
+                self._copy(table, _text(table, part))
                 landed += self._connection.execute(insert).rowcount
 
         def refuse(row: tuple[tuple[Any, ...], Record], why: Refused) -> None:
@@ -199,7 +201,7 @@ class Store:
                         lambda row, why: refused.append((row[1], why)),
                     )
                 else:
-                    self._insert(table, rows, tallies)
+                    self._insert(table, batch.texts[table], rows[0][1].topic(), tallies)
             for message, _ in refused:
                 tallies[message.topic(), message.partition()].dead_letters += 1
             bury(self._connection, [_letter(message, why) for message, why in refused])
@@ -214,21 +216,18 @@ class Store:
     ) -> None:
         with self._connection.transaction():
             self._connection.execute(f"TRUNCATE {table.staging}")
-            self._insert(table, rows, tallies)
+            self._insert(table, _text(table, rows), rows[0][1].topic(), tallies)
 
-    def _insert(
-        self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]], tallies: dict[Partition, Tally]
-    ) -> None:
-        topic = rows[0][1].topic()
+    def _insert(self, table: Table, text: str, topic: str, tallies: dict[Partition, Tally]) -> None:
         with _values_at_fault():
-            self._copy(table, rows)
+            self._copy(table, text)
             landed = self._connection.execute(table.insert, (topic,)).fetchall()
         for partition, count in landed:
             tallies[topic, partition].landed += count
 
-    def _copy(self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]]) -> None:
+    def _copy(self, table: Table, text: str) -> None:
         with self._connection.cursor() as cursor, cursor.copy(table.copy) as copy:
-            copy.write(table.text([values for values, _ in rows]))
+            copy.write(text)
 
     def _advance(self, batch: Batch, claims: Mapping[Partition, Claim], tallies: Mapping[Partition, Tally]) -> None:
         done: list[tuple[Any, ...]] = []
@@ -251,6 +250,10 @@ def _values_at_fault() -> Iterator[None]:
             raise
         # Not the values themselves: PostgreSQL's context and detail repeat them, its message seldom does.
         raise Refused("REFUSED_BY_DATABASE", f"{error.sqlstate}: {error.diag.message_primary}") from error
+
+
+def _text(table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]]) -> str:
+    return table.text([values for values, _ in rows])
 
 
 def _letter(message: Record, why: Refused) -> DeadLetter:
