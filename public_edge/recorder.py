@@ -20,9 +20,14 @@ class Recorder:
         self._spool = spool
         # Both by the number of the kind.
         self._durable = [False] * (max(Kind) + 1)
+        self._quorum = [False] * len(self._durable)
         self.recorded = [0] * len(self._durable)
+        # Of those that Kafka was to have first: answered when this node's disk alone had them.
+        self.alone = [0] * len(self._durable)
         for kind in Kind:
-            self._durable[kind] = contract.events[kind.message].durability is Durability.DURABLE
+            durability = contract.events[kind.message].durability
+            self._durable[kind] = durability >= Durability.DURABLE
+            self._quorum[kind] = durability is Durability.QUORUM
 
     def waits(self, kind: Kind) -> bool:
         """Whether the contract wants this event on the disk before the answer leaves."""
@@ -43,13 +48,18 @@ class Recorder:
         return sequence
 
     async def synced(self, kind: Kind, sequence: int | None) -> None:
-        """Return once the event is as safe as its contract asks. Raises Unavailable when the disk has failed."""
+        """Return once the event is as safe as its contract asks, as far as Kafka can be reached for it.
+
+        Raises Unavailable when the disk has failed.
+        """
         if sequence is None or not self._durable[kind]:
             return
         try:
             await self._spool.synced(sequence)
         except SpoolError as error:
             raise _refused() from error
+        if self._quorum[kind] and not await self._spool.quorum.wait(sequence):
+            self.alone[kind] += 1
 
 
 def _refused() -> Unavailable:

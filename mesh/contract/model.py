@@ -61,6 +61,7 @@ class Rates:
 class Durability(IntEnum):
     BOUNDED = 1
     DURABLE = 2
+    QUORUM = 3
 
 
 class Direction(Enum):

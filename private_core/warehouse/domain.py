@@ -84,6 +84,20 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Deliveries of one content item, or of all: each counts once a step, if the step before was told too."""
+
+    slug: str
+    delivered: int
+    opened: int
+    shared: int
+    # Opened over delivered; None where nothing was delivered.
+    open_rate: float | None
+    # Shared over opened; None where nothing was opened.
+    share_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Freshness:
     """From the edge's acceptance of a click to its row, in milliseconds. All zero when there were no clicks."""
 

@@ -8,7 +8,7 @@ from isthmus.warehouse.v1 import warehouse_pb2 as pb
 from isthmus.warehouse.v1 import warehouse_pb2_grpc
 
 from mesh.errors import InvalidArgument
-from private_core.warehouse.domain import Funnel, Traffic
+from private_core.warehouse.domain import Funnel, Reach, Traffic
 from private_core.warehouse.store import WarehouseStore
 
 # The end of the year 9999: what the database's and Python's times both hold.
@@ -62,6 +62,14 @@ class WarehouseService(warehouse_pb2_grpc.WarehouseServicer):
             for segment in await self._store.customers()
         ]
         return pb.ReportCustomersResponse(segments=segments)
+
+    async def ReportContent(
+        self,
+        request: pb.ReportContentRequest,
+        context: grpc.aio.ServicerContext[pb.ReportContentRequest, pb.ReportContentResponse],
+    ) -> pb.ReportContentResponse:
+        total, items = await self._store.content()
+        return pb.ReportContentResponse(total=_reach(total), items=map(_reach, items))
 
     async def ReportFreshness(
         self,
@@ -118,4 +126,15 @@ def _funnel(funnel: Funnel) -> pb.Funnel:
         revenue=[money_pb2.Money(minor=minor, currency=name) for name, minor in funnel.revenue_minor.items()],
         click_rate=funnel.click_rate,
         order_rate=funnel.order_rate,
+    )
+
+
+def _reach(reach: Reach) -> pb.ContentReach:
+    return pb.ContentReach(
+        slug=reach.slug,
+        delivered=reach.delivered,
+        opened=reach.opened,
+        shared=reach.shared,
+        open_rate=reach.open_rate,
+        share_rate=reach.share_rate,
     )

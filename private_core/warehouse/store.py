@@ -9,7 +9,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.database.engine import execute
 from private_core.times import to_datetime
-from private_core.warehouse.domain import Freshness, Funnel, FunnelReport, Landing, Segment, Traffic, TrafficReport
+from private_core.warehouse.domain import (
+    Freshness,
+    Funnel,
+    FunnelReport,
+    Landing,
+    Reach,
+    Segment,
+    Traffic,
+    TrafficReport,
+)
 
 # One row for all, one for each slot, one for each campaign; `grouped` says which (bit 1: not by slot, bit 0: not by
 # campaign).
@@ -53,6 +62,13 @@ _CUSTOMERS: Final = text(
         currency, sum(spent_minor)::bigint AS spent_minor
     FROM warehouse.rfm GROUP BY currency, recency_score, frequency_score, monetary_score
     ORDER BY currency, recency_score DESC, frequency_score DESC, monetary_score DESC
+    """
+)
+# The row of no slug is of all items; the view has it always.
+_CONTENT: Final = text(
+    """
+    SELECT coalesce(slug, '') AS slug, delivered, opened, shared, open_rate, share_rate
+    FROM warehouse.content_reach ORDER BY content_reach.slug NULLS FIRST
     """
 )
 _FRESHNESS: Final = text(
@@ -117,6 +133,11 @@ class WarehouseStore:
 
     async def customers(self) -> tuple[Segment, ...]:
         return tuple(Segment(*row) for row in await execute(self._engine, _CUSTOMERS))
+
+    async def content(self) -> tuple[Reach, tuple[Reach, ...]]:
+        """Of all items together, and of each."""
+        total, *items = (Reach(*row) for row in await execute(self._engine, _CONTENT))
+        return total, tuple(items)
 
     async def freshness(self, accepted_from_us: int, accepted_to_us: int) -> Freshness:
         """Of clicks accepted in [from, to); 0: no bound."""

@@ -1,17 +1,20 @@
-"""GET and HEAD /v1/content/{slug}"""
+"""GET and HEAD /v1/content/{slug}, POST /v1/receipts"""
 
 import re
 from functools import lru_cache
+from typing import Annotated, Literal
 
 import msgspec
 from granian.rsgi import Scope
+from msgspec import Meta
 
 from mesh.errors import FieldViolation, InvalidArgument
 from public_edge.content.domain import Page, is_unchanged, preferred_locales
 from public_edge.content.reading import Reader
+from public_edge.content.receipts import Receipts
 from public_edge.http import query
 from public_edge.http.app import Route
-from public_edge.http.body import HttpProtocol
+from public_edge.http.body import HttpProtocol, read_json
 from public_edge.request import Origin
 
 PREFIX = "/v1/content/"
@@ -65,6 +68,29 @@ def route(reader: Reader) -> Route:
         return status
 
     return Route("content.get", PREFIX, {"GET": get, "HEAD": head}, prefix=True)
+
+
+class ReceiptBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The limits of isthmus.content.v1.TellReceiptRequest. A test holds the two against each other."""
+
+    slug: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-z0-9-]+\Z")]
+    delivery_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    step: Literal["RECEIPT_STEP_DELIVERED", "RECEIPT_STEP_OPENED", "RECEIPT_STEP_SHARED"]
+    source_time_us: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+def receipt_route(receipts: Receipts) -> Route:
+    # Not strict: as JSON of protobuf, a 64-bit number may come as a string.
+    decoder = msgspec.json.Decoder(ReceiptBody, strict=False)
+
+    async def post(scope: Scope, proto: HttpProtocol, origin: Origin) -> int:
+        told = await read_json(scope, proto, decoder)
+        step = told.step.removeprefix("RECEIPT_STEP_")
+        await receipts.tell(told.slug, told.delivery_id, step, told.source_time_us, origin)
+        proto.response_bytes(200, [("content-type", "application/json"), ("cache-control", "no-store")], b"{}")
+        return 200
+
+    return Route("content.receipt", "/v1/receipts", {"POST": post})
 
 
 def _request(scope: Scope) -> tuple[str, list[str], int]:

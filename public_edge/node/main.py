@@ -23,6 +23,7 @@ from public_edge.clicks.service import ClicksService
 from public_edge.content import http as content_http
 from public_edge.content.domain import Shelf
 from public_edge.content.reading import Reader
+from public_edge.content.receipts import Receipts
 from public_edge.content.service import ContentService
 from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
@@ -60,19 +61,21 @@ async def main(settings: EdgeSettings, process: Process) -> None:
     decider = Decider(chooser, urls, recorder, crawlers, clock, settings.node)
     follower = Follower(signer, chooser, recorder, crawlers, clock, settings.node)
     reader = Reader(recorder, crawlers, clock, settings.node)
+    receipts = Receipts(recorder, crawlers, clock, settings.node)
 
     catalogue = Catalogue(Share(settings.edge_nodes, settings.node_index))
     publisher = Publisher(catalogue, Shelf(), chooser, reader, clock)
     topics = {events[source.message].topic: source for source in Source}
     consumer = SnapshotConsumer(access, topics, publisher, settings.snapshot_path)
 
-    app = EdgeApp((ads_http.route(decider), clicks_http.route(follower), content_http.route(reader)))
+    content_routes = (content_http.route(reader), content_http.receipt_route(receipts))
+    app = EdgeApp((ads_http.route(decider), clicks_http.route(follower), *content_routes))
     front = HttpServer(app, settings.http_address, settings.identity_dir)
     server = (
         ServerBuilder(process)
         .add(ads_pb2_grpc.add_AdsServicer_to_server, AdsService(decider))
         .add(clicks_pb2_grpc.add_ClicksServicer_to_server, ClicksService(follower))
-        .add(content_pb2_grpc.add_ContentServicer_to_server, ContentService(reader))
+        .add(content_pb2_grpc.add_ContentServicer_to_server, ContentService(reader, receipts))
         .build()
     )
     for renewed in (front.renew, shipper.renew, consumer.renew):

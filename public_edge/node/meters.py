@@ -35,6 +35,10 @@ def observe(
         for kind in Kind:
             yield Observation(recorder.recorded[kind], {"kind": kind.name.lower()})
 
+    def alone(_: CallbackOptions) -> Iterable[Observation]:
+        for kind in Kind:
+            yield Observation(recorder.alone[kind], {"kind": kind.name.lower()})
+
     def spooled(_: CallbackOptions) -> Iterable[Observation]:
         counters = spool.counters
         yield Observation(spool.accepted, {"what": "accepted"})
@@ -58,6 +62,7 @@ def observe(
 
     meter.create_observable_counter("edge.http.answers", [answers])
     meter.create_observable_counter("edge.events.recorded", [events])
+    meter.create_observable_counter("edge.events.without_quorum", [alone])
     meter.create_observable_counter("edge.clicks.replayed", [lambda _: [Observation(follower.replayed)]])
     meter.create_observable_counter("edge.spool.events", [spooled])
     meter.create_observable_gauge("edge.spool.backlog", [backlog])

@@ -18,6 +18,7 @@ class Kind(IntEnum):
     IMPRESSION = 1
     CLICK = 2
     CONTENT_VIEW = 3
+    CONTENT_RECEIPT = 4
 
     @property
     def message(self) -> str:
@@ -30,6 +31,7 @@ _MESSAGES: dict[int, Any] = {
     Kind.IMPRESSION: events_pb2.Impression,
     Kind.CLICK: events_pb2.Click,
     Kind.CONTENT_VIEW: events_pb2.ContentView,
+    Kind.CONTENT_RECEIPT: events_pb2.ContentReceipt,
 }
 
 

@@ -258,6 +258,7 @@ class Shipper:
         reached = self._tracker.contiguous()
         if reached is not None:
             sequence, counts = reached
+            self._spool.quorum.reached(sequence)
             if self._acknowledged and now - self._acknowledged[-1][0] < _FLUSH_STEP_S:
                 begun, _, before = self._acknowledged.pop()
                 before.update(counts)

@@ -23,6 +23,7 @@ from mesh.files import sync_directory
 from public_edge.spool import record, segment, watermark
 from public_edge.spool.declined import Declined
 from public_edge.spool.errors import SpoolBusy, SpoolFailed, SpoolFull
+from public_edge.spool.quorum import Quorum
 from public_edge.spool.recovery import SegmentFile, recover
 from public_edge.spool.watermark import Watermark
 
@@ -67,6 +68,7 @@ class Spool:
         self.watermark_known = known is not None or not any(directory.glob("*.seg"))
         self.acknowledged, self.note = known or (0, b"")
         self._saved: Watermark | None = known
+        self.quorum = Quorum(self.acknowledged)
         self.declined = Declined(directory)
         self._reserve = directory / "reserve"
         self._keep_reserve()

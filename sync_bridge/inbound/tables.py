@@ -226,6 +226,11 @@ TABLES: Final = (
             _boolean("not_modified"),
         ),
     ),
+    Table(
+        "content_receipt",
+        events_pb2.ContentReceipt,
+        (*_EVENT, _text("slug"), _uuid("delivery_id"), _text("step")),
+    ),
     SPOOL_LEDGER,
 )
 

@@ -53,6 +53,9 @@ PUBLIC = (
     Bad("bad locale", 400, "GET", "/v1/content/men-position-1?locale=..%2F"),
     Bad("unknown parameter", 400, "GET", "/v1/content/men-position-1?debug=1"),
     Bad("unknown slot", 404, "POST", ADS, b'{"slot":"no-such-slot"}', JSON),
+    Bad(
+        "receipt of no step", 400, "POST", "/v1/receipts", b'{"slug":"a","delivery_id":"%032d","step":"READ"}' % 0, JSON
+    ),
     Bad("malformed click", 400, "GET", "/v1/clicks/AAAA.BBBB"),
     Bad("click without token", 404, "GET", "/v1/clicks/"),
 )

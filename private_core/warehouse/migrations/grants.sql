@@ -5,4 +5,5 @@ GRANT INSERT, UPDATE, DELETE ON warehouse.purchase, warehouse.payment TO isthmus
 -- What the edge saw, the inward bridge lands, and removes in time. An event is never changed.
 GRANT USAGE ON SCHEMA warehouse TO isthmus_bridge_inbound;
 GRANT SELECT, INSERT, DELETE
-    ON warehouse.impression, warehouse.click, warehouse.content_view, warehouse.spool_ledger TO isthmus_bridge_inbound;
+    ON warehouse.impression, warehouse.click, warehouse.content_view, warehouse.content_receipt, warehouse.spool_ledger
+    TO isthmus_bridge_inbound;

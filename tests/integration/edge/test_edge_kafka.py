@@ -137,6 +137,41 @@ def test_what_a_dead_process_left_is_shipped_by_the_next(kafka, tmp_path: Path) 
     assert len(landed(kafka, Kind.CONTENT_VIEW, frozenset(event_id(number).hex() for number in numbers))) == 100
 
 
+def test_an_event_for_a_quorum_is_in_kafka_before_its_answer_and_on_the_disk_alone_while_kafka_is_away(  # type: ignore[no-untyped-def]
+    kafka, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path)
+    recorder = Recorder(spool, load())
+    access = KafkaAccess(kafka.bootstrap, kafka.identity("public", "edge"), "edge-1")
+    shipper = Shipper(spool, access, TOPICS, LEDGER, "edge-1")
+    kind = Kind.CONTENT_RECEIPT
+
+    async def answered(number: int) -> bool:
+        """Whether Kafka had acknowledged the event when the answer could leave."""
+        before = recorder.alone[kind]
+        sequence = recorder.write(kind, event_id(number), "", b"")
+        await recorder.synced(kind, sequence)
+        assert sequence is not None
+        assert spool.synced_sequence >= sequence
+        return recorder.alone[kind] == before
+
+    shipper.start()
+    try:
+        # A producer that only begins to connect is away for as long.
+        until(lambda: asyncio.run(answered(20_000)), "the broker acknowledges before the answer")
+        assert asyncio.run(answered(20_001))
+        assert landed(kafka, kind, frozenset({event_id(20_001).hex()})), "Kafka has what was answered"
+        kafka.suspend()
+        assert not asyncio.run(answered(20_002)), "a broker that is away keeps no answer from leaving"
+        kafka.resume()
+        shipper.renew()
+        until(lambda: spool.acknowledged == spool.written, "what the disk alone had is shipped")
+        until(lambda: asyncio.run(answered(20_003)), "the broker that is back is waited for again")
+    finally:
+        shipper.stop(5)
+        spool.close()
+
+
 def campaign(name: str, weight: int = 1) -> bytes:
     creative = catalog_pb2.AdCreative(creative_id="one", title="One", landing_url="https://shop.example/1")
     return catalog_pb2.Campaign(

@@ -165,7 +165,7 @@ BEYOND = {
     *((workload, "outbox.event", may) for workload in ("warehouse", "bridge-outbound") for may in ("SELECT", "DELETE")),
     *(
         ("bridge-inbound", f"warehouse.{table}", may)
-        for table in ("impression", "click", "content_view", "spool_ledger")
+        for table in ("impression", "click", "content_view", "content_receipt", "spool_ledger")
         for may in ("SELECT", "INSERT", "DELETE")
     ),
     ("warehouse", "bridge.landing", "SELECT"),

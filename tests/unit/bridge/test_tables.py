@@ -61,6 +61,7 @@ def test_the_allow_list_is_the_contracts_inward_events() -> None:
         "isthmus.impression.v1": TABLES[0],
         "isthmus.click.v1": TABLES[1],
         "isthmus.content-view.v1": TABLES[2],
+        "isthmus.content-receipt.v1": TABLES[3],
         "isthmus.spool-ledger.v1": SPOOL_LEDGER,
     }
 

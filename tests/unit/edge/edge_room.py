@@ -20,6 +20,7 @@ from public_edge.clicks.following import Follower
 from public_edge.content import http as content_http
 from public_edge.content.domain import Item, Shelf
 from public_edge.content.reading import Reader
+from public_edge.content.receipts import Receipts
 from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
 from public_edge.node.click_urls import SignedClickUrls
@@ -100,7 +101,8 @@ class EdgeRoom:
         self.decider = Decider(self.chooser, urls, recorder, crawlers, self.clock, "edge-1")
         self.follower = Follower(self.signer, self.chooser, recorder, crawlers, self.clock, "edge-1")
         self.reader = reader
-        routes = (ads_http.route(self.decider), clicks_http.route(self.follower), content_http.route(reader))
+        receipts = content_http.receipt_route(Receipts(recorder, crawlers, self.clock, "edge-1"))
+        routes = (ads_http.route(self.decider), clicks_http.route(self.follower), content_http.route(reader), receipts)
         self.app = EdgeApp(routes)
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:

@@ -7,7 +7,9 @@ from urllib.parse import urlencode, urlsplit
 import protovalidate
 import pytest
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from isthmus.ads.v1 import ads_pb2
+from isthmus.content.v1 import content_pb2
 from isthmus.events.v1 import events_pb2
 
 from public_edge.http.body import BODY_BYTES_MAX
@@ -49,9 +51,9 @@ GOOD_FIELDS: list[dict[str, object]] = [
 ]
 
 
-def grpc_refuses(fields: dict[str, object]) -> bool:
+def grpc_refuses(fields: dict[str, object], request: type[Message] = ads_pb2.DecideRequest) -> bool:
     try:
-        message = json_format.ParseDict(fields, ads_pb2.DecideRequest())
+        message = json_format.ParseDict(fields, request())
         protovalidate.validate(message)
     except (json_format.ParseError, protovalidate.ValidationError):
         return True
@@ -100,6 +102,50 @@ async def test_http_takes_what_the_contract_takes(room: EdgeRoom, fields: dict[s
     answer = await room.ask("POST", DECIDE, json.dumps(fields).encode())
     assert answer.status in (200, 404)
     assert not grpc_refuses(fields)
+
+
+RECEIPT: dict[str, object] = {"slug": "about", "delivery_id": "0" * 31 + "a", "step": "RECEIPT_STEP_OPENED"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"slug": ""},
+        {"slug": "About"},
+        {"slug": "a" * 129},
+        {"slug": "about\n"},
+        {"delivery_id": ""},
+        {"delivery_id": "0" * 33},
+        {"delivery_id": "A" * 32},
+        {"step": "RECEIPT_STEP_UNSPECIFIED"},
+        {"step": "OPENED"},
+        {"source_time_us": -1},
+        {"reader": "somebody"},
+    ],
+)
+async def test_a_receipt_is_refused_over_http_as_the_contract_refuses_it(
+    room: EdgeRoom, changed: dict[str, object]
+) -> None:
+    told = RECEIPT | changed
+    assert (await room.ask("POST", "/v1/receipts", json.dumps(told).encode())).status == 400
+    assert grpc_refuses(told, content_pb2.TellReceiptRequest)
+    assert room.events() == []
+
+
+async def test_a_receipt_that_is_told_twice_is_one_event_and_a_crawlers_is_another(room: EdgeRoom) -> None:
+    # As if Kafka had everything already, so that no answer waits for it.
+    room.spool.quorum.reached(1 << 62)
+    assert not grpc_refuses(RECEIPT, content_pb2.TellReceiptRequest)
+    for agent in ("Mozilla/5.0", "Mozilla/5.0", CRAWLER):
+        answer = await room.ask("POST", "/v1/receipts", json.dumps(RECEIPT).encode(), user_agent=agent)
+        assert (answer.status, answer.json) == (200, {})
+    receipts = [events_pb2.ContentReceipt.FromString(event.body) for event in room.events()]
+    assert [(receipt.slug, receipt.step, receipt.crawler) for receipt in receipts] == [
+        ("about", "opened", False),
+        ("about", "opened", False),
+        ("about", "opened", True),
+    ]
+    assert receipts[0].event_id == receipts[1].event_id != receipts[2].event_id
 
 
 @pytest.mark.parametrize(

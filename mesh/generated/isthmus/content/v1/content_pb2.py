@@ -27,13 +27,25 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/content/v1/content.proto\x12\x12isthmus.content.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\xa0\x01\n\x0eGetItemRequest\x12&\n\x04slug\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[a-z0-9-]+$\x12=\n\x06locale\x18\x02 \x01(\tB-\xbaH*r(2&^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$\x12\x1f\n\x0esource_time_us\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x06\x9a\xe7\x18\x02\x08\x01\"s\n\x0fGetItemResponse\x12\x0c\n\x04slug\x18\x01 \x01(\t\x12\x0e\n\x06locale\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\x32\xab\x01\n\x07\x43ontent\x12\x91\x01\n\x07GetItem\x12\".isthmus.content.v1.GetItemRequest\x1a#.isthmus.content.v1.GetItemResponse\"=\x92\xe7\x18\x1f\n\x0c\x65\x64ge-gateway(\x01\x30\xe8\x07:\x04\x08\x03\x10\x32@\x01H\x01P\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/content/{slug}\x1a\x0c\x8a\xe7\x18\x08\x08\x01\x12\x04\x65\x64geb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/content/v1/content.proto\x12\x12isthmus.content.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\xcc\x01\n\x12TellReceiptRequest\x12&\n\x04slug\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[a-z0-9-]+$\x12*\n\x0b\x64\x65livery_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x12\x39\n\x04step\x18\x03 \x01(\x0e\x32\x1f.isthmus.content.v1.ReceiptStepB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1f\n\x0esource_time_us\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x06\x9a\xe7\x18\x02\x08\x02\"\x1d\n\x13TellReceiptResponse:\x06\x9a\xe7\x18\x02\x08\x01\"\xa0\x01\n\x0eGetItemRequest\x12&\n\x04slug\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x10\x01\x18\x80\x01\x32\x0c^[a-z0-9-]+$\x12=\n\x06locale\x18\x02 \x01(\tB-\xbaH*r(2&^([A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)?$\x12\x1f\n\x0esource_time_us\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x06\x9a\xe7\x18\x02\x08\x01\"s\n\x0fGetItemResponse\x12\x0c\n\x04slug\x18\x01 \x01(\t\x12\x0e\n\x06locale\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01*y\n\x0bReceiptStep\x12\x1c\n\x18RECEIPT_STEP_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECEIPT_STEP_DELIVERED\x10\x01\x12\x17\n\x13RECEIPT_STEP_OPENED\x10\x02\x12\x17\n\x13RECEIPT_STEP_SHARED\x10\x03\x32\xc8\x02\n\x07\x43ontent\x12\x91\x01\n\x07GetItem\x12\".isthmus.content.v1.GetItemRequest\x1a#.isthmus.content.v1.GetItemResponse\"=\x92\xe7\x18\x1f\n\x0c\x65\x64ge-gateway(\x01\x30\xe8\x07:\x04\x08\x03\x10\x32@\x01H\x01P\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/content/{slug}\x12\x9a\x01\n\x0bTellReceipt\x12&.isthmus.content.v1.TellReceiptRequest\x1a\'.isthmus.content.v1.TellReceiptResponse\":\x92\xe7\x18\x1f\n\x0c\x65\x64ge-gateway(\x01\x30\xb8\x17:\x04\x08\x02\x10\x14@\x01H\x01P\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/receipts:\x01*\x1a\x0c\x8a\xe7\x18\x08\x08\x01\x12\x04\x65\x64geb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.content.v1.content_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['slug']._loaded_options = None
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\025r\023\020\001\030\200\0012\014^[a-z0-9-]+$'
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['delivery_id']._loaded_options = None
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['delivery_id']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['step']._loaded_options = None
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['step']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['source_time_us']._loaded_options = None
+  _globals['_TELLRECEIPTREQUEST'].fields_by_name['source_time_us']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_TELLRECEIPTREQUEST']._loaded_options = None
+  _globals['_TELLRECEIPTREQUEST']._serialized_options = b'\232\347\030\002\010\002'
+  _globals['_TELLRECEIPTRESPONSE']._loaded_options = None
+  _globals['_TELLRECEIPTRESPONSE']._serialized_options = b'\232\347\030\002\010\001'
   _globals['_GETITEMREQUEST'].fields_by_name['slug']._loaded_options = None
   _globals['_GETITEMREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\025r\023\020\001\030\200\0012\014^[a-z0-9-]+$'
   _globals['_GETITEMREQUEST'].fields_by_name['locale']._loaded_options = None
@@ -48,10 +60,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTENT']._serialized_options = b'\212\347\030\010\010\001\022\004edge'
   _globals['_CONTENT'].methods_by_name['GetItem']._loaded_options = None
   _globals['_CONTENT'].methods_by_name['GetItem']._serialized_options = b'\222\347\030\037\n\014edge-gateway(\0010\350\007:\004\010\003\0202@\001H\001P\001\202\323\344\223\002\024\022\022/v1/content/{slug}'
-  _globals['_GETITEMREQUEST']._serialized_start=148
-  _globals['_GETITEMREQUEST']._serialized_end=308
-  _globals['_GETITEMRESPONSE']._serialized_start=310
-  _globals['_GETITEMRESPONSE']._serialized_end=425
-  _globals['_CONTENT']._serialized_start=428
-  _globals['_CONTENT']._serialized_end=599
+  _globals['_CONTENT'].methods_by_name['TellReceipt']._loaded_options = None
+  _globals['_CONTENT'].methods_by_name['TellReceipt']._serialized_options = b'\222\347\030\037\n\014edge-gateway(\0010\270\027:\004\010\002\020\024@\001H\001P\001\202\323\344\223\002\021\"\014/v1/receipts:\001*'
+  _globals['_RECEIPTSTEP']._serialized_start=665
+  _globals['_RECEIPTSTEP']._serialized_end=786
+  _globals['_TELLRECEIPTREQUEST']._serialized_start=148
+  _globals['_TELLRECEIPTREQUEST']._serialized_end=352
+  _globals['_TELLRECEIPTRESPONSE']._serialized_start=354
+  _globals['_TELLRECEIPTRESPONSE']._serialized_end=383
+  _globals['_GETITEMREQUEST']._serialized_start=386
+  _globals['_GETITEMREQUEST']._serialized_end=546
+  _globals['_GETITEMRESPONSE']._serialized_start=548
+  _globals['_GETITEMRESPONSE']._serialized_end=663
+  _globals['_CONTENT']._serialized_start=789
+  _globals['_CONTENT']._serialized_end=1117
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +16,72 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReceiptStep:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReceiptStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReceiptStep.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECEIPT_STEP_UNSPECIFIED: _ReceiptStep.ValueType  # 0
+    RECEIPT_STEP_DELIVERED: _ReceiptStep.ValueType  # 1
+    RECEIPT_STEP_OPENED: _ReceiptStep.ValueType  # 2
+    RECEIPT_STEP_SHARED: _ReceiptStep.ValueType  # 3
+    """Passed on by its reader."""
+
+class ReceiptStep(_ReceiptStep, metaclass=_ReceiptStepEnumTypeWrapper): ...
+
+RECEIPT_STEP_UNSPECIFIED: ReceiptStep.ValueType  # 0
+RECEIPT_STEP_DELIVERED: ReceiptStep.ValueType  # 1
+RECEIPT_STEP_OPENED: ReceiptStep.ValueType  # 2
+RECEIPT_STEP_SHARED: ReceiptStep.ValueType  # 3
+"""Passed on by its reader."""
+Global___ReceiptStep: _TypeAlias = ReceiptStep  # noqa: Y015
+
+@_typing.final
+class TellReceiptRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLUG_FIELD_NUMBER: _builtins.int
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SOURCE_TIME_US_FIELD_NUMBER: _builtins.int
+    slug: _builtins.str
+    delivery_id: _builtins.str
+    """The sender's name for having sent this item to this reader once: not the reader's."""
+    step: Global___ReceiptStep.ValueType
+    source_time_us: _builtins.int
+    """When it happened at its source, microseconds since the epoch; 0: now."""
+    def __init__(
+        self,
+        *,
+        slug: _builtins.str = ...,
+        delivery_id: _builtins.str = ...,
+        step: Global___ReceiptStep.ValueType = ...,
+        source_time_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "slug", b"slug", "source_time_us", b"source_time_us", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellReceiptRequest: _TypeAlias = TellReceiptRequest  # noqa: Y015
+
+@_typing.final
+class TellReceiptResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TellReceiptResponse: _TypeAlias = TellReceiptResponse  # noqa: Y015
 
 @_typing.final
 class GetItemRequest(_message.Message):

@@ -40,6 +40,11 @@ class ContentStub:
                 request_serializer=isthmus_dot_content_dot_v1_dot_content__pb2.GetItemRequest.SerializeToString,
                 response_deserializer=isthmus_dot_content_dot_v1_dot_content__pb2.GetItemResponse.FromString,
                 _registered_method=True)
+        self.TellReceipt = channel.unary_unary(
+                '/isthmus.content.v1.Content/TellReceipt',
+                request_serializer=isthmus_dot_content_dot_v1_dot_content__pb2.TellReceiptRequest.SerializeToString,
+                response_deserializer=isthmus_dot_content_dot_v1_dot_content__pb2.TellReceiptResponse.FromString,
+                _registered_method=True)
 
 
 class ContentServicer:
@@ -52,6 +57,13 @@ class ContentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TellReceipt(self, request, context):
+        """Tells that an item which was sent to one reader arrived, was opened, or was passed on. Told twice, it is one receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ContentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_ContentServicer_to_server(servicer, server):
                     servicer.GetItem,
                     request_deserializer=isthmus_dot_content_dot_v1_dot_content__pb2.GetItemRequest.FromString,
                     response_serializer=isthmus_dot_content_dot_v1_dot_content__pb2.GetItemResponse.SerializeToString,
+            ),
+            'TellReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.TellReceipt,
+                    request_deserializer=isthmus_dot_content_dot_v1_dot_content__pb2.TellReceiptRequest.FromString,
+                    response_serializer=isthmus_dot_content_dot_v1_dot_content__pb2.TellReceiptResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,6 +106,33 @@ class Content:
             '/isthmus.content.v1.Content/GetItem',
             isthmus_dot_content_dot_v1_dot_content__pb2.GetItemRequest.SerializeToString,
             isthmus_dot_content_dot_v1_dot_content__pb2.GetItemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TellReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.content.v1.Content/TellReceipt',
+            isthmus_dot_content_dot_v1_dot_content__pb2.TellReceiptRequest.SerializeToString,
+            isthmus_dot_content_dot_v1_dot_content__pb2.TellReceiptResponse.FromString,
             options,
             channel_credentials,
             insecure,

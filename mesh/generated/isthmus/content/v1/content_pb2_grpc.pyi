@@ -34,6 +34,8 @@ class ContentStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContentAsyncStub: ...
     GetItem: _grpc.UnaryUnaryMultiCallable[_content_pb2.GetItemRequest, _content_pb2.GetItemResponse]
+    TellReceipt: _grpc.UnaryUnaryMultiCallable[_content_pb2.TellReceiptRequest, _content_pb2.TellReceiptResponse]
+    """Tells that an item which was sent to one reader arrived, was opened, or was passed on. Told twice, it is one receipt."""
 
 @_typing.type_check_only
 class ContentAsyncStub(ContentStub):
@@ -41,6 +43,8 @@ class ContentAsyncStub(ContentStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetItem: _aio.UnaryUnaryMultiCallable[_content_pb2.GetItemRequest, _content_pb2.GetItemResponse]  # type: ignore[assignment]
+    TellReceipt: _aio.UnaryUnaryMultiCallable[_content_pb2.TellReceiptRequest, _content_pb2.TellReceiptResponse]  # type: ignore[assignment]
+    """Tells that an item which was sent to one reader arrived, was opened, or was passed on. Told twice, it is one receipt."""
 
 class ContentServicer(metaclass=_abc_1.ABCMeta):
     """Serves versioned content items from the edge node's own snapshot."""
@@ -51,5 +55,13 @@ class ContentServicer(metaclass=_abc_1.ABCMeta):
         request: _content_pb2.GetItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_content_pb2.GetItemResponse, _abc.Awaitable[_content_pb2.GetItemResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TellReceipt(
+        self,
+        request: _content_pb2.TellReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_content_pb2.TellReceiptResponse, _abc.Awaitable[_content_pb2.TellReceiptResponse]]:
+        """Tells that an item which was sent to one reader arrived, was opened, or was passed on. Told twice, it is one receipt."""
 
 def add_ContentServicer_to_server(servicer: ContentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -188,6 +188,50 @@ class ContentView(_message.Message):
 Global___ContentView: _TypeAlias = ContentView  # noqa: Y015
 
 @_typing.final
+class ContentReceipt(_message.Message):
+    """What became of a content item that was sent to one reader, told by whoever sent it or by the page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_TIME_US_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TIME_US_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    SLUG_FIELD_NUMBER: _builtins.int
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    CRAWLER_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    source_time_us: _builtins.int
+    accepted_time_us: _builtins.int
+    node: _builtins.str
+    slug: _builtins.str
+    delivery_id: _builtins.str
+    """The sender's name for having sent this item to this reader once; 32 hexadecimal digits."""
+    step: _builtins.str
+    """delivered, opened or shared."""
+    crawler: _builtins.bool
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        source_time_us: _builtins.int = ...,
+        accepted_time_us: _builtins.int = ...,
+        node: _builtins.str = ...,
+        slug: _builtins.str = ...,
+        delivery_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        crawler: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_time_us", b"accepted_time_us", "crawler", b"crawler", "delivery_id", b"delivery_id", "event_id", b"event_id", "node", b"node", "slug", b"slug", "source_time_us", b"source_time_us", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentReceipt: _TypeAlias = ContentReceipt  # noqa: Y015
+
+@_typing.final
 class SpoolLedger(_message.Message):
     """What a node's spool did with the events of one topic that it accepted in one minute: one line of the ledger of
     conservation, which is balanced against what landed. Each line is told once; several of one minute add up.

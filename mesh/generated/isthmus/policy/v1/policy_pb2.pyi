@@ -184,6 +184,10 @@ class _DurabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Durability
     """Written to the spool (safe from the process), synced to the disk within 50 ms (safe from the power)."""
     DURABILITY_DURABLE: _Durability.ValueType  # 2
     """Synced to the disk before the answer leaves."""
+    DURABILITY_QUORUM: _Durability.ValueType  # 3
+    """Synced, and acknowledged by Kafka with all replicas in sync, before the answer leaves. While Kafka cannot be reached, as
+    DURABLE: the answer waits for it a second at most.
+    """
 
 class Durability(_Durability, metaclass=_DurabilityEnumTypeWrapper):
     """When an event counts as accepted."""
@@ -193,6 +197,10 @@ DURABILITY_BOUNDED: Durability.ValueType  # 1
 """Written to the spool (safe from the process), synced to the disk within 50 ms (safe from the power)."""
 DURABILITY_DURABLE: Durability.ValueType  # 2
 """Synced to the disk before the answer leaves."""
+DURABILITY_QUORUM: Durability.ValueType  # 3
+"""Synced, and acknowledged by Kafka with all replicas in sync, before the answer leaves. While Kafka cannot be reached, as
+DURABLE: the answer waits for it a second at most.
+"""
 Global___Durability: _TypeAlias = Durability  # noqa: Y015
 
 class _Direction:

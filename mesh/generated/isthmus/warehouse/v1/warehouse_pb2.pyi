@@ -297,6 +297,94 @@ class CustomerSegment(_message.Message):
 Global___CustomerSegment: _TypeAlias = CustomerSegment  # noqa: Y015
 
 @_typing.final
+class ReportContentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportContentRequest: _TypeAlias = ReportContentRequest  # noqa: Y015
+
+@_typing.final
+class ReportContentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def total(self) -> Global___ContentReach: ...
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentReach]:
+        """Keyed by the item's slug."""
+
+    def __init__(
+        self,
+        *,
+        total: Global___ContentReach | None = ...,
+        items: _abc.Iterable[Global___ContentReach] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportContentResponse: _TypeAlias = ReportContentResponse  # noqa: Y015
+
+@_typing.final
+class ContentReach(_message.Message):
+    """Deliveries of which something was told. Each counts once a step, however often it is told; what crawlers do does not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLUG_FIELD_NUMBER: _builtins.int
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    OPEN_RATE_FIELD_NUMBER: _builtins.int
+    SHARE_RATE_FIELD_NUMBER: _builtins.int
+    slug: _builtins.str
+    delivered: _builtins.int
+    opened: _builtins.int
+    """Of those delivered."""
+    shared: _builtins.int
+    """Of those opened."""
+    open_rate: _builtins.float
+    """opened over delivered; absent when nothing was delivered."""
+    share_rate: _builtins.float
+    """shared over opened; absent when nothing was opened."""
+    def __init__(
+        self,
+        *,
+        slug: _builtins.str = ...,
+        delivered: _builtins.int = ...,
+        opened: _builtins.int = ...,
+        shared: _builtins.int = ...,
+        open_rate: _builtins.float | None = ...,
+        share_rate: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_open_rate", b"_open_rate", "_share_rate", b"_share_rate", "open_rate", b"open_rate", "share_rate", b"share_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_open_rate", b"_open_rate", "_share_rate", b"_share_rate", "delivered", b"delivered", "open_rate", b"open_rate", "opened", b"opened", "share_rate", b"share_rate", "shared", b"shared", "slug", b"slug"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__open_rate: _TypeAlias = _typing.Literal["open_rate"]  # noqa: Y015
+    _WhichOneofArgType__open_rate: _TypeAlias = _typing.Literal["_open_rate", b"_open_rate"]  # noqa: Y015
+    _WhichOneofReturnType__share_rate: _TypeAlias = _typing.Literal["share_rate"]  # noqa: Y015
+    _WhichOneofArgType__share_rate: _TypeAlias = _typing.Literal["_share_rate", b"_share_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open_rate) -> _WhichOneofReturnType__open_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_rate) -> _WhichOneofReturnType__share_rate | None: ...
+
+Global___ContentReach: _TypeAlias = ContentReach  # noqa: Y015
+
+@_typing.final
 class ReportFreshnessRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

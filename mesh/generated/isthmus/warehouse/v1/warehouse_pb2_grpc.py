@@ -50,6 +50,11 @@ class WarehouseStub:
                 request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersRequest.SerializeToString,
                 response_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersResponse.FromString,
                 _registered_method=True)
+        self.ReportContent = channel.unary_unary(
+                '/isthmus.warehouse.v1.Warehouse/ReportContent',
+                request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportContentRequest.SerializeToString,
+                response_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportContentResponse.FromString,
+                _registered_method=True)
         self.ReportFreshness = channel.unary_unary(
                 '/isthmus.warehouse.v1.Warehouse/ReportFreshness',
                 request_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportFreshnessRequest.SerializeToString,
@@ -88,6 +93,13 @@ class WarehouseServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportContent(self, request, context):
+        """What became of content items that were sent to readers: open and share rates.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportFreshness(self, request, context):
         """How long clicks took from the edge to a queryable row.
         """
@@ -119,6 +131,11 @@ def add_WarehouseServicer_to_server(servicer, server):
                     servicer.ReportCustomers,
                     request_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersRequest.FromString,
                     response_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersResponse.SerializeToString,
+            ),
+            'ReportContent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportContent,
+                    request_deserializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportContentRequest.FromString,
+                    response_serializer=isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportContentResponse.SerializeToString,
             ),
             'ReportFreshness': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportFreshness,
@@ -213,6 +230,33 @@ class Warehouse:
             '/isthmus.warehouse.v1.Warehouse/ReportCustomers',
             isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersRequest.SerializeToString,
             isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportCustomersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportContent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.warehouse.v1.Warehouse/ReportContent',
+            isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportContentRequest.SerializeToString,
+            isthmus_dot_warehouse_dot_v1_dot_warehouse__pb2.ReportContentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class WarehouseStub:
     """
     ReportCustomers: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportCustomersRequest, _warehouse_pb2.ReportCustomersResponse]
     """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value."""
+    ReportContent: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportContentRequest, _warehouse_pb2.ReportContentResponse]
+    """What became of content items that were sent to readers: open and share rates."""
     ReportFreshness: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportFreshnessRequest, _warehouse_pb2.ReportFreshnessResponse]
     """How long clicks took from the edge to a queryable row."""
     ReportLanding: _grpc.UnaryUnaryMultiCallable[_warehouse_pb2.ReportLandingRequest, _warehouse_pb2.ReportLandingResponse]
@@ -59,6 +61,8 @@ class WarehouseAsyncStub(WarehouseStub):
     """
     ReportCustomers: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportCustomersRequest, _warehouse_pb2.ReportCustomersResponse]  # type: ignore[assignment]
     """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value."""
+    ReportContent: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportContentRequest, _warehouse_pb2.ReportContentResponse]  # type: ignore[assignment]
+    """What became of content items that were sent to readers: open and share rates."""
     ReportFreshness: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportFreshnessRequest, _warehouse_pb2.ReportFreshnessResponse]  # type: ignore[assignment]
     """How long clicks took from the edge to a queryable row."""
     ReportLanding: _aio.UnaryUnaryMultiCallable[_warehouse_pb2.ReportLandingRequest, _warehouse_pb2.ReportLandingResponse]  # type: ignore[assignment]
@@ -92,6 +96,14 @@ class WarehouseServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_warehouse_pb2.ReportCustomersResponse, _abc.Awaitable[_warehouse_pb2.ReportCustomersResponse]]:
         """Customers by how lately, how often and for how much they bought: recency, frequency, monetary value."""
+
+    @_abc_1.abstractmethod
+    def ReportContent(
+        self,
+        request: _warehouse_pb2.ReportContentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_warehouse_pb2.ReportContentResponse, _abc.Awaitable[_warehouse_pb2.ReportContentResponse]]:
+        """What became of content items that were sent to readers: open and share rates."""
 
     @_abc_1.abstractmethod
     def ReportFreshness(
