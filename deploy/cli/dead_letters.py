@@ -64,7 +64,7 @@ def show(dead_letter_id: int, as_json: Json = False) -> None:
 
 @app.command()
 def replay(ids: Ids = None, topic: Topic = "", cause: Cause = "", every: All = False, as_json: Json = False) -> None:
-    """Let dead letters land now, in the order of their records. Exit status 1 when some could not.
+    """Let dead letters cross now, in the order of their records. Exit status 1 when some could not.
 
     Repeating it changes nothing: a letter that has landed is settled, an event that is there is not doubled.
     """
@@ -73,7 +73,10 @@ def replay(ids: Ids = None, topic: Topic = "", cause: Cause = "", every: All = F
     if as_json:
         print_json(found)
     else:
-        console().print(f"landed {found['landed']}, were there already {found['duplicates']}, failed {found['failed']}")
+        console().print(
+            f"landed {found['landed']}, were there already {found['duplicates']}, sent outward again"
+            f" {found['sent_again']}, superseded {found['superseded']}, failed {found['failed']}"
+        )
         _print(found["letters"])
     if found["failed"]:
         raise typer.Exit(1)
@@ -131,7 +134,7 @@ async def _replay(selection: dict[str, Any]) -> dict[str, Any]:
     from isthmus.bridge.v1 import bridge_pb2 as pb
     from isthmus.bridge.v1.bridge_pb2_grpc import BridgeStub
 
-    landed = duplicates = 0
+    landed = duplicates = sent_again = superseded = 0
     failed: list[dict[str, Any]] = []
     request = pb.ReplayDeadLettersRequest(selection=pb.Selection(**selection))
     async with channels("bridge-inbound") as (channel, *_):
@@ -139,11 +142,20 @@ async def _replay(selection: dict[str, Any]) -> dict[str, Any]:
             answer = await BridgeStub(channel).ReplayDeadLetters(request)
             landed += answer.landed
             duplicates += answer.duplicates
+            sent_again += answer.sent_again
+            superseded += answer.superseded
             failed += map(_letter, answer.failed)
             if not answer.next_after_id:
                 break
             request.after_id = answer.next_after_id
-    return {"landed": landed, "duplicates": duplicates, "failed": len(failed), "letters": failed}
+    return {
+        "landed": landed,
+        "duplicates": duplicates,
+        "sent_again": sent_again,
+        "superseded": superseded,
+        "failed": len(failed),
+        "letters": failed,
+    }
 
 
 async def _drop(selection: dict[str, Any], reason: str) -> int:

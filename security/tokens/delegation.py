@@ -32,7 +32,9 @@ class Delegation:
         known = self._made.get(name)
         if known is not None and known[1] - self._clock.now_us() // 1_000_000 >= LEFT_S_MIN:
             return known[0]
-        answer = await self._gateway.ExchangeToken(gateway_pb2.ExchangeTokenRequest(subject_token=token, method=method.path))
+        answer = await self._gateway.ExchangeToken(
+            gateway_pb2.ExchangeTokenRequest(subject_token=token, method=method.path)
+        )
         authorization = f"Bearer {answer.token}"
         self._made[name] = (authorization, answer.expires)
         self._made.move_to_end(name)

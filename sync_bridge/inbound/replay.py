@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+import psycopg
+
 from sync_bridge.inbound.decoder import Decoder
 from sync_bridge.inbound.domain import Partition, Refused, Tally
 from sync_bridge.inbound.store import Store
@@ -48,6 +50,9 @@ class _Record:
 class Replayed:
     landed: int = 0
     duplicates: int = 0
+    # Outward: back in the outbox, for the gate to look at; and of no use any more, for there is a newer state.
+    sent_again: int = 0
+    superseded: int = 0
     failed: list[Letter] = field(default_factory=list)
     # Behind which letter the rest of the selection waits; 0: there is no rest.
     next_after_id: int = 0
@@ -65,6 +70,9 @@ def replay(store: Store, decoder: Decoder, selection: Selection, after_id: int =
         tallies: dict[Partition, Tally] = {}
         for letter, content in letters:
             record = _Record(letter, content)
+            if letter.direction == "outward":
+                _send_again(connection, letter, outcome)
+                continue
             try:
                 landed = _land(store, decoder, record)
             except Refused as refused:
@@ -88,10 +96,20 @@ def replay(store: Store, decoder: Decoder, selection: Selection, after_id: int =
     return outcome
 
 
+def _send_again(connection: psycopg.Connection, letter: Letter, outcome: Replayed) -> None:
+    """Put what the letter holds into the outbox, behind nothing that is newer. The gate has the last word again."""
+    ((became,),) = connection.execute("SELECT bridge.send_again(%s)", (letter.dead_letter_id,)).fetchall()
+    if became == "sent":
+        outcome.sent_again += 1
+    elif became == "superseded":
+        outcome.superseded += 1
+    else:
+        detail = "a newer state of the same key waits in the outbox, and settles this letter when it is sent"
+        outcome.failed.append(settlement.fail_again(connection, letter.dead_letter_id, letter.cause, detail))
+
+
 def _land(store: Store, decoder: Decoder, record: _Record) -> int:
     """Rows that landed: 1, or 0 when the event is there already. Raises Refused."""
-    if record.letter.direction != "inward":
-        raise Refused("OUTWARD", "what was stopped on its way out is published again by its owner, not replayed")
     try:
         table = decoder.table(record.topic())
     except KeyError:

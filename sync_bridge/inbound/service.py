@@ -89,6 +89,8 @@ class BridgeService(bridge_pb2_grpc.BridgeServicer):
             duplicates=done.duplicates,
             failed=map(_letter, done.failed),
             next_after_id=done.next_after_id,
+            sent_again=done.sent_again,
+            superseded=done.superseded,
         )
 
     async def DropDeadLetters(

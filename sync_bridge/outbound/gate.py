@@ -52,6 +52,10 @@ class Gate:
         """Full name of the message that `topic` carries. Raises KeyError for a topic that is not outward."""
         return self._events[topic][0].message
 
+    def compacted(self, topic: str) -> bool:
+        """Whether only the newest record of a key counts. Raises KeyError for a topic that is not outward."""
+        return self._events[topic][0].compacted
+
     def admit(self, topic: str, key: str, payload: bytes | None) -> bytes | None:
         """The bytes to send for this record: made anew from what was checked, so nothing else can ride along.
 

@@ -109,7 +109,8 @@ class Relay:
             if error.args[0].txn_requires_abort():
                 producer.abort_transaction(self._settings.outbound_send_s_max)
             raise
-        self._store.remove([row.seq for row in rows], letters, records)
+        newest = [row for row in sent if self._gate.compacted(row.topic)]
+        self._store.remove([row.seq for row in rows], letters, records, newest)
         now_ms = self._clock.now_us() / 1000
         for row in sent:
             self._meters.sent(row.topic, (now_ms - row.created_ms) / 1000)

@@ -69,10 +69,22 @@ class Store:
         """The oldest rows, in their order."""
         return [Row(*values) for values in self._connection.execute(_READ, (self._within, limit), binary=True)]
 
-    def remove(self, seqs: Sequence[int], letters: Sequence[DeadLetter], records: Sequence[AuditRecord] = ()) -> None:
-        """Take rows out of the outbox that were sent, or are buried and put on record in the same transaction."""
+    def remove(
+        self,
+        seqs: Sequence[int],
+        letters: Sequence[DeadLetter],
+        records: Sequence[AuditRecord] = (),
+        newest: Sequence[Row] = (),
+    ) -> None:
+        """Take rows out of the outbox that were sent, or are buried and put on record in the same transaction.
+
+        newest: those sent that make older letters of their keys worthless.
+        """
         with self._connection.transaction():
             bury(self._connection, letters)
+            if newest:
+                places = ([row.topic for row in newest], [row.key for row in newest], [row.seq for row in newest])
+                self._connection.execute("SELECT bridge.supersede(%s::text[], %s::text[], %s::bigint[])", places)
             if records:
                 self._connection.execute(INSERT, parameters(records))
             self._connection.execute("DELETE FROM outbox.event WHERE seq = ANY(%s)", (list(seqs),))

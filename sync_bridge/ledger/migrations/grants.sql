@@ -18,5 +18,7 @@ BEGIN
 END $$;
 -- What was stopped on its way out is buried, and read by the other direction's operator.
 GRANT INSERT ON bridge.dead_letter TO isthmus_bridge_outbound;
+GRANT EXECUTE ON FUNCTION bridge.supersede TO isthmus_bridge_outbound;
+GRANT EXECUTE ON FUNCTION bridge.send_again TO isthmus_bridge_inbound;
 -- The one thing of this schema that another room may read.
 GRANT SELECT ON bridge.landing TO isthmus_warehouse;

@@ -286,11 +286,17 @@ class ReplayDeadLettersResponse(_message.Message):
     DUPLICATES_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     NEXT_AFTER_ID_FIELD_NUMBER: _builtins.int
+    SENT_AGAIN_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
     landed: _builtins.int
     duplicates: _builtins.int
     """They were there already."""
     next_after_id: _builtins.int
     """More of the selection wait behind the last one tried: repeat the call with this."""
+    sent_again: _builtins.int
+    """Of those that were stopped on their way outward: put back into the outbox, where the gate looks at them again."""
+    superseded: _builtins.int
+    """Dropped, for a newer state of the same key is a letter as well."""
     @_builtins.property
     def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
         """Those that could not land this time either, as they are now."""
@@ -302,10 +308,12 @@ class ReplayDeadLettersResponse(_message.Message):
         duplicates: _builtins.int = ...,
         failed: _abc.Iterable[Global___DeadLetter] | None = ...,
         next_after_id: _builtins.int = ...,
+        sent_again: _builtins.int = ...,
+        superseded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "failed", b"failed", "landed", b"landed", "next_after_id", b"next_after_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "failed", b"failed", "landed", b"landed", "next_after_id", b"next_after_id", "sent_again", b"sent_again", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
