@@ -21,7 +21,7 @@ from chaos.load.arrivals import Arrivals, poisson
 from chaos.load.client import PublicClient
 from chaos.load.outcomes import CallFailed, Outcomes
 from chaos.load.rows import read_rows
-from chaos.load.storefront import CLIENT_ID, SCOPE, Storefront
+from chaos.load.storefront import CLIENT_ID, SCOPE, Storefront, personal
 from chaos.load.timeline import Timeline
 from chaos.load.token import PatientToken
 from chaos.load.traffic import JSON, PREFIX, Traffic, slot_of
@@ -54,6 +54,8 @@ class Crowd:
         self.run = secrets.token_hex(4)
         self.timeline = Timeline()
         self.ledger = Ledger()
+        # Microseconds since the epoch: before the first member, and before the traffic.
+        self.opened_us = 0
         self.began_us = 0
         self.refused = 0
         self._registered = 0
@@ -71,6 +73,7 @@ class Crowd:
         Raises:
             DrillRefused: the mesh does not take it.
         """
+        self.opened_us = time.time_ns() // 1000
         rows = read_rows(None, None, self._target.settings.cache, ROWS_MAX)
         home = self._target.home
         root = home.root / "ca" / "public" / "root.pem"
@@ -98,7 +101,8 @@ class Crowd:
     @property
     def personal(self) -> tuple[bytes, ...]:
         """Personal values of this run's members, as the storefront made them up."""
-        return tuple(f"Customer {PREFIX}-{self.run}-{n}".encode() for n in range(self._registered))
+        made_up = (personal(self.run, self._customer(number), number) for number in range(self._registered))
+        return tuple(value.encode() for one in made_up for value in one.values())
 
     async def register_one(self) -> str:
         """A new member's id.
@@ -108,7 +112,7 @@ class Crowd:
         """
         number = self._registered
         self._registered += 1
-        return await self._shop.register(f"{PREFIX}-{self.run}-{number}", number)
+        return await self._shop.register(self._customer(number), number)
 
     def begin(self) -> None:
         self.began_us = time.time_ns() // 1000
@@ -137,6 +141,9 @@ class Crowd:
         if self._watching is not None:
             self._watching.cancel()
         await self._stack.aclose()
+
+    def _customer(self, number: int) -> str:
+        return f"{PREFIX}-{self.run}-{number}"
 
     def _arrive(self, rate_per_s: float, send: Callable[[float], Awaitable[None]]) -> Arrivals:
         arrivals = Arrivals(poisson(rate_per_s, self._seed + len(self._arrivals)), send)

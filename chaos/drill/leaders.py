@@ -29,9 +29,8 @@ def leader(target: Target, workload: str) -> str:
     if workload != broker.WORKLOAD:
         raise NoLeader(f"{workload} has no node that leads the others", "Name a process")
     brokers = target.table.of(workload)
-    bootstrap = ",".join(str(one.listen("kafka")) for one in brokers)
     try:
-        admin = broker.admin(target.home.identity(brokers[0].name), bootstrap)
+        admin = broker.admin(target.kafka_identity, target.kafka_bootstrap)
         topics = admin.list_topics(timeout=METADATA_S).topics.values()
     except KafkaException as error:
         raise NoLeader(f"Kafka does not say who leads: {error}", "See its log") from error

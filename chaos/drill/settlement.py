@@ -11,11 +11,13 @@ import stamina
 
 from chaos.checkers import audit
 from chaos.checkers.oracle import Findings, judge, lost_events
-from chaos.checkers.personal import sightings
+from chaos.checkers.personal import TopicsUnread, in_topics, sightings
 from chaos.checkers.verdict import Check
 from chaos.drill.crowd import Crowd
 from chaos.drill.spec import Expect
 from chaos.drill.target import Target
+from deploy.local.kafka import broker
+from deploy.local.topics import crossing
 from mesh.errors import MeshError
 
 READ_ATTEMPTS = 6
@@ -67,7 +69,7 @@ async def settled(crowd: Crowd, target: Target, expect: Expect, measured: Measur
     findings.ledger_reads, findings.unbalanced = crowd.ledger.reads, crowd.ledger.unbalanced
     findings.leaves = await _leaves(crowd)
     findings.audit_verifies = await audit.verifies(target.home.root)
-    findings.personal_in_public = await asyncio.to_thread(sightings, _public_files(target), crowd.personal)
+    findings.personal_in_public = await asyncio.to_thread(_personal_in_public, target, crowd)
     books = await asked(crowd.books)
     freshness = await asked(crowd.freshness)
     return Outcome(
@@ -98,9 +100,19 @@ async def _leaves(crowd: Crowd) -> dict[str, set[str]]:
         await asyncio.sleep(1.0)
 
 
+def _personal_in_public(target: Target, crowd: Crowd) -> list[str]:
+    found, topics = sightings(_public_files(target), crowd.personal), [event.topic for event in crossing()]
+    settings = broker.client_settings(target.kafka_identity, target.kafka_bootstrap)
+    try:
+        return found + in_topics(settings, topics, crowd.opened_us // 1000, crowd.personal)
+    except TopicsUnread as error:
+        return [*found, str(error)]
+
+
 def _public_files(target: Target) -> list[Path]:
+    """What the public zone keeps and says: data, spools, snapshots, logs."""
     home, public = target.home, [one.name for one in target.table.processes if one.zone == "public"]
-    places = [place for name in public for place in (home.data(name), home.log(name))]
+    places = [at for name in public for at in (home.data(name), home.spool(name), home.run(name), home.log(name))]
     return [place for place in places if place.exists()]
 
 

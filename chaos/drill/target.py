@@ -5,6 +5,7 @@ import math
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from isthmus.control.v1 import control_pb2 as pb
@@ -13,6 +14,7 @@ from chaos.drill.errors import DrillRefused, MeshUnwell
 from deploy.local import door, links, overriding, processes, topology
 from deploy.local.errors import NotRunning
 from deploy.local.health import NotReady, probe
+from deploy.local.kafka import broker
 from deploy.local.mesh import urls
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.topology import Process, Topology
@@ -43,6 +45,16 @@ class Target:
     def nodes(self) -> dict[str, str]:
         """Every process that runs or should run, with its workload."""
         return {one.name: one.workload for one in self._processes()}
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        own = ",".join(str(listen) for one in self.table.of(broker.WORKLOAD) if (listen := one.listen("kafka")))
+        return self.settings.kafka_bootstrap or own
+
+    @property
+    def kafka_identity(self) -> Path:
+        """The brokers' own, which may read and change everything."""
+        return self.home.identity(self.table.of(broker.WORKLOAD)[0].name)
 
     def of(self, workload: str) -> list[str]:
         return [name for name, its in self.nodes.items() if its == workload]

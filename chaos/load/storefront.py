@@ -87,13 +87,7 @@ class Storefront:
 
     async def register(self, customer: str, number: int) -> str:
         """Register a customer of the file under made-up personal data; returns the member's id."""
-        body = {
-            "idempotency_key": f"{self._run}-member-{customer}",
-            # A run's numbers are apart from another run's, and all are valid Chinese mobile numbers.
-            "phone": f"+8613{(int(self._run, 16) + number) % 10**9:09}",
-            "name": f"Customer {customer}",
-            "address": f"{number} Isthmus Road",
-        }
+        body = {"idempotency_key": f"{self._run}-member-{customer}", **personal(self._run, customer, number)}
         answer = await self._call("member", "POST", "/v1/members", msgspec.json.encode(body), _Registered)
         return answer.member_id
 
@@ -157,6 +151,16 @@ class Storefront:
         if answer.status != 200:
             raise answer.refused()
         return answer
+
+
+def personal(run: str, customer: str, number: int) -> dict[str, str]:
+    """Made-up personal data of a run's customer, the same at every call."""
+    return {
+        # A run's numbers are apart from another run's, and all are valid Chinese mobile numbers.
+        "phone": f"+8613{(int(run, 16) + number) % 10**9:09}",
+        "name": f"Customer {customer}",
+        "address": f"{number} Isthmus Road",
+    }
 
 
 def _json(message: Message) -> bytes:

@@ -49,6 +49,10 @@ class Home:
     def data(self, process: str) -> Path:
         return self.root / "data" / process
 
+    def spool(self, process: str) -> Path:
+        """Of an edge node: events that Kafka has not taken yet."""
+        return self.root / "spool" / process
+
     def sockets(self, process: str) -> Path:
         """Directory of a process' Unix sockets: in its run directory, or under /tmp when that path is too long."""
         inside = self.run(process) / "sockets"
