@@ -8,11 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mesh.control.history import Configuration, History
-from mesh.control.snapshot import CONFIGURATION, Snapshot
+from mesh.control.snapshot import CONFIGURATION, RETIRING, Snapshot
 from mesh.logs import logger
 
 _REJECTIONS_KEPT: Final = 100
 _VERSIONS_KEPT: Final = 256
+# Clients that ask by name acknowledge a part, so what is refused may have been called good: there is one behind it.
+_GOOD_KEPT: Final = 4
+# What has been good for so long is not taken from everybody because one refuses it.
+SETTLED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Rejection:
 class _Group:
     offered: Snapshot | None = None
     current: Snapshot | None = None
-    good: Snapshot | None = None
+    # Acknowledged as a whole, the newest last, and since when by the monotonic clock.
+    kept: deque[tuple[Snapshot, float]] = field(default_factory=lambda: deque(maxlen=_GOOD_KEPT))
     # (type, version), oldest first.
     acknowledged: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KEPT))
     refused: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_VERSIONS_KEPT))
@@ -40,15 +45,41 @@ class _Group:
     attempts: dict[str, int] = field(default_factory=dict)
     streams: set[asyncio.Event] = field(default_factory=set)
 
+    @property
+    def good(self) -> Snapshot | None:
+        """The newest that was acknowledged as a whole and has not been refused since."""
+        return next((each for each, _ in reversed(self.kept) if not self.refuses(each)), None)
+
+    def refuses(self, snapshot: Snapshot) -> bool:
+        return any((kind, snapshot.versions[kind]) in self.refused for kind in CONFIGURATION)
+
+    def keep(self, snapshot: Snapshot, now: float) -> None:
+        """It is good, with the endpoints of now."""
+        since = next((since for each, since in self.kept if each.same_configuration(snapshot)), now)
+        others = [(each, since) for each, since in self.kept if not each.same_configuration(snapshot)]
+        self.kept.clear()
+        self.kept.extend((*others, (snapshot, since)))
+
+    def settled(self, kind: str, version: str, now: float) -> bool:
+        """Whether this has been good for a while."""
+        return any(each.versions[kind] == version and now - since > SETTLED_S for each, since in self.kept)
+
 
 class SnapshotCache:
     """What each group is told now.
 
-    A configuration becomes good when every type of it has been acknowledged. One that is refused is marked so and
-    never offered again; its group goes back to the last good configuration, with the endpoints of now.
+    A configuration becomes good when every type of it has been acknowledged. Of clients that ask by name each sees but
+    a part, so for a while it can still be refused. One that is refused is marked so and never offered again; its group
+    goes back to the last good configuration, with the endpoints of now.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time, history: History | None = None) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        history: History | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monotonic = monotonic
         self._groups: dict[str, _Group] = {}
         self.history = history or History(now=now)
         self._now = now
@@ -70,7 +101,8 @@ class SnapshotCache:
     def restore(self, group: str, good: Snapshot | None) -> None:
         """Take up what an earlier life of this control plane knew: the last good snapshot, and what was refused."""
         state = self._groups.setdefault(group, _Group())
-        state.good = good
+        if good is not None:
+            state.keep(good, float("-inf"))
         state.refused.extend(self.history.refused(group))
 
     def set(self, group: str, snapshot: Snapshot, source: Configuration | None = None) -> None:
@@ -79,7 +111,7 @@ class SnapshotCache:
         if state.attempts:
             snapshot = replace(snapshot, attempt=state.attempts.get(snapshot.configuration, 0))
         state.offered = snapshot
-        if not _refuses(state, snapshot):
+        if not state.refuses(snapshot):
             self.history.offered(group, snapshot, source)
         self._choose(state)
         current, good = state.current, state.good
@@ -100,26 +132,30 @@ class SnapshotCache:
             state.acknowledged.append((kind, version))
         current = state.current
         if current and all((each, current.versions[each]) in state.acknowledged for each in CONFIGURATION):
-            state.good = current
+            state.keep(current, self._monotonic())
             self.history.accepted(group, current)
 
     def reject(self, group: str, node: str, kind: str, version: str, reason: str) -> None:
-        """Record a NACK and take the group back to what was good."""
+        """Record a NACK and take the group back to what was good; what has long been good stays."""
         self.rejected += 1
         self.rejections.append(Rejection(group, node, kind, version, reason, self._now()))
         self._log.error("configuration rejected", group=group, node_id=node, type=kind, version=version, reason=reason)
         state = self._groups[group]
-        if kind in CONFIGURATION:
-            state.refused.append((kind, version))
-            if state.current is not None and state.current.versions[kind] == version:
-                self.history.rejected(group, state.current.configuration, node, kind, version, reason)
+        # Clusters that go were taken before: it is one of the new ones that is refused.
+        refused = (kind, version.removesuffix(RETIRING))
+        if kind in CONFIGURATION and not state.settled(*refused, self._monotonic()):
+            state.refused.append(refused)
+            if refused in state.acknowledged:
+                state.acknowledged.remove(refused)
+            if state.current is not None and refused in state.current.versions.items():
+                self.history.rejected(group, state.current.configuration, node, *refused, reason)
             self._choose(state)
 
     def retry(self, group: str, configuration: str) -> bool:
         """Offer once more what was refused. False when it is not what the group is to be told, or was not refused."""
         state = self._groups.get(group)
         offered = state.offered if state is not None else None
-        if state is None or offered is None or offered.configuration != configuration or not _refuses(state, offered):
+        if state is None or offered is None or offered.configuration != configuration or not state.refuses(offered):
             return False
         kept = [each for each in state.refused if each not in offered.versions.items()]
         state.refused.clear()
@@ -136,7 +172,7 @@ class SnapshotCache:
         offered = state.offered
         if offered is None:
             return
-        refused = _refuses(state, offered)
+        refused = state.refuses(offered)
         if refused and state.good is not None:
             chosen = state.good.with_endpoints_of(offered)
         elif refused and state.current is not None:
@@ -155,7 +191,3 @@ class SnapshotCache:
 def _same(one: Snapshot, other: Snapshot) -> bool:
     # What sub-zones are told follows from the whole, once it is told to the same ones.
     return (one.versions, one.attempt, one.near.keys()) == (other.versions, other.attempt, other.near.keys())
-
-
-def _refuses(state: _Group, snapshot: Snapshot) -> bool:
-    return any((kind, snapshot.versions[kind]) in state.refused for kind in CONFIGURATION)

@@ -89,10 +89,17 @@ class Assignments:
 
 
 def with_endpoints(
-    view: View, resources: Mapping[str, Resources], state: StateOf, known: Assignments | None = None
+    view: View,
+    resources: Mapping[str, Resources],
+    state: StateOf,
+    known: Assignments | None = None,
+    also: Iterable[str] = (),
 ) -> Snapshot:
-    """The snapshot of a configuration and the endpoints of now: one assignment for each cluster and each sub-zone."""
-    assignments, names = known or Assignments(), resources[CLUSTER]
+    """The snapshot of a configuration and the endpoints of now: one assignment for each cluster and each sub-zone.
+
+    also: clusters that this configuration has not, and that the group may have to go back to.
+    """
+    assignments, names = known or Assignments(), {*resources[CLUSTER], *also}
     snapshot = Snapshot.of({**resources, ENDPOINTS: assignments.of(view, names, state)})
     return snapshot.with_near({near: assignments.of(view, names, state, near) for near in view.sub_zones})
 

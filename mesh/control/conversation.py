@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from envoy.service.discovery.v3 import discovery_pb2
 
-from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ORDER, ROUTES, Resource, Snapshot, version
+from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ORDER, RETIRING, ROUTES, Resource, Snapshot, version
 
 # A client that acknowledges clusters and then never asks for their endpoints must not hold up its routes for ever.
 WARM_WITHIN_S: Final = 5.0
@@ -17,7 +17,6 @@ WARM_WITHIN_S: Final = 5.0
 ANSWER_WITHIN_S: Final = 60.0
 NAMES_MAX: Final = 4096
 _WILDCARD: Final = "*"
-_RETIRING: Final = ".retiring"
 _MAY_BE_WILDCARD: Final = frozenset({CLUSTER, LISTENER})
 _REFERRERS: Final = (LISTENER, ROUTES)
 
@@ -176,7 +175,7 @@ class Conversation:
         subscription.sent_at = now
         subscription.nonce = str(self._nonce)
         subscription.digest = _digest(resources, snapshot)
-        subscription.version = snapshot.versions[kind] + (_RETIRING if retiring else "")
+        subscription.version = snapshot.versions[kind] + (RETIRING if retiring else "")
         if kind == CLUSTER:
             self._clusters = resources
         return discovery_pb2.DiscoveryResponse(

@@ -23,7 +23,7 @@ from mesh.control.registry import Endpoint, Registry
 from mesh.control.resources.view import View
 from mesh.control.service import ControlService
 from mesh.control.settings import ControlSettings
-from mesh.control.snapshot import Resources, Snapshot
+from mesh.control.snapshot import CLUSTER, Resources, Snapshot
 from mesh.control.status import REASON_CHARACTERS_MAX
 from mesh.control.validation import EnvoyValidator
 from mesh.guard import ANY_OF_ZONE
@@ -162,7 +162,9 @@ class Planner:
                 await self._configure(view, group)
             known = self._configured.get(group)
             if known is not None:
-                snapshot = with_endpoints(view, known.resources, self.health.state, self._assignments)
+                good = self._cache.good(group)
+                also = good.resources[CLUSTER] if good is not None else ()
+                snapshot = with_endpoints(view, known.resources, self.health.state, self._assignments, also)
                 self._cache.set(group, snapshot, known.source)
         for group, refused in retries.items():
             self._cache.retry(group, refused)

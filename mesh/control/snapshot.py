@@ -19,6 +19,9 @@ ORDER: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 # All but ENDPOINTS, which change with every probe and are no configuration.
 CONFIGURATION: Final = (CLUSTER, LISTENER, ROUTES)
 
+# What a version ends with where clusters that go are told beside those that stay.
+RETIRING: Final = ".retiring"
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:

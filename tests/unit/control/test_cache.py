@@ -2,8 +2,9 @@
 
 import asyncio
 
-from mesh.control.cache import SnapshotCache
-from mesh.control.snapshot import CLUSTER, CONFIGURATION, ENDPOINTS, LISTENER, Snapshot
+from mesh.control.cache import SETTLED_S, SnapshotCache
+from mesh.control.history import Fate
+from mesh.control.snapshot import CLUSTER, CONFIGURATION, ENDPOINTS, LISTENER, RETIRING, Snapshot
 from tests.unit.control.test_conversation import snapshot
 
 GROUP = "edge-gateway"
@@ -84,3 +85,45 @@ def test_streams_hear_of_changes_and_of_nothing_else() -> None:
 def test_the_same_content_has_the_same_version() -> None:
     assert snapshot(["a", "b"]).versions == snapshot(["b", "a"]).versions
     assert snapshot(["a"]).versions != snapshot(["b"]).versions
+
+
+def test_a_refusal_of_new_clusters_told_beside_those_that_go_is_one_of_the_configuration() -> None:
+    cache = SnapshotCache()
+    first, bad = snapshot(["a"]), snapshot(["b"], mark=1)
+    acknowledged(cache, first)
+    cache.set(GROUP, bad)
+    cache.reject(GROUP, "n", CLUSTER, bad.versions[CLUSTER] + RETIRING, "no")
+    current = cache.get(GROUP)
+    assert current is not None
+    assert current.same_configuration(first)
+    assert [change.fate for change in cache.history.changes] == [Fate.GOOD, Fate.REJECTED]
+
+
+def test_what_one_client_took_in_part_is_taken_back_when_another_refuses_the_rest() -> None:
+    cache = SnapshotCache()
+    first, bad = snapshot(["a"]), snapshot(["a", "b"], mark=1)
+    acknowledged(cache, first)
+    acknowledged(cache, bad)
+    assert cache.good(GROUP) is bad
+    cache.reject(GROUP, "n", CLUSTER, bad.versions[CLUSTER], "no")
+    current = cache.get(GROUP)
+    assert current is not None
+    assert current.same_configuration(first)
+    kept = cache.good(GROUP)
+    assert kept is not None
+    assert kept.same_configuration(first)
+
+
+def test_nobody_takes_from_everybody_what_has_long_been_good() -> None:
+    passed = 0.0
+    cache = SnapshotCache(monotonic=lambda: passed)
+    first, second = snapshot(["a"]), snapshot(["a"], mark=1)
+    acknowledged(cache, first)
+    acknowledged(cache, second)
+    passed = SETTLED_S + 1
+    for known in (second, first):
+        for kind in CONFIGURATION:
+            cache.reject(GROUP, "n", kind, known.versions[kind], "no")
+    assert cache.get(GROUP) is second
+    assert len(cache.rejections) == 6
+    assert [change.fate for change in cache.history.changes] == [Fate.GOOD, Fate.GOOD]
