@@ -13,14 +13,18 @@ from chaos.checkers.keys import ROOT_WITHIN_S, root_rotated, rotated
 from chaos.drill import current
 from chaos.drill.leaders import leader
 from chaos.drill.session import Session
+from chaos.drill.topics import deletion_refused
 from deploy.local.errors import LauncherError
 from mesh.errors import MeshError
 
 __all__ = [
+    "add_nodes",
+    "delete_topic",
     "disturb_calls",
     "disturb_link",
     "exhaust_files",
     "exhaust_memory",
+    "fill_disk",
     "freeze",
     "freeze_primary",
     "heal",
@@ -35,8 +39,11 @@ __all__ = [
     "lose_patience",
     "rotate_data_keys",
     "rotate_root",
+    "skew_clock",
+    "slow_disk_of_primary",
     "spoil_identity",
     "starve",
+    "steal_identity",
     "surge",
     "wait_ready",
 ]
@@ -81,8 +88,41 @@ def starve(process: str, share: float, for_s: float) -> list[str]:
     return _broken("starve", [process], for_s, share=share)
 
 
+def skew_clock(process: str, seconds: float, for_s: float) -> list[str]:
+    """Start one of the mesh's own processes anew with its clock so many seconds ahead; negative: behind. Healed by
+    starting it with the right one."""
+    return _broken("skew-clock", [process], for_s, seconds=seconds)
+
+
+def fill_disk(process: str, free_bytes: int, for_s: float) -> list[str]:
+    """Start a process anew on a disk of its own with no more than so much room. Where root. Healed by giving it back
+    all the room there is, with what it kept."""
+    return _broken("fill-disk", [process], for_s, free_bytes=free_bytes)
+
+
+def slow_disk_of_primary(workload: str, latency_ms: float, for_s: float) -> list[str]:
+    """Let every commit of the database wait so much longer for its disk, 100 ms at most. Returns the primary's name."""
+    return _broken("slow-disk", [_primary(workload)], for_s, latency_ms=latency_ms)
+
+
+def delete_topic(topic: str) -> str:
+    """Ask for a topic to be deleted, as the brokers' own identity, which may do anything. Fails when it is done."""
+    session = _session()
+    with session.window(f"topic {topic}: deletion asked for"):
+        refusal = deletion_refused(session.target, topic)
+    if not refusal:
+        raise ActivityFailed(f"{topic} was deleted; make it anew with `python -m deploy.local.topics`")
+    return refusal
+
+
+def steal_identity(process: str) -> list[str]:
+    """Let somebody keep a copy of a process' certificate and key. It changes nothing, so it needs no undoing."""
+    return _broken("steal-identity", [process], None)
+
+
 def spoil_identity(process: str, how: str, for_s: float) -> list[str]:
-    """Give a process a certificate that is `expired` or a `stranger`'s. Healed by giving it back the one it had.
+    """Give a process a certificate that is `expired`, a `stranger`'s, or `revoked`: the stolen one, of a root that has
+    been replaced since. Healed by giving it back the one it had.
 
     Its zone's identity agent would replace it within a second: hold or freeze that first.
     """
@@ -137,13 +177,16 @@ def disturb_link(
     jitter_ms: float = 0.0,
     bytes_per_s: float | None = None,
     directions: list[str] | None = None,
+    loss: float = 0.0,
 ) -> str:
-    """Disturb what crosses between the zones: `core` (edge gateway to core gateway) or `kafka` (bridges to broker).
+    """Disturb what crosses between the zones: `core` (edge gateway to core gateway) or `kafka` (bridges to broker); or
+    what the rooms say to their `database`.
 
-    `mode` is black-hole (nothing arrives until it is healed), reset (connections are torn) or slow (latency_ms,
-    jitter_ms, bytes_per_s). `directions`: there (from who connects), back, or both.
+    `mode` is black-hole (nothing arrives until it is healed), reset (connections are torn), half-open (the far side
+    forgets them and the near side is not told), lossy (`loss`, a share of what is sent, tears its connection) or slow
+    (latency_ms, jitter_ms, bytes_per_s). `directions`: there (from who connects), back, or both.
     """
-    fault = {"mode": mode, "latency_ms": latency_ms, "jitter_ms": jitter_ms, "bytes_per_s": bytes_per_s}
+    fault = {"mode": mode, "latency_ms": latency_ms, "jitter_ms": jitter_ms, "bytes_per_s": bytes_per_s, "loss": loss}
     session = _session()
     try:
         session.break_link(link, for_s, directions=directions or ["there", "back"], **fault)
@@ -182,6 +225,16 @@ def rotate_root(zone: str) -> str:
     if not done:
         raise ActivityFailed(f"the root of the {zone} zone was not rotated")
     return zone
+
+
+def add_nodes(workload: str, nodes: int, for_s: float) -> str:
+    """Let spare nodes of a workload run, before there is much to do. They are drained when it is healed. Returns at
+    once: see wait_ready."""
+    try:
+        _session().add_nodes(workload, nodes, for_s)
+    except LauncherError as error:
+        raise ActivityFailed(str(error)) from error
+    return f"{nodes} of {workload}"
 
 
 def surge(times: float, for_s: float) -> float:

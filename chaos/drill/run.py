@@ -23,7 +23,7 @@ from chaos.drill.custody import directory, heal_leftovers, locked
 from chaos.drill.errors import DrillRefused
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
-from deploy.local import backup
+from deploy.local import backup, small_disk
 from deploy.local.errors import LauncherError, NotRunning, ProcessFailed
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -112,7 +112,9 @@ def game_day(minutes: float, seed: int) -> Iterator[str]:
 
 def _fits(drill: Drill, target: Target) -> bool:
     enough = all(len(target.of(workload)) >= least for workload, least in drill.needs.items())
-    return enough and set(target.links).issuperset(drill.blast_radius.links)
+    allowed = small_disk.possible() or not drill.root
+    enough = enough and all(len(target.spares) >= least for least in drill.spares.values())
+    return enough and allowed and set(target.links).issuperset(drill.blast_radius.links)
 
 
 def scheduled(due: Iterable[tuple[datetime, str]]) -> Iterator[Done]:
@@ -193,8 +195,14 @@ def mesh(names: Iterable[str] = (), log: Path | None = None) -> Iterator[bool]:
 
 def _wanted(names: Iterable[str]) -> dict[str, str]:
     """Settings of a mesh with links between the zones, a standby, and the brokers and the backup that drills need."""
-    needs = [plan(name).drill.needs for name in names]
+    drills = [plan(name).drill for name in names]
+    needs = [drill.needs for drill in drills]
     settings = {"ISTHMUS_FAULT_LINKS": "true", "ISTHMUS_DATABASE_STANDBY": "true"}
+    if any("database" in drill.blast_radius.links for drill in drills):
+        settings["ISTHMUS_FAULT_LINK_DATABASE"] = "true"
+    spares = max((drill.spares.get("edge", 0) for drill in drills), default=0)
+    if spares:
+        settings["ISTHMUS_EDGE_SPARES"] = str(spares)
     if any(backup.WORKLOAD in each for each in needs):
         settings["ISTHMUS_BACKUP"] = str(LauncherSettings().layout.root / backup.WORKLOAD)
     brokers = max((each.get(broker.WORKLOAD, 1) for each in needs), default=1)

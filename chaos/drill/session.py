@@ -26,7 +26,7 @@ from chaos.drill.target import OVERRIDES, Target, find, new_key
 from chaos.drill.undo import Undo, UndoJournal
 from chaos.load.outcomes import CallFailed
 from chaos.load.timeline import PUBLIC, percentile_ms
-from deploy.local import door, links, overriding
+from deploy.local import door, links, overriding, small_disk
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
 
@@ -127,6 +127,11 @@ class Session:
         blast.check_link(self.drill.radius, link)
         what = f"link {link}: {fault['mode']}"
         self._break(what, links.NAME, {"do": "disturb", "link": link, "ttl_s": for_s, **fault})
+
+    def add_nodes(self, workload: str, nodes: int, for_s: float) -> None:
+        """Let spare nodes of a workload run for so long. Nothing is broken by that, so no blast radius is asked for."""
+        request = {"do": "add", "workload": workload, "nodes": nodes, "ttl_s": for_s}
+        self._break(f"{workload}: {nodes} nodes more", door.LAUNCHER, request)
 
     def break_method(self, method: str, for_s: float, percent: int, delay_ms: int, abort: str) -> None:
         """Lay a fault over the calls of one method. The control planes push it, and take it back by themselves.
@@ -266,7 +271,7 @@ def check_names(drill: Drill, target: Target, named: Targets) -> None:
     Raises:
         UnknownName: a step names a method that no contract has.
         BadExperiment: a step or the blast radius names a process, a workload or a link that this mesh does not have,
-            or it has too few nodes.
+            or it has too few nodes, or what it takes is not ours to do.
         TooWide: a step names a process outside the declared blast radius.
     """
     radius, nodes = drill.blast_radius, target.nodes
@@ -277,9 +282,17 @@ def check_names(drill: Drill, target: Target, named: Targets) -> None:
         raise TooWide(f"{', '.join(wide)}: not in the declared blast radius", blast.REMEDY)
     for method in named.methods:
         overriding.method(method)
+    for workload, least in drill.spares.items():
+        if len([name for name in target.spares if name.startswith(f"{workload}-")]) < least:
+            raise BadExperiment(
+                f"This mesh has not {least} spare nodes of {workload}", "Start it with ISTHMUS_EDGE_SPARES"
+            )
     few = [f"{least} of {name}" for name, least in drill.needs.items() if len(target.of(name)) < least]
     if few:
         raise BadExperiment(f"This mesh has not {', '.join(few)}", "See the experiment for how to start it")
+    if drill.root and not small_disk.possible():
+        raise BadExperiment("It takes root, mkfs.ext4 and loop devices", "Run the mesh and the drill as root")
     if radius.links and (missing := sorted(set(radius.links) - set(target.links))):
-        remedy = "Start the mesh with ISTHMUS_FAULT_LINKS=true"
+        also = " and ISTHMUS_FAULT_LINK_DATABASE=true" if "database" in missing else ""
+        remedy = f"Start the mesh with ISTHMUS_FAULT_LINKS=true{also}"
         raise BadExperiment(f"This mesh has no link {', '.join(missing)}", remedy)

@@ -54,10 +54,13 @@ class Expect(_Strict):
 
 
 class Drill(_Strict):
-    """`needs`: at least so many nodes of these workloads, or the mesh is not one that this drill is for."""
+    """`needs`: at least so many nodes of these workloads, or the mesh is not one that this drill is for. `root`: its
+    faults take a launcher that runs as root. `spares`: so many nodes of a workload that can be added."""
 
     seed: int = 7
     needs: dict[str, int] = {}
+    spares: dict[str, int] = {}
+    root: bool = False
     blast_radius: Radius
     load: Load = Load()
     expect: Expect = Expect()

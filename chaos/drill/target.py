@@ -60,6 +60,12 @@ class Target:
         return [name for name, its in self.nodes.items() if its == workload]
 
     @property
+    def spares(self) -> list[str]:
+        """Nodes that do not run and can be added."""
+        found: list[str] = self.ask(do="active")["spares"]
+        return found
+
+    @property
     def links(self) -> list[str]:
         """The links that can be disturbed: none where the mesh was started without."""
         if links.NAME not in self.nodes:

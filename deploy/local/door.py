@@ -36,6 +36,18 @@ def path(home: Home, process: str = LAUNCHER) -> Path:
     return home.sockets(process) / "door.sock"
 
 
+def make_private(directory: Path) -> None:
+    """A directory of sockets that is ours alone.
+
+    Raises:
+        LauncherError: it is not.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise LauncherError(f"{directory} is open to others", "Remove it, or choose another ISTHMUS_HOME")
+
+
 class Door:
     """Serves one handler on one socket."""
 
@@ -49,11 +61,7 @@ class Door:
         Raises:
             LauncherError: the socket's directory is not ours alone. Where the home's path is long it lies under /tmp.
         """
-        directory = self._path.parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise LauncherError(f"{directory} is open to others", "Remove it, or choose another ISTHMUS_HOME")
+        make_private(self._path.parent)
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=LINE_BYTES_MAX)
         self._path.chmod(0o600)

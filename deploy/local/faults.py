@@ -5,22 +5,29 @@ import contextlib
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
 
 import psutil
+import psycopg
 
-from deploy.local import replication, spoiling
+from deploy.local import replication, slow_disk, small_disk, spoiling
 from deploy.local.errors import LauncherError
 from deploy.local.leases import BadFault, Leases
 from deploy.local.restore import restore
 from deploy.local.settings import Home
 from deploy.local.supervisor import Child, Supervisor
+from deploy.local.table import Row
 
 # A starved process gets its share once in this time.
 TURN_S = 0.2
+SKEWED = "deploy.local.skewed"
+SKEW_S_MAX = 86_400
+FREE_BYTES_MAX = 1 << 30
 
 
 class Faults:
@@ -31,14 +38,21 @@ class Faults:
         self._supervisor = supervisor
         self._home = home
         self._leases = Leases()
-        self._does: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+        # Copies of leaves as thieves have them, by process.
+        self._stolen: spoiling.Stolen = {}
+        self.does: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "active": self._active,
+            "add": self._add,
             "kill": self._kill,
             "freeze": self._freeze,
             "hold": self._hold,
             "exhaust-files": self._exhaust_files,
             "exhaust-memory": self._exhaust_memory,
             "starve": self._starve,
+            "skew-clock": self._skew_clock,
+            "fill-disk": self._fill_disk,
+            "slow-disk": self._slow_disk,
+            "steal-identity": self._steal_identity,
             "spoil-identity": self._spoil_identity,
             "lose-identity": self._lose_identity,
             "lose-data": self._lose_data,
@@ -50,10 +64,14 @@ class Faults:
         Raises:
             BadFault: an unknown verb, an unknown process or a bad time to live; nothing was touched.
         """
-        do = self._does.get(request["do"])
+        do = self.does.get(request["do"])
         if do is None:
-            raise BadFault(f"the door does not do {request['do']!r}; it does {', '.join(self._does)}")
+            raise BadFault(f"the door does not do {request['do']!r}; it does {', '.join(self.does)}")
         return await do(request)
+
+    @property
+    def leases(self) -> list[dict[str, object]]:
+        return self._leases.active()
 
     async def close(self) -> None:
         """Heal whatever is still broken."""
@@ -61,7 +79,29 @@ class Faults:
 
     async def _active(self, request: dict[str, Any]) -> dict[str, Any]:
         states = {name: str(child.state) for name, child in self._supervisor.children.items()}
-        return {"leases": self._leases.active(), "states": states}
+        return {"leases": self._leases.active(), "states": states, "spares": self._spares()}
+
+    def _spares(self) -> list[str]:
+        children = self._supervisor.children
+        return sorted(name for name, child in children.items() if child.row.spare and not child.wanted.is_set())
+
+    async def _add(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let so many spare nodes of a workload run. At the end they are drained: nobody is sent there, what they have
+        is done, and then they go."""
+        nodes, workload, children = request.get("nodes"), request.get("workload"), self._supervisor.children
+        there = [name for name in self._spares() if children[name].row.process.workload == workload]
+        if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= len(there):
+            raise BadFault(f"{workload} has {len(there)} spare nodes (ISTHMUS_EDGE_SPARES)")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        names = there[:nodes]
+
+        async def drain() -> None:
+            await asyncio.gather(*map(self._supervisor.suspend, names))
+
+        self._leases.begin(key, f"{', '.join(names)} added", ttl_s, drain)
+        for name in names:
+            await self._supervisor.resume(name)
+        return {"added": names}
 
     async def _kill(self, request: dict[str, Any]) -> dict[str, Any]:
         """SIGKILL. No lease: the supervisor starts it again by itself."""
@@ -150,9 +190,83 @@ class Faults:
         self._leases.begin(key, f"{child.row.name} starved", ttl_s, feed)
         return {"pid": pid}
 
+    async def _skew_clock(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Start a process of the mesh anew by a clock that is so many seconds ahead; behind where it is negative."""
+        child = self._running(request)
+        seconds, row = request.get("seconds"), child.row
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < abs(seconds) <= SKEW_S_MAX:
+            raise BadFault(f"seconds is a number that is not 0, {SKEW_S_MAX} at most either way")
+        if row.command[:2] != (sys.executable, "-m"):
+            raise BadFault(f"{row.name}: only a clock of the mesh's own processes can be set")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        wrong = (sys.executable, "-m", SKEWED, str(float(seconds)), *row.command[2:])
+
+        async def set_right() -> None:
+            await self._start_as(child, row)
+
+        self._leases.begin(key, f"{row.name} with its clock off by {seconds:g} s", ttl_s, set_right)
+        await self._start_as(child, replace(row, command=wrong))
+        return {}
+
+    async def _fill_disk(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Start a process anew on a disk on which so many bytes are free. What it keeps comes back with the healing."""
+        child = self._running(request)
+        free, name = request.get("free_bytes"), child.row.name
+        if isinstance(free, bool) or not isinstance(free, int) or not 0 <= free <= FREE_BYTES_MAX:
+            raise BadFault(f"free_bytes is a whole number up to {FREE_BYTES_MAX}")
+        if not small_disk.possible():
+            raise BadFault("a disk of its own takes root, mkfs.ext4 and loop devices")
+        directory = next((one for one in (self._home.data(name), self._home.spool(name)) if one.is_dir()), None)
+        if directory is None:
+            raise BadFault(f"{name} keeps nothing on a disk")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+
+        async def give_room() -> None:
+            await self._supervisor.suspend(name)
+            try:
+                await asyncio.to_thread(small_disk.take, directory)
+            finally:
+                await self._supervisor.resume(name)
+
+        self._leases.begin(key, f"{name} with a disk that is full", ttl_s, give_room)
+        await self._supervisor.suspend(name)
+        try:
+            await asyncio.to_thread(small_disk.put, directory, free)
+        finally:
+            await self._supervisor.resume(name)
+        return {}
+
+    async def _slow_disk(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Let every commit of a PostgreSQL node wait so much longer for its log to be on the disk."""
+        child = self._running(request)
+        ms, name = request.get("latency_ms"), child.row.name
+        if isinstance(ms, bool) or not isinstance(ms, int | float) or not 0 < ms <= slow_disk.MS_MAX:
+            raise BadFault(f"latency_ms is more than 0 and at most {slow_disk.MS_MAX}")
+        if child.row.process.workload != "postgres":
+            raise BadFault(f"{name}: only a PostgreSQL node's disk can be slowed")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+
+        async def quick() -> None:
+            await slow_disk.quick(self._home, name)
+
+        try:
+            await slow_disk.slow(self._home, name, ms)
+        except (psycopg.Error, OSError) as error:
+            raise BadFault(f"{name} does not take it: {error}") from error
+        self._leases.begin(key, f"{name} with a slow disk", ttl_s, quick)
+        return {}
+
+    async def _steal_identity(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Keep a copy of a process' leaf and key, as a thief would. No lease: nothing is changed."""
+        child = self._running(request)
+        if child.row.identity is None:
+            raise BadFault(f"{child.row.name} has no identity to steal")
+        self._stolen[child.row.name] = await asyncio.to_thread(spoiling.stolen, child.row.identity.parent)
+        return {}
+
     async def _spoil_identity(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Give a process a leaf that nobody may accept: `expired`, or from a `stranger`'s authority. Its zone's agent
-        would replace it at its next look."""
+        """Give a process a leaf that nobody may accept: `expired`, a `stranger`'s, or `revoked`: the stolen one of a
+        root that was replaced since. Its zone's agent would replace it at its next look."""
         child = self._running(request)
         live = child.row.identity
         if live is None:
@@ -161,7 +275,8 @@ class Faults:
         if how not in spoiling.WAYS:
             raise BadFault(f"how is one of {', '.join(spoiling.WAYS)}")
         key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
-        restore = await spoiling.spoil(self._home, child.row.process, live.parent, how)
+        kept = self._stolen.get(child.row.name)
+        restore = await spoiling.spoil(self._home, child.row.process, live.parent, how, kept)
         self._leases.begin(key, f"{child.row.name} with a leaf that is {how}", ttl_s, restore)
         return {}
 
@@ -208,6 +323,11 @@ class Faults:
     async def _heal(self, request: dict[str, Any]) -> dict[str, Any]:
         """One lease, or all when none is named."""
         return {"healed": await self._leases.end(request.get("lease"))}
+
+    async def _start_as(self, child: Child, row: Row) -> None:
+        await self._supervisor.suspend(row.name)
+        child.row = row
+        await self._supervisor.resume(row.name)
 
     def _running(self, request: dict[str, Any]) -> Child:
         name = request.get("process")

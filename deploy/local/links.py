@@ -1,8 +1,8 @@
-"""The network between the zones as a process: a TCP proxy for each crossing, which a drill can slow, cut or tear.
+"""The network between the zones, and before the database, as a process: a proxy that a drill can slow, cut or tear.
 
 Bytes pass untouched: TLS ends where it always does. Environment: ISTHMUS_LINKS, a JSON object
-{<link>: [{"listen": "host:port", "to": "host:port"}, ...]}; what disturbs a link disturbs all its ways. Faults come in
-by the door, and end by themselves.
+{<link>: [{"listen": "host:port", "to": "host:port"}, ...]}, where a path stands for a Unix socket; what disturbs a link
+disturbs all its ways. Faults come in by the door, and end by themselves.
 """
 
 import asyncio
@@ -11,16 +11,18 @@ import random
 import signal
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Self, get_args
 
 import pydantic
 from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.local import door
-from deploy.local.door import Door
+from deploy.local.door import Door, make_private
 from deploy.local.leases import BadFault, Leases
 from deploy.local.settings import LauncherSettings
 
@@ -36,18 +38,37 @@ RESET = struct.pack("ii", 1, 0)
 _ADDRESSED = frozenset({"do", "link", "lease", "ttl_s"})
 
 Direction = Literal["there", "back"]
+Mode = Literal["black-hole", "reset", "half-open", "lossy", "slow"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+BOTH: frozenset[Direction] = frozenset({"there", "back"})
 
 
 class Fault(BaseModel):
-    """What is wrong with a link. `there` is the way in which connections are made."""
+    """What is wrong with a link. `there` is the way in which connections are made.
+
+    `black-hole` holds everything back until it is healed; `reset` tears each connection, `lossy` those that it hits by
+    `loss`, a share of what is sent; `half-open` lets the far side forget each connection, of which the near side hears
+    nothing, ever; `slow` is latency, jitter and bandwidth.
+    """
 
     model_config = {"extra": "forbid", "frozen": True}
 
-    mode: Literal["black-hole", "reset", "slow"]
-    directions: frozenset[Direction] = frozenset({"there", "back"})
+    mode: Mode
+    directions: frozenset[Direction] = BOTH
     latency_ms: float = Field(default=0, ge=0, le=10_000)
     jitter_ms: float = Field(default=0, ge=0, le=10_000)
     bytes_per_s: float | None = Field(default=None, gt=0)
+    loss: float = Field(default=0, ge=0, le=1)
+
+    @pydantic.model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.mode in ("reset", "half-open") and self.directions != BOTH:
+            raise ValueError(f"{self.mode} is of a connection, not of a direction")
+        if (self.mode == "lossy") != (self.loss > 0):
+            raise ValueError("lossy is what has a loss above 0")
+        return self
 
 
 class Way(BaseModel):
@@ -62,6 +83,16 @@ class LinkSettings(BaseSettings):
 
 
 @dataclass(eq=False)
+class _Connection:
+    """`near` is who connected. `forgotten`: the far side has, and the near side must not find out."""
+
+    near: asyncio.StreamWriter
+    far: asyncio.StreamWriter
+    pumping: "asyncio.Future[Any]"
+    forgotten: bool = False
+
+
+@dataclass(eq=False)
 class Link:
     """One crossing. At most one fault at a time."""
 
@@ -69,50 +100,61 @@ class Link:
     ways: list[Way]
     fault: Fault | None = None
     healed: asyncio.Event = field(default_factory=asyncio.Event)
-    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    connections: set[_Connection] = field(default_factory=set)
 
     async def open(self) -> list[asyncio.Server]:
         return [await self._open(way) for way in self.ways]
 
     async def _open(self, way: Way) -> asyncio.Server:
+        connected = partial(self._connected, way)
+        if way.listen.startswith("/"):
+            return await _open_unix(Path(way.listen), connected)
         host, _, port = way.listen.rpartition(":")
-        return await asyncio.start_server(partial(self._connected, way), host, int(port), limit=CHUNK_BYTES_MAX)
+        return await asyncio.start_server(connected, host, int(port), limit=CHUNK_BYTES_MAX)
 
     def disturb(self, fault: Fault) -> None:
         self.fault = fault
         self.healed.clear()
-        if fault.mode == "reset":
-            for writer in self.writers:
-                _reset(writer)
+        for connection in self.connections:
+            if fault.mode == "reset":
+                _reset(connection.near)
+                _reset(connection.far)
+            elif fault.mode == "half-open":
+                connection.forgotten = True
+                connection.pumping.cancel()
 
     async def heal(self) -> None:
         self.fault = None
         self.healed.set()
 
     async def _connected(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.fault is not None and self.fault.mode == "reset":
+        mode = self.fault.mode if self.fault is not None else ""
+        if mode == "reset":
             _reset(writer)
             return
-        host, _, port = way.to.rpartition(":")
+        if mode == "half-open":
+            await _swallow(reader, writer)
+            return
         try:
-            there = await asyncio.wait_for(asyncio.open_connection(host, int(port)), CONNECT_DEADLINE_S)
+            far_reader, far = await asyncio.wait_for(_dial(way.to), CONNECT_DEADLINE_S)
         except (OSError, TimeoutError):
             _reset(writer)
             return
-        both = {writer, there[1]}
-        self.writers |= both
-        ways = (self._pump(reader, there[1], "there"), self._pump(there[0], writer, "back"))
-        tasks = [asyncio.create_task(way) for way in ways]
+        pumping = asyncio.gather(self._pump(reader, far, "there"), self._pump(far_reader, writer, "back"))
+        connection = _Connection(writer, far, pumping)
+        self.connections.add(connection)
         try:
-            await asyncio.gather(*tasks)
+            await pumping
         except (OSError, asyncio.CancelledError):
-            for one in both:
-                _reset(one)
+            _reset(far)
+            if connection.forgotten:
+                await _swallow(reader, writer)
+            else:
+                _reset(writer)
         finally:
-            for task in tasks:
-                task.cancel()
-            self.writers -= both
-            for one in both:
+            pumping.cancel()
+            self.connections.discard(connection)
+            for one in (writer, far):
                 one.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
@@ -140,6 +182,8 @@ class Link:
         try:
             while True:
                 data = await reader.read(CHUNK_BYTES_MAX)
+                if self._loses(direction):
+                    raise ConnectionResetError("lost on its way")
                 await waiting.put((loop.time() + self._delay_s(direction), data))
                 if not data:
                     break
@@ -149,6 +193,11 @@ class Link:
 
     def _swallows(self, direction: Direction) -> bool:
         return self.fault is not None and self.fault.mode == "black-hole" and direction in self.fault.directions
+
+    def _loses(self, direction: Direction) -> bool:
+        fault = self.fault
+        lossy = fault is not None and direction in fault.directions and fault.loss > 0
+        return lossy and random.random() < fault.loss  # type: ignore[union-attr]  # noqa: S311 (no secret)
 
     def _delay_s(self, direction: Direction) -> float:
         fault = self.fault
@@ -194,6 +243,32 @@ class Links:
             raise BadFault(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
         link.disturb(fault)
         self._leases.begin(key, f"link {link.name}: {fault.mode}", ttl_s, link.heal)
+
+
+async def _open_unix(
+    path: Path, connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+) -> asyncio.Server:
+    """For our user alone, like the socket that it stands for."""
+    make_private(path.parent)
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(connected, str(path), limit=CHUNK_BYTES_MAX)
+    path.chmod(0o600)
+    return server
+
+
+async def _dial(to: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if to.startswith("/"):
+        return await asyncio.open_unix_connection(to)
+    host, _, port = to.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def _swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Take what comes and answer nothing, until whoever connected gives it up."""
+    with contextlib.suppress(OSError):
+        while await reader.read(CHUNK_BYTES_MAX):
+            pass
+    writer.close()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

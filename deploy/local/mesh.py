@@ -10,7 +10,18 @@ from typing import IO, Self
 
 import grpc
 
-from deploy.local import backup, door, gateway_fallback, links, postgres, preflight, replication, table, topology
+from deploy.local import (
+    backup,
+    door,
+    gateway_fallback,
+    links,
+    postgres,
+    preflight,
+    replication,
+    small_disk,
+    table,
+    topology,
+)
 from deploy.local.door import Door
 from deploy.local.failover import Failover
 from deploy.local.faults import Faults
@@ -73,6 +84,7 @@ class LocalMesh:
                 broker.check_size(self.home, self.settings.kafka_brokers)
             await asyncio.to_thread(preflight.check_tools, self.rows)
             self.swept = await asyncio.to_thread(preflight.sweep, self.home, self.rows)
+            await asyncio.to_thread(small_disk.recover, self.home)
             preflight.check_ports(self.rows)
             self._write_topology()
             await self._door.open()
@@ -170,8 +182,9 @@ class LocalMesh:
         self._on_change(child)
 
     def _write_topology(self) -> None:
-        pids = self._supervisor.pids()
-        processes = table.topology(self.settings, self.rows, pids)
+        pids, children = self._supervisor.pids(), self._supervisor.children
+        known = tuple(row for row in self.rows if not row.spare or children[row.name].wanted.is_set())
+        processes = table.topology(self.settings, known, pids)
         if any(row.name == links.NAME for row in self.rows):
             topology.write(self.home.public_topology, table.public_view(processes))
         topology.write(self.home.topology, processes)

@@ -59,11 +59,16 @@ SETTINGS = {
 }
 
 
-def url(home: Home, database: str = DATABASE, nodes: Sequence[str] = NODES[:1]) -> str:
-    """SQLAlchemy's URL of the embedded database: of whichever of the nodes takes writes."""
-    hosts = ",".join(str(home.sockets(node)) for node in nodes)
+def url(home: Home, database: str = DATABASE, nodes: Sequence[str] = NODES[:1], through: str = "") -> str:
+    """SQLAlchemy's URL of the embedded database: of whichever of the nodes takes writes. `through`: what the names of
+    their sockets' directories begin with, where something lies before them."""
+    hosts = ",".join(str(home.sockets(f"{through}{node}")) for node in nodes)
     writing = "&target_session_attrs=read-write" if len(nodes) > 1 else ""
     return f"postgresql+psycopg://{SUPERUSER}@/{database}?host={hosts}{writing}"
+
+
+def socket_path(directory: Path) -> Path:
+    return directory / ".s.PGSQL.5432"
 
 
 def binaries() -> Path:

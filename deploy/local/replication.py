@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deploy.local import postgres
+from deploy.local import postgres, slow_disk
 from deploy.local.errors import LauncherError
 from deploy.local.postgres import NODES
 from deploy.local.settings import Home
@@ -19,6 +19,8 @@ PRIMARY_WITHIN_S = 90.0
 PING_S = 2.0
 POLL_S = 0.2
 SYNCHRONOUS = "synchronous_standby_names"
+# What holds for a running primary alone: whom its commits wait for, and what a drill has done to it.
+PASSING = (SYNCHRONOUS, *slow_disk.SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def stand_alone(data: Path) -> None:
 
 
 def _commit_alone(data: Path) -> None:
-    """Let commits wait for no copy. ALTER SYSTEM keeps its settings in this file, and a copy gets it with the rest."""
+    """Let commits wait for nothing. ALTER SYSTEM keeps its settings in this file, and a copy gets it with the rest."""
     settings = data / "postgresql.auto.conf"
-    kept = [line for line in settings.read_text().splitlines(True) if not line.startswith(SYNCHRONOUS)]
+    kept = [line for line in settings.read_text().splitlines(True) if not line.startswith(PASSING)]
     settings.write_text("".join(kept))

@@ -79,6 +79,8 @@ class LauncherSettings(BaseSettings):
     trust_domain: str = "isthmus.internal"
     port_base: int = Field(default=18400, ge=1024, le=65000)
     edge_nodes: int = Field(default=6, ge=1, le=64)
+    # Edge nodes that do not run but may be added while the mesh does: the parts of every budget are theirs, too.
+    edge_spares: int = Field(default=0, ge=0, le=16)
     # Parts of each zone (rooms, racks, availability zones) that replicas are spread over, one after another: calls stay
     # in the caller's own part as long as somebody there is well.
     sub_zones: int = Field(default=1, ge=1, le=4)
@@ -95,6 +97,8 @@ class LauncherSettings(BaseSettings):
     kafka_brokers: Annotated[int, AfterValidator(_odd)] = Field(default=1, ge=1, le=5)
     # Lead what crosses between the zones through TCP proxies that drills can disturb (deploy/local/links.py).
     fault_links: bool = False
+    # With them, lead the rooms' way to our own database through one, too: every statement then passes Python.
+    fault_link_database: bool = False
     # The least free space on the disk of the home, in MiB, to start at all.
     disk_free_mib_min: int = Field(default=1024, ge=0)
 

@@ -93,7 +93,10 @@ class Supervisor:
         self._check_table()
         self._log_task = asyncio.create_task(self._bound_logs())
         for child in self._children.values():
-            child.wanted.set()
+            if child.row.spare:
+                child.state = State.SUSPENDED
+            else:
+                child.wanted.set()
             if child.row.command:
                 child.task = asyncio.create_task(self._keep(child), name=child.row.name)
             else:
@@ -134,6 +137,8 @@ class Supervisor:
         """Stop a process and hold it down until `resume`. Those that depend on it go on."""
         child = self._children[name]
         child.wanted.clear()
+        # One that is not to be known any more is forgotten before it goes.
+        self._change(child, child.state)
         await self._terminate(child)
         self._change(child, State.SUSPENDED)
 
@@ -171,7 +176,8 @@ class Supervisor:
     async def _all_ready(self) -> None:
         """Wait until all are ready at once, or for the first one to fail: one that was ready may have ended again."""
         tasks = {child.task for child in self._children.values() if child.task}
-        while waiting := [child for child in self._children.values() if not child.ready.is_set()]:
+        wanted = [child for child in self._children.values() if not child.row.spare]
+        while waiting := [child for child in wanted if not child.ready.is_set()]:
             ready = asyncio.create_task(waiting[0].ready.wait())
             try:
                 done, _ = await asyncio.wait({ready, *tasks}, return_when=asyncio.FIRST_COMPLETED)

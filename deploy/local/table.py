@@ -40,6 +40,8 @@ class Row:
     ready_within_s: float = 180.0
     # Runs to its end once, instead of staying.
     one_shot: bool = False
+    # Runs only while it is asked for, and is known to nobody until then.
+    spare: bool = False
     stop_signal: Signals = SIGTERM
     grace_s: float = 15.0
 
@@ -125,6 +127,8 @@ class _Builder:
         self.brokers = broker.names(1 if settings.kafka_bootstrap else settings.kafka_brokers)
         self.database_nodes = postgres.NODES if settings.database_standby else postgres.NODES[:1]
         self.database_url = settings.database_url or postgres.url(self.home, nodes=self.database_nodes)
+        # What the rooms dial: the database, or the link that lies before it.
+        self.database_from_rooms = self.database_url
         self.control: dict[str, str] = {}
         self.witness = ""
         # What bridges dial: the broker, or the link that lies before it.
@@ -154,16 +158,24 @@ class _Builder:
             rows.extend(self.room(room))
         rows.append(self.gateway("edge-gateway", "public", self.edge_port, client_cert=False))
         rows.append(self.gateway("core-gateway", "private", self.core_port, client_cert=True))
+        rows.extend(self.spares())
         return tuple(rows)
+
+    def spares(self) -> list[Row]:
+        """Edge nodes that may be added, with the last of the ports: whoever has none has the same ports as before."""
+        room, first = next(room for room in ROOMS if room.workload == "edge"), self.settings.edge_nodes
+        numbers = range(first, first + self.settings.edge_spares)
+        return [replace(self.replica(room, f"{room.workload}-{n + 1}", n), spare=True) for n in numbers]
 
     def room(self, room: Room) -> list[Row]:
         replicas = room.replicas or self.settings.edge_nodes
         numbered = replicas > 1 or room.replicas == 0
         names = [f"{room.workload}-{n}" for n in range(1, replicas + 1)] if numbered else [room.workload]
-        return [
-            self.python(room.zone, room.workload, room.module, room.listens, room.after, name, self.sub_zone(number))
-            for number, name in enumerate(names)
-        ]
+        return [self.replica(room, name, number) for number, name in enumerate(names)]
+
+    def replica(self, room: Room, name: str, number: int) -> Row:
+        sub_zone = self.sub_zone(number)
+        return self.python(room.zone, room.workload, room.module, room.listens, room.after, name, sub_zone)
 
     def sub_zone(self, number: int) -> str:
         """Where the replica of this number stands, counted from 0."""
@@ -197,13 +209,15 @@ class _Builder:
         if "migrate" in after:
             # Somebody else's server has the roles that its owner gave it, and the URL says which one.
             folders = () if self.settings.database_url else [owner.versions.parent for owner in owners()]
-            environment["ISTHMUS_DATABASE_URL"] = as_role(self.database_url, workload, folders)
+            environment["ISTHMUS_DATABASE_URL"] = as_role(self.database_from_rooms, workload, folders)
+            if self.link_before_database:
+                before = (*before, links.NAME)
         if workload == "witness":
             self.witness = str(process.listen("http"))
         if workload == "audit":
             environment["ISTHMUS_WITNESS_ADDRESS"] = self.witness
         if workload == "edge":
-            environment["ISTHMUS_EDGE_NODES"] = str(self.settings.edge_nodes)
+            environment["ISTHMUS_EDGE_NODES"] = str(self.settings.edge_nodes + self.settings.edge_spares)
         if "topics" in after:
             environment["ISTHMUS_KAFKA_BOOTSTRAP"] = (
                 self.kafka_bootstrap if zone == "public" else self.kafka_from_private
@@ -339,8 +353,18 @@ class _Builder:
         ways.append({"listen": str(listen), "to": to})
         return str(listen)
 
+    @property
+    def link_before_database(self) -> bool:
+        return self.settings.fault_links and self.settings.fault_link_database and not self.settings.database_url
+
     def links(self) -> Row:
         self.link("core", "https", f"127.0.0.1:{self.core_port}")
+        if self.link_before_database:
+            self.database_from_rooms = postgres.url(self.home, nodes=self.database_nodes, through=f"{links.NAME}-")
+            for node in self.database_nodes:
+                ends = (self.home.sockets(f"{links.NAME}-{node}"), self.home.sockets(node))
+                listen, to = (str(postgres.socket_path(end)) for end in ends)
+                self.ways.setdefault("database", []).append({"listen": listen, "to": to})
         process = Process(links.NAME, "public", links.NAME, links.NAME, None, self.link_listens)
         environment = {"ISTHMUS_LINKS": json.dumps(self.ways), "PYTHONUNBUFFERED": "1"}
         command = (sys.executable, "-m", "deploy.local.links")

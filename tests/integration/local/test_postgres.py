@@ -1,13 +1,18 @@
 """The embedded PostgreSQL."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 from sqlalchemy import create_engine, text
 
-from deploy.local import postgres
+from deploy.local import postgres, replication, slow_disk
 from deploy.local.mesh import LocalMesh
+from tests.integration.conftest import Background
+
+DEADLINE_S = 60.0
 
 
 def ask(url: str, question: str) -> object:
@@ -54,3 +59,30 @@ def test_its_socket_is_for_the_user_of_the_mesh_alone(postgres_server: LocalMesh
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / ".s.PGSQL.5432").stat().st_mode & 0o777 == 0o700
     assert os.access(directory, os.R_OK)
+
+
+def test_a_slow_disk_holds_up_every_commit_until_it_is_healed(
+    postgres_server: LocalMesh, postgres_url: str, background: Background
+) -> None:
+    def delay() -> tuple[object, object]:
+        return ask(postgres_url, "SHOW commit_delay"), ask(postgres_url, "SHOW commit_siblings")
+
+    before = delay()
+    background.run(slow_disk.slow(postgres_server.home, "postgres", 12.5))
+    becomes(delay, ("12500", "0"))
+    background.run(slow_disk.quick(postgres_server.home, "postgres"))
+    becomes(delay, before)
+
+
+def test_a_slow_disk_does_not_outlive_a_launcher_that_was_killed(tmp_path: Path) -> None:
+    settings = tmp_path / "postgresql.auto.conf"
+    settings.write_text("work_mem = '1MB'\ncommit_delay = '12500'\ncommit_siblings = '0'\n")
+    replication.stand_alone(tmp_path)
+    assert settings.read_text() == "work_mem = '1MB'\n"
+
+
+def becomes(read: Callable[[], object], wanted: object) -> None:
+    ends = time.monotonic() + DEADLINE_S
+    while read() != wanted:
+        assert time.monotonic() < ends, f"{read()} is not {wanted}"
+        time.sleep(0.05)

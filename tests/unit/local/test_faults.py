@@ -31,6 +31,7 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     rows = [
         Row(Process("one", "public", "edge", "one"), command, grace_s=2.0, ready=file_probe(up)),
         Row(Process("nobody", "public", "operator", "nobody")),
+        Row(Process("spare", "public", "edge", "spare"), command, grace_s=2.0, spare=True),
     ]
     supervisor = Supervisor(Home(tmp_path), rows)
     await supervisor.start()
@@ -123,6 +124,27 @@ async def test_a_starved_process_runs_now_and_then_until_it_is_fed(faults: Fault
 async def test_a_share_that_is_none_starves_nobody(faults: Faults, share: object) -> None:
     with pytest.raises(BadFault, match="share"):
         await faults.handle(asked("starve", share=share))
+
+
+async def test_a_spare_node_runs_while_it_is_asked_for_and_is_drained_after(
+    supervisor: Supervisor, faults: Faults
+) -> None:
+    child = supervisor.children["spare"]
+    assert (child.pid, (await faults.handle({"do": "active"}))["spares"]) == (None, ["spare"])
+    assert await faults.handle(asked("add", workload="edge", nodes=1)) == {"added": ["spare"]}
+    await becomes(child, State.READY)
+    assert (await faults.handle({"do": "active"}))["spares"] == []
+    await faults.handle({"do": "heal"})
+    assert (child.pid, child.state, child.wanted.is_set()) == (None, State.SUSPENDED, False)
+
+
+@pytest.mark.parametrize(
+    "asked_for",
+    [{"workload": "edge", "nodes": 2}, {"workload": "edge", "nodes": 0}, {"workload": "orders", "nodes": 1}],
+)
+async def test_nodes_that_are_not_spare_cannot_be_added(faults: Faults, asked_for: dict[str, object]) -> None:
+    with pytest.raises(BadFault, match="spare nodes"):
+        await faults.handle(asked("add", **asked_for))
 
 
 async def test_healing_outlives_the_death_of_what_was_frozen(supervisor: Supervisor, faults: Faults) -> None:

@@ -1,5 +1,6 @@
 """Leaves that nobody may accept, and the way back from them."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from deploy.local import spoiling
+from deploy.local.leases import BadFault
 from deploy.local.settings import Home
 from deploy.local.topology import Process
 from security.identity import wallet
@@ -51,6 +53,28 @@ async def test_a_strangers_leaf_has_the_right_name_and_the_wrong_authority(home:
     assert shown(home).subject == before.subject
     await restore()
     assert shown(home) == before
+
+
+async def test_a_stolen_leaf_is_revoked_once_its_root_has_been_replaced(home: Home) -> None:
+    before, directory = shown(home), home.run("orders-1") / "identity"
+    kept = spoiling.stolen(directory)
+    with pytest.raises(BadFault, match="not been replaced"):
+        await spoiling.spoil(home, ORDERS, directory, "revoked", kept)
+    shutil.rmtree(home.root / "ca" / "private")
+    authority = Authority.open_or_create(home.root / "ca" / "private", "isthmus.internal", "private")
+    wallet.write(directory, wallet.Wallet(authority.issue("orders", timedelta(hours=1)), authority.root_pem))
+    newer = shown(home)
+    restore = await spoiling.spoil(home, ORDERS, directory, "revoked", kept)
+    assert shown(home) == before
+    with pytest.raises(InvalidSignature):
+        shown(home).verify_directly_issued_by(root(home))
+    await restore()
+    assert shown(home) == newer
+
+
+async def test_what_nobody_stole_cannot_come_back(home: Home) -> None:
+    with pytest.raises(BadFault, match="stolen"):
+        await spoiling.spoil(home, ORDERS, home.run("orders-1") / "identity", "revoked")
 
 
 async def test_what_the_agent_has_given_since_is_left_alone(home: Home) -> None:

@@ -1,9 +1,11 @@
 """The table of processes and what it tells the rest of the mesh."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from deploy.local import table, topology
 from deploy.local.errors import LauncherError, NotRunning
@@ -67,6 +69,32 @@ def test_brokers_by_a_setting_and_all_processes_know_all_of_them(
     assert {(each["default.replication.factor"], each["min.insync.replicas"]) for each in settings} == {
         (replicas, in_sync)
     }
+
+
+def test_spare_edge_nodes_take_the_last_ports_and_have_their_part_of_every_budget(tmp_path: Path) -> None:
+    without, found = rows(tmp_path, edge_nodes=2), rows(tmp_path, edge_nodes=2, edge_spares=2)
+    assert {name: row.process.listens for name, row in found.items() if not row.spare} == {
+        name: row.process.listens for name, row in without.items()
+    }
+    assert [name for name, row in found.items() if row.spare] == ["edge-3", "edge-4"]
+    nodes = {row.environment["ISTHMUS_EDGE_NODES"] for row in found.values() if row.process.workload == "edge"}
+    assert nodes == {"4"}
+
+
+def test_a_link_lies_before_the_database_for_the_rooms_alone(tmp_path: Path) -> None:
+    found = rows(tmp_path, fault_links=True, fault_link_database=True, database_standby=True)
+    through, direct = (str(Home(tmp_path).sockets(name)) for name in ("links-postgres", "postgres"))
+    assert hosts(found["orders-1"])[0] == through
+    assert hosts(found["migrate"])[0] == direct
+    assert "links" in found["orders-1"].after
+    ways = json.loads(found["links"].environment["ISTHMUS_LINKS"])["database"]
+    assert [Path(way["to"]).name for way in ways] == [".s.PGSQL.5432"] * 2
+    without = rows(tmp_path, fault_links=True)
+    assert hosts(without["orders-1"]) == [direct]
+
+
+def hosts(row: table.Row) -> list[str]:
+    return str(make_url(row.environment["ISTHMUS_DATABASE_URL"]).query["host"]).split(",")
 
 
 def test_an_even_number_of_brokers_is_refused(tmp_path: Path) -> None:
