@@ -1,26 +1,34 @@
-"""The mesh that a drill acts on: found by its home, reached by its doors, its own word on how it is."""
+"""The mesh that a drill acts on: found by its home, broken through its backend, its own word on how it is."""
 
 import asyncio
-import math
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from isthmus.control.v1 import control_pb2 as pb
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from chaos.drill.backend import Backend
 from chaos.drill.errors import DrillRefused, MeshUnwell
-from deploy.local import door, links, overriding, processes, topology
-from deploy.local.errors import NotRunning
-from deploy.local.health import NotReady, probe
+from chaos.drill.machine import OVERRIDES, Machine
+from deploy.local import door, topology
 from deploy.local.kafka import broker
 from deploy.local.mesh import urls
 from deploy.local.settings import Home, LauncherSettings
-from deploy.local.topology import Process, Topology
+from deploy.local.topology import Topology
 
-# Not a door but the control planes, which lay faults over the contract.
-OVERRIDES = "overrides"
+__all__ = ["OVERRIDES", "BackendSettings", "Target", "find", "new_key"]
+
+
+class BackendSettings(BaseSettings):
+    """Environment ISTHMUS_DRILL_*: where the mesh runs."""
+
+    model_config = SettingsConfigDict(env_prefix="ISTHMUS_DRILL_", extra="ignore")
+
+    backend: Literal["local", "kubernetes"] = "local"
+    namespace: str = Field(default="isthmus", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,16 @@ class Target:
     """A running mesh. Everything about it is read anew when it is asked for."""
 
     settings: LauncherSettings
+
+    @property
+    def backend(self) -> Backend:
+        where = BackendSettings()
+        if where.backend == "kubernetes":
+            # Only who drills there has the client.
+            from chaos.drill.cluster import connect
+
+            return connect(where.namespace)
+        return Machine(self.home)
 
     @property
     def home(self) -> Home:
@@ -43,8 +61,18 @@ class Target:
 
     @property
     def nodes(self) -> dict[str, str]:
-        """Every process that runs or should run, with its workload."""
-        return {one.name: one.workload for one in self._processes()}
+        return self.backend.nodes
+
+    def of(self, workload: str) -> list[str]:
+        return [name for name, its in self.nodes.items() if its == workload]
+
+    @property
+    def spares(self) -> list[str]:
+        return self.backend.spares
+
+    @property
+    def links(self) -> list[str]:
+        return self.backend.links
 
     @property
     def kafka_bootstrap(self) -> str:
@@ -56,58 +84,14 @@ class Target:
         """The brokers' own, which may read and change everything."""
         return self.home.identity(self.table.of(broker.WORKLOAD)[0].name)
 
-    def of(self, workload: str) -> list[str]:
-        return [name for name, its in self.nodes.items() if its == workload]
-
-    @property
-    def spares(self) -> list[str]:
-        """Nodes that do not run and can be added."""
-        found: list[str] = self.ask(do="active")["spares"]
-        return found
-
-    @property
-    def links(self) -> list[str]:
-        """The links that can be disturbed: none where the mesh was started without."""
-        if links.NAME not in self.nodes:
-            return []
-        found: list[str] = door.call(door.path(self.home, links.NAME), do="active")["links"]
-        return found
-
     def ask(self, at: str = door.LAUNCHER, **request: Any) -> dict[str, Any]:
-        """
-        Raises:
-            NotRunning: the mesh is gone.
-            Refused: the door said no, or LauncherError: the control plane did.
-        """
-        if at == OVERRIDES:
-            return self._lay(**request)
-        return door.call(door.path(self.home, at), **request)
+        return self.backend.ask(at, **request)
 
     def heal(self, at: str, key: str) -> None:
-        """Undo one fault. A mesh that is gone has nothing left to heal."""
-        try:
-            if at == OVERRIDES:
-                self._lift(key)
-                return
-            self.ask(at, do="heal", lease=key)
-        except NotRunning:
-            return
+        self.backend.heal(at, key)
 
     async def unwell(self, names: Collection[str] | None = None) -> dict[str, str]:
-        """Every process, or of those named, that does not run or is not ready, with the reason."""
-
-        async def look(process: Process) -> str:
-            if processes.read_pid(self.home, process.name) is None:
-                return f"{process.name} does not run"
-            try:
-                await probe(self.home, process)()
-            except NotReady as error:
-                return f"{process.name}: {error}"
-            return ""
-
-        looked_at = [one for one in self._processes() if names is None or one.name in names]
-        reasons = await asyncio.gather(*map(look, looked_at))
-        return {one.name: reason for one, reason in zip(looked_at, reasons, strict=True) if reason}
+        return await self.backend.unwell(names)
 
     async def require_well(self, within_s: float = 0.0, names: Collection[str] | None = None) -> None:
         """
@@ -121,23 +105,6 @@ class Target:
             if loop.time() >= ends:
                 raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong.values())[:300]}", "See `isthmus check`")
             await asyncio.sleep(0.5)
-
-    def _lay(
-        self, method: str, ttl_s: float, percent: int, delay_ms: int, abort: str, record: str, lease: str
-    ) -> dict[str, Any]:
-        """A fault as `isthmus override fault` lays it. The lease's key tells by its end which method it is of."""
-        zone, path = overriding.method(method)
-        mandate = pb.Mandate(life_s=math.ceil(ttl_s), record=record)
-        request = pb.InjectFaultRequest(method=path, percent=percent, delay_ms=delay_ms, abort=abort, mandate=mandate)
-        asyncio.run(overriding.inject(self.home, zone, request))
-        return {"lease": lease}
-
-    def _lift(self, key: str) -> None:
-        zone, path = overriding.method(key.partition(" ")[2])
-        asyncio.run(overriding.clear(self.home, zone, path))
-
-    def _processes(self) -> list[Process]:
-        return [one for one in self.table.processes if one.runs]
 
 
 def find(settings: LauncherSettings) -> Target:
