@@ -41,6 +41,8 @@ class Expect(_Strict):
     public_recovered_within_s: float | None = None
     # From the fault's beginning until the last sensitive call that fails: how long it takes to go around the fault.
     sensitive_failover_within_s: float | None = None
+    # The same where data was lost: the recovery time. What was acknowledged must be there then: the recovery point.
+    recovery_time_within_s: float | None = None
     # From the fault's end until sensitive calls go well again.
     sensitive_recovered_within_s: float | None = None
     # The longest that any sensitive call took to be answered or refused.

@@ -20,6 +20,10 @@ from chaos.report import history, junit, page
 from deploy.local.settings import Home
 
 RUNS_KEPT = 200
+# The oracle's checks of what was promised and may be gone.
+ACKNOWLEDGED = tuple(
+    f"acknowledged {what}" for what in ("events lost", "orders lost", "payments lost", "private calls without a leaf")
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Report:
             *_looks(looks),
             *_actions(journal),
             # A run that was not judged to its end says so by its problem; figures of half a run expect nothing.
-            *((*_expectations(session, figures), *outcome.checks) if outcome else ()),
+            *((*_expectations(session, figures), *_recovered(session, outcome), *outcome.checks) if outcome else ()),
         ]
         began = datetime.fromtimestamp(session.crowd.began_us / 1e6, UTC)
         return cls(
@@ -231,6 +235,7 @@ def _expectations(session: Session, figures: Figures) -> Iterable[Check]:
     yield from _at_most(
         "sensitive calls around the fault within, s", figures.sensitive_failover_s, expect.sensitive_failover_within_s
     )
+    yield from _at_most("recovery time (RTO), s", figures.sensitive_failover_s, expect.recovery_time_within_s)
     yield from _at_most("longest sensitive answer, s", figures.sensitive_longest_s, expect.sensitive_answered_within_s)
     yield from _at_most("refused within, s", figures.sensitive_refused_s, expect.sensitive_refused_within_s)
     yield from _at_most("events landed within, s", figures.landed_after_s, expect.landed_within_s)
@@ -238,6 +243,17 @@ def _expectations(session: Session, figures: Figures) -> Iterable[Check]:
         yield Check("refusals with 503", 1, figures.unavailable, at_least=True)
         yield Check("refusals that say Retry-After", figures.unavailable, figures.unavailable_with_retry_after)
     yield Check("arrivals that the generator could not send", 0, figures.arrivals_refused)
+
+
+def _recovered(session: Session, outcome: Outcome) -> Iterable[Check]:
+    if session.drill.expect.recovery_time_within_s is not None:
+        yield recovery_point(outcome.checks)
+
+
+def recovery_point(checks: Iterable[Check]) -> Check:
+    """Of what was acknowledged before data was lost and while it was restored, nothing may be missing."""
+    lost = sum(int(str(check.observed)) for check in checks if check.name in ACKNOWLEDGED)
+    return Check("recovery point (RPO), acknowledged and lost", 0, lost)
 
 
 def _at_most(name: str, observed: float | None, most: float | None) -> Iterable[Check]:

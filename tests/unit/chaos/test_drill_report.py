@@ -9,11 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from chaos.checkers.books import Books
+from chaos.checkers.oracle import Findings, judge
 from chaos.checkers.verdict import Check
 from chaos.drill.session import Window
+from chaos.load.acknowledged import Acknowledged
 from chaos.load.timeline import Second
 from chaos.report import history, junit, page
-from chaos.report.run import Figures, Report, folder, write
+from chaos.report.run import ACKNOWLEDGED, Figures, Report, folder, recovery_point, write
 from deploy.local.settings import Home
 
 LOST = Check("acknowledged events lost", 0, 0)
@@ -50,6 +53,20 @@ def report(*checks: Check, **changed: Any) -> Report:
 
 def document(of: Report) -> dict[str, Any]:
     return of.document() | {"last": None, "budget": [asdict(one) for one in history.budget([of.document()], "2026-11")]}
+
+
+def test_the_recovery_point_is_none_only_when_nothing_acknowledged_is_missing() -> None:
+    kept = [Check(name, 0, 0) for name in ACKNOWLEDGED]
+    assert recovery_point([*kept, Check("events doubled", 0, 3)]).ok
+    for number, name in enumerate(ACKNOWLEDGED):
+        lost = [*kept[:number], Check(name, 0, 2), *kept[number + 1 :]]
+        assert recovery_point(lost).observed == 2
+
+
+def test_the_oracle_says_each_of_what_the_recovery_point_adds_up() -> None:
+    nothing = Books({}, {}, 0, 0, 0, 0, {}, {}, {}, 0)
+    said = {check.name for check in judge(Acknowledged(), nothing, Findings())}
+    assert set(ACKNOWLEDGED) <= said
 
 
 def test_a_report_holds_when_every_check_does() -> None:
