@@ -36,6 +36,7 @@ STAY = "import pathlib, signal, sys; pathlib.Path(sys.argv[1]).touch(); signal.p
 # Faults that are over as soon as they are made, and those of PostgreSQL, which have tests of their own beside its own.
 NO_LEASE, OF_POSTGRES = {"kill", "lose-identity", "steal-identity"}, {"slow-disk", "lose-data"}
 ARGUMENTS: dict[str, dict[str, object]] = {
+    "add": {},
     "freeze": {},
     "hold": {"abruptly": True},
     "exhaust-files": {},
@@ -83,6 +84,7 @@ class World:
 
 
 LOOKS: dict[str, Callable[[World, str], bool]] = {
+    "add": lambda world, name: world.supervisor.children[name].wanted.is_set(),
     "freeze": lambda world, name: world.status(name) == psutil.STATUS_STOPPED,
     "hold": lambda world, name: world.supervisor.children[name].state is not State.READY,
     "exhaust-files": lambda world, name: world.limit(name, resource.RLIMIT_NOFILE),
@@ -112,7 +114,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         wallet.write(identity.parent, wallet.Wallet(authority.issue("edge", timedelta(hours=1)), authority.root_pem))
         home.data(name).mkdir(parents=True)
         command = (sys.executable, "-m", "stays", str(tmp_path / f"{name}.up"))
-        rows.append(Row(process, command, identity=identity, grace_s=5.0))
+        rows.append(Row(process, command, identity=identity, grace_s=5.0, spare=name == "add"))
     topology.write(home.topology, Topology("isthmus.internal", tuple(row.process for row in rows)))
     supervisor = Supervisor(home, rows)
     await supervisor.start()
@@ -138,13 +140,15 @@ async def until(holds: Callable[[], Awaitable[bool]], what: Callable[[], Awaitab
 
 def steps() -> list[Step]:
     of_processes: list[Step] = [
-        ("break_processes", {"do": do, "names": [do], "for_s": FOR_S, **more}) for do, more in ARGUMENTS.items()
+        ("break_processes", {"do": do, "names": [do], "for_s": FOR_S, **more})
+        for do, more in ARGUMENTS.items()
+        if do != "add"
     ]
     of_links: list[Step] = [
         ("break_link", {"link": f"link-{mode}", "for_s": FOR_S, "mode": mode, "loss": 0.5 if mode == "lossy" else 0.0})
         for mode in MODES
     ]
-    return [*of_processes, *of_links]
+    return [("add_nodes", {"workload": "edge", "nodes": 1, "for_s": FOR_S}), *of_processes, *of_links]
 
 
 async def test_whatever_a_killed_runner_had_broken_is_healed_by_the_next(world: World) -> None:
