@@ -6,11 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 from sqlalchemy import create_engine, text
 
+from chaos.drill.custody import heal_leftovers
+from chaos.drill.target import Target
 from deploy.local import postgres, replication, slow_disk
 from deploy.local.mesh import LocalMesh
+from deploy.local.settings import LauncherSettings
 from tests.integration.conftest import Background
+from tests.integration.local.killed_runner import killed
 
 DEADLINE_S = 60.0
 
@@ -72,6 +77,20 @@ def test_a_slow_disk_holds_up_every_commit_until_it_is_healed(
     becomes(delay, ("12500", "0"))
     background.run(slow_disk.quick(postgres_server.home, "postgres"))
     becomes(delay, before)
+
+
+def test_a_slow_disk_is_quick_again_after_the_runner_of_its_drill_was_killed(
+    postgres_server: LocalMesh, postgres_url: str, background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = postgres_server.home
+    monkeypatch.setenv("ISTHMUS_HOME", str(home.root))
+    fault = {"do": "slow-disk", "names": ["postgres"], "for_s": 500.0, "latency_ms": 5.0}
+    radius = {"workloads": ["postgres"], "whole": ["postgres"], "processes_max": 1}
+    before = ask(postgres_url, "SHOW commit_delay")
+    background.run(killed(home.root, radius, [("break_processes", fault)]))
+    becomes(lambda: ask(postgres_url, "SHOW commit_delay"), "5000")
+    assert heal_leftovers(Target(LauncherSettings())) == ["postgres: slow-disk"]
+    becomes(lambda: ask(postgres_url, "SHOW commit_delay"), before)
 
 
 def test_a_slow_disk_does_not_outlive_a_launcher_that_was_killed(tmp_path: Path) -> None:
