@@ -57,4 +57,5 @@ async def main(settings: MembersSettings, process: Process) -> None:
     expiry = Expiry.of_idempotency(engine, remover, "members", settings.idempotency_s).rounds()
     retention = Rounds("retention", MemberRetention(engine, vault, process.contract, remover).round, INTERVAL_S)
     await process.serve(server.build(), sink, tokens, expiry, retention)
+    await kms.close()
     await engine.dispose()

@@ -105,6 +105,9 @@ class Keyring:
         # HKDF, RFC 5869.
         return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"blind-index:" + name.encode()).derive(self._index_key)
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
     def _refresh(self) -> None:
         if (stamp := _stamp(self._path)) != self._stamp:
             id_, keks, _ = read_keys(self._path, self._seal)

@@ -1,4 +1,4 @@
-"""The port to whatever holds the key-encryption keys: a local keyring, HashiCorp Vault, a hardware module."""
+"""The port to whatever holds the key-encryption keys: a local keyring, HashiCorp Vault, a hardware module, a cloud."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -53,3 +53,6 @@ class Kms(Protocol):
 
     async def index_key(self, name: str) -> bytes:
         """The key of one blind index, 32 bytes: of a secret of its own, unrelated to every KEK and never rotated."""
+
+    async def close(self) -> None:
+        """Let go of connections and sessions."""

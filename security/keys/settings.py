@@ -1,9 +1,9 @@
 """Which key management system holds a room's key-encryption keys, and how it is reached."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mesh.settings import ProcessSettings
 from security.keys.port import Kms
@@ -12,13 +12,14 @@ _NEEDED = {
     "keyring": (),
     "transit": ("transit_url", "transit_token"),
     "hsm": ("hsm_module", "hsm_token", "hsm_pin"),
+    "google": ("google_ring", "google_credentials"),
 }
 
 
 class KmsSettings(ProcessSettings):
     """Environment ISTHMUS_*. Secrets are in files (0600), never in the environment."""
 
-    kms: Literal["keyring", "transit", "hsm"] = "keyring"
+    kms: Literal["keyring", "transit", "hsm", "google"] = "keyring"
     # The keyring file, shared by all replicas. Default: data/keys/WORKLOAD/keyring.json below the home.
     keyring: Path | None = None
     # A file with the passphrase that the keyring is sealed under; without one, a key file made beside.
@@ -35,6 +36,12 @@ class KmsSettings(ProcessSettings):
     hsm_token: str = ""
     hsm_label: str = ""
     hsm_pin: Path | None = None
+    # Google Cloud KMS: projects/P/locations/L/keyRings/R, the key GOOGLE_KEY (isthmus-WORKLOAD) and GOOGLE_KEY-index in
+    # it, a file with a service account's key, and an endpoint where it is not the global one.
+    google_ring: Annotated[str, Field(pattern=r"^$|^projects/[^/]+/locations/[^/]+/keyRings/[^/]+$")] = ""
+    google_key: str = ""
+    google_credentials: Path | None = None
+    google_endpoint: str = "https://cloudkms.googleapis.com"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -65,6 +72,15 @@ class KmsSettings(ProcessSettings):
             hsm = HsmKms(self.hsm_module, self.hsm_token, self.hsm_label or name, self.hsm_pin, keys / "hsm")
             await hsm.open()
             return hsm
+        if self.kms == "google":
+            from security.keys.google_cloud import GoogleCloudKms
+
+            assert self.google_credentials is not None
+            google = GoogleCloudKms(
+                self.google_ring, self.google_key or name, self.google_credentials, self.google_endpoint
+            )
+            await google.open()
+            return google
         from security.keys.keyring import Keyring
         from security.keys.seal import PassphraseSeal
 

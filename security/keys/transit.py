@@ -114,6 +114,9 @@ class TransitKms:
         )
         return base64.b64decode(str(answer["data"]["hmac"]).removeprefix("vault:v1:"))
 
+    async def close(self) -> None:
+        self._client.adapter.close()
+
     async def _read(self, name: str) -> dict[str, Any]:
         try:
             found: dict[str, Any] = (await self._call("read_key", name))["data"]

@@ -1,4 +1,4 @@
-"""What every key management system must do, tried on each: the keyring, a module by PKCS#11, Vault's transit engine."""
+"""What every key management system must do, tried on each: the keyring, a PKCS#11 module, Vault's transit, Google's."""
 
 import subprocess
 import tempfile
@@ -9,11 +9,14 @@ import pytest
 
 from mesh.errors import DataLoss
 from security.keys.errors import EnvelopeRejected, KekUnknown, KeyringBusy, KmsAway, KmsRefused
+from security.keys.google_cloud import GoogleCloudKms
 from security.keys.hsm import HsmKms
 from security.keys.keyring import Keyring
 from security.keys.port import KekRef, Kms
 from security.keys.transit import TransitKms
 from security.keys.vault import Vault
+from tests.integration.keys import google_server
+from tests.integration.keys.google_server import RING, Google
 from tests.integration.keys.transit_server import Key, Transit, serving
 
 KEY = b"\x07" * 32
@@ -49,12 +52,21 @@ def transit(tmp_path: Path) -> Iterator[tuple[Transit, str]]:
         yield transit, url
 
 
+@pytest.fixture
+def google(tmp_path: Path) -> Iterator[tuple[Google, str]]:
+    google = Google()
+    google.keys |= {"members": google_server.Key(), "members-index": google_server.Key("MAC", "HMAC_SHA256")}
+    write_secret(tmp_path / "account.json", google.credentials())
+    with google_server.serving(google) as url:
+        yield google, url
+
+
 def write_secret(path: Path, secret: str) -> None:
     path.touch(mode=0o600)
     path.write_text(secret)
 
 
-@pytest.fixture(params=["keyring", "hsm", "transit"])
+@pytest.fixture(params=["keyring", "hsm", "transit", "google"])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Kms, Kms]]:
     """Twice the same, as two replicas have it open."""
     if request.param == "keyring":
@@ -66,6 +78,16 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         for each in both:
             await each.open()
         yield both[0], both[1]
+        for each in both:
+            await each.close()
+    elif request.param == "google":
+        _, url = request.getfixturevalue("google")
+        two = [GoogleCloudKms(RING, "members", tmp_path / "account.json", url) for _ in range(2)]
+        for one in two:
+            await one.open()
+        yield two[0], two[1]
+        for one in two:
+            await one.close()
     else:
         token = request.getfixturevalue("softhsm")
         write_secret(tmp_path / "pin", PIN)
@@ -182,3 +204,66 @@ async def test_a_module_that_is_none_and_a_wrong_pin_stop_the_start(softhsm: str
         with pytest.raises(KmsRefused, match=why):
             await hsm.open()
         await hsm.close()
+
+
+async def test_google_away_and_refusing_are_told_apart(google: tuple[Google, str], tmp_path: Path) -> None:
+    service, url = google
+    kms = GoogleCloudKms(RING, "members", tmp_path / "account.json", url)
+    await kms.open()
+    service.outage = True
+    with pytest.raises(KmsAway, match="UNAVAILABLE"):
+        await kms.wrap(KEY, b"context")
+    service.outage = False
+    (tmp_path / "account.json").write_text(Google().credentials())
+    with pytest.raises(KmsRefused, match="credentials"):
+        await kms.wrap(KEY, b"context")
+    # Whoever changes the account's key writes the new one there; nothing is started again.
+    (tmp_path / "account.json").write_text(service.credentials())
+    await kms.wrap(KEY, b"context")
+    (tmp_path / "account.json").write_text("{}")
+    with pytest.raises(KmsRefused, match="no key of a service account"):
+        await kms.wrap(KEY, b"context")
+    await kms.close()
+    nowhere = GoogleCloudKms(RING, "members", tmp_path / "account.json", "http://127.0.0.1:1")
+    (tmp_path / "account.json").write_text(service.credentials())
+    with pytest.raises(KmsAway):
+        await nowhere.wrap(KEY, b"context")
+    await nowhere.close()
+    with pytest.raises(KmsRefused, match="https"):
+        GoogleCloudKms(RING, "members", tmp_path / "account.json", "http://kms.example")
+
+
+async def test_what_is_damaged_on_the_way_to_google_or_back_is_not_taken(
+    google: tuple[Google, str], tmp_path: Path
+) -> None:
+    service, url = google
+    kms = GoogleCloudKms(RING, "members", tmp_path / "account.json", url)
+    kek, ciphertext = await kms.wrap(KEY, b"context")
+    for service.damage_in, service.damage_out in ((True, False), (False, True)):
+        for asked in (
+            kms.wrap(KEY, b"context"),
+            kms.unwrap(kek, ciphertext, b"context"),
+            kms.index_key("members.phone"),
+        ):
+            with pytest.raises(KmsAway, match="damaged"):
+                await asked
+    await kms.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({}, "not found"),
+        ({"members": google_server.Key("ASYMMETRIC_SIGN")}, "something else"),
+        ({"members": google_server.Key(), "members-index": google_server.Key("MAC", "HMAC_SHA512")}, "something else"),
+    ],
+)
+async def test_a_key_at_google_that_is_missing_or_for_something_else_stops_the_start(
+    google: tuple[Google, str], tmp_path: Path, keys: dict[str, google_server.Key], why: str
+) -> None:
+    service, url = google
+    service.keys = keys
+    kms = GoogleCloudKms(RING, "members", tmp_path / "account.json", url)
+    with pytest.raises(KmsRefused, match=why):
+        await kms.open()
+    await kms.close()

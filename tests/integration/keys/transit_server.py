@@ -5,7 +5,6 @@ After the engine's HTTP API documentation: keys, encrypt, decrypt, hmac, rotate,
 
 import base64
 import hmac
-import json
 import os
 import re
 import threading
@@ -13,11 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.integration.keys.json_server import json_served
 
 _PATH: Final = re.compile(r"/v1/transit/(keys|encrypt|decrypt|hmac)/([a-z0-9-]+)(?:/([a-z0-9-]+))?")
 _CIPHERTEXT: Final = re.compile(r"vault:v(\d+):([A-Za-z0-9+/=]+)")
@@ -112,36 +113,11 @@ class Transit:
 def serving(transit: Transit) -> Iterator[str]:
     """Its URL."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(method: str, path: str, headers: Message, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        try:
+            return 200, transit.answer(method, path, headers.get("x-vault-token", ""), body)
+        except Refused as refused:
+            return refused.status, {"errors": [str(refused)]}
 
-        def _serve(self) -> None:
-            length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
-            try:
-                path, token = self.path, self.headers.get("x-vault-token", "")
-                status, answer = 200, transit.answer(self.command, path, token, body)
-            except Refused as refused:
-                status, answer = refused.status, {"errors": [str(refused)]}
-            sent = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
-
-        do_GET = do_POST = do_PUT = _serve  # noqa: N815
-
-        def log_message(self, *about: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with json_served(answer) as url:
+        yield url
