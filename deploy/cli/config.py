@@ -18,8 +18,16 @@ app = typer.Typer(help="What the settings come to, and what the data planes were
 
 
 @app.command()
-def dump(as_json: Json = False) -> None:
-    """Every process of the table: its module, ports, environment and what it waits for."""
+def dump(
+    group: Annotated[str, typer.Argument(help="edge-gateway, core-gateway or grpc; none: the processes.")] = "",
+    configuration: Annotated[str, typer.Argument(help="One of `isthmus config history`; none: the newest.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Every process of the table: its module, ports, environment and what it waits for. Of a group of data planes: the
+    clusters, listeners and routes that its control plane has offered, with --json in xDS's own form."""
+    if group:
+        _dump_resources(group, configuration, as_json)
+        return
     with clear_errors():
         rows = _rows()
     if as_json:
@@ -29,6 +37,21 @@ def dump(as_json: Json = False) -> None:
     for row in rows:
         ports = ", ".join(f"{name} {address}" for name, address in row["ports"].items())
         table.add_row(row["name"], row["zone"], row["command"], ports)
+    console().print(table)
+
+
+def _dump_resources(group: str, configuration: str, as_json: bool) -> None:
+    from deploy.local import control_planes
+    from deploy.local.settings import LauncherSettings
+
+    with clear_errors():
+        rows = asyncio.run(control_planes.configuration(LauncherSettings().layout, group, configuration))
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("type", "name", "bytes", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(row["type"], row["name"], str(len(json.dumps(row["resource"]))))
     console().print(table)
 
 

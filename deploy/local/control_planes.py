@@ -125,6 +125,21 @@ async def difference(home: Home, group: str, before: str, after: str) -> list[di
     return [_difference(each) for each in answer.differences]
 
 
+async def configuration(home: Home, group: str, name: str) -> list[dict[str, Any]]:
+    """The resources of a configuration of a group, "" for its newest: {type, name, resource}. Raises LauncherError."""
+    said = await reports(home)
+    zone = next((report.zone for report in said.found if any(each.group == group for each in report.changes)), None)
+    if zone is None:
+        raise UnknownName(f"No control plane knows a group {group}", "See them: isthmus config history")
+    async with told(home, zone) as control:
+        request = pb.GetConfigurationRequest(group=group, configuration=name)
+        answer = await control.GetConfiguration(request, wait_for_ready=True)
+    return [
+        {"type": short(each.type_url), "name": each.name, "resource": json.loads(each.json)}
+        for each in answer.resources
+    ]
+
+
 def newest(said: Reports, group: str, configuration: str) -> tuple[Report, Change]:
     """The newest change of the group to which a configuration belongs, and who reports it. Raises UnknownName."""
     for report in said.found:

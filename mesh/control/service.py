@@ -3,9 +3,10 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from isthmus.control.v1 import control_pb2 as pb
 from isthmus.control.v1.control_pb2_grpc import ControlServicer
 
@@ -22,6 +23,7 @@ from mesh.logs import logger
 # What a channel of the mesh takes, less some room for headers.
 _ANSWER_BYTES_MAX: Final = (4 << 20) - 4096
 _US: Final = 1_000_000
+_Answer = TypeVar("_Answer", bound=Message)
 _HISTORY: Final = "See them: isthmus config history"
 
 
@@ -77,13 +79,21 @@ class ControlService(ControlServicer):
     ) -> pb.CompareConfigurationsResponse:
         before, after = (self._kept(request.group, name) for name in (request.before, request.after))
         answer = pb.CompareConfigurationsResponse(differences=map(_difference, differences(before, after)))
-        if answer.ByteSize() > _ANSWER_BYTES_MAX:
-            raise ResourceExhausted(
-                "DIFFERENCE_TOO_LARGE",
-                f"what differs has {answer.ByteSize()} bytes, more than an answer may have",
-                remedy="compare configurations that lie closer to each other",
-            )
-        return answer
+        return _bounded(answer)
+
+    async def GetConfiguration(
+        self,
+        request: pb.GetConfigurationRequest,
+        context: grpc.aio.ServicerContext[pb.GetConfigurationRequest, pb.GetConfigurationResponse],
+    ) -> pb.GetConfigurationResponse:
+        newest = self._history.newest(request.group)
+        name = request.configuration or (newest.configuration if newest is not None else "")
+        found = [
+            pb.Resource(type_url=kind, name=each, json=json.dumps(resource))
+            for kind, resources in sorted(self._kept(request.group, name).items())
+            for each, resource in sorted(resources.items())
+        ]
+        return _bounded(pb.GetConfigurationResponse(configuration=name, resources=found))
 
     async def InjectFault(
         self,
@@ -169,6 +179,16 @@ class ControlService(ControlServicer):
                 remedy=_HISTORY,
             )
         return found
+
+
+def _bounded(answer: _Answer) -> _Answer:
+    if answer.ByteSize() > _ANSWER_BYTES_MAX:
+        raise ResourceExhausted(
+            "ANSWER_TOO_LARGE",
+            f"the answer has {answer.ByteSize()} bytes, more than one may have",
+            remedy="compare configurations that lie closer to each other: isthmus config diff",
+        )
+    return answer
 
 
 def _data_plane(plane: Plane) -> pb.DataPlane:

@@ -114,6 +114,10 @@ async def test_a_refused_listener_takes_itself_back_and_everybody_can_see_why(wo
     status, differences = await isthmus(world, "config", "diff", "edge-gateway", first, bad.configuration)
     assert status == 1
     assert [(row["type"], row["change"]) for row in differences] == [("LDS", "changed")]
+    for name, at in ((first, "127.0.0.1"), (bad.configuration, NOWHERE)):
+        status, dumped = await isthmus(world, "config", "dump", "edge-gateway", name)
+        (listener,) = (row["resource"] for row in dumped if row["type"] == "LDS")
+        assert (status, listener["address"]["socket_address"]["address"]) == (0, at)
 
 
 async def test_a_control_plane_that_starts_again_does_not_offer_it_again(world: World) -> None:

@@ -115,6 +115,17 @@ async def test_the_control_plane_of_a_zone_tells_the_operator_of_that_zone_alone
             (LISTENER, "edge", '{"name": "edge", "port": 1}', '{"name": "edge", "port": 2}'),
             (LISTENER, "gone", '{"name": "gone"}', ""),
         ]
+        newest = await stub.GetConfiguration(pb.GetConfigurationRequest(group="grpc"))
+        assert newest.configuration == new.configuration
+        assert [(each.type_url, each.name, each.json) for each in newest.resources] == [
+            (CLUSTER, "a", '{"name": "a"}'),
+            (CLUSTER, "b", '{"name": "b"}'),
+            (LISTENER, "edge", '{"name": "edge", "port": 2}'),
+        ]
+        before = await stub.GetConfiguration(pb.GetConfigurationRequest(group="grpc", configuration=old.configuration))
+        assert [each.name for each in before.resources] == ["a", "edge", "gone"]
+        with pytest.raises(NotFound):
+            await stub.GetConfiguration(pb.GetConfigurationRequest(group="edge-gateway"))
         request.after = "0" * 12
         with pytest.raises(NotFound, match=r"grpc has no configuration 0+"):
             await stub.CompareConfigurations(request)

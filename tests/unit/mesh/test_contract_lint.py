@@ -65,6 +65,7 @@ def findings(tmp_path: Path, request: pytest.FixtureRequest) -> list[Finding]:
 
 
 BROKEN = {
+    "a service needs a zone and a workload": service(POLICY).replace('workload: "trial"', "") + PLAIN,
     "a method without a policy cannot start": service("") + PLAIN,
     "the policy leaves out callers": service(POLICY.replace('callers: ["edge-gateway"]', "")) + PLAIN,
     "no workload is called nobody": service(POLICY.replace("edge-gateway", "nobody")) + PLAIN,

@@ -60,6 +60,11 @@ class ControlStub:
                 request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsRequest.SerializeToString,
                 response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsResponse.FromString,
                 _registered_method=True)
+        self.GetConfiguration = channel.unary_unary(
+                '/isthmus.control.v1.Control/GetConfiguration',
+                request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.GetConfigurationRequest.SerializeToString,
+                response_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.GetConfigurationResponse.FromString,
+                _registered_method=True)
         self.InjectFault = channel.unary_unary(
                 '/isthmus.control.v1.Control/InjectFault',
                 request_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.InjectFaultRequest.SerializeToString,
@@ -119,6 +124,13 @@ class ControlServicer:
 
     def CompareConfigurations(self, request, context):
         """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConfiguration(self, request, context):
+        """The resources of a configuration, without its endpoints. NOT_FOUND where it is not, or no longer, kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +196,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.CompareConfigurations,
                     request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsRequest.FromString,
                     response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsResponse.SerializeToString,
+            ),
+            'GetConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfiguration,
+                    request_deserializer=isthmus_dot_control_dot_v1_dot_control__pb2.GetConfigurationRequest.FromString,
+                    response_serializer=isthmus_dot_control_dot_v1_dot_control__pb2.GetConfigurationResponse.SerializeToString,
             ),
             'InjectFault': grpc.unary_unary_rpc_method_handler(
                     servicer.InjectFault,
@@ -325,6 +342,33 @@ class Control:
             '/isthmus.control.v1.Control/CompareConfigurations',
             isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsRequest.SerializeToString,
             isthmus_dot_control_dot_v1_dot_control__pb2.CompareConfigurationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.control.v1.Control/GetConfiguration',
+            isthmus_dot_control_dot_v1_dot_control__pb2.GetConfigurationRequest.SerializeToString,
+            isthmus_dot_control_dot_v1_dot_control__pb2.GetConfigurationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class ControlStub:
     """The configurations that were offered, oldest first, and what became of each. Those of earlier lives, too."""
     CompareConfigurations: _grpc.UnaryUnaryMultiCallable[_control_pb2.CompareConfigurationsRequest, _control_pb2.CompareConfigurationsResponse]
     """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept."""
+    GetConfiguration: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetConfigurationRequest, _control_pb2.GetConfigurationResponse]
+    """The resources of a configuration, without its endpoints. NOT_FOUND where it is not, or no longer, kept."""
     InjectFault: _grpc.UnaryUnaryMultiCallable[_control_pb2.InjectFaultRequest, _control_pb2.InjectFaultResponse]
     """Let calls of a method wait or fail for a while, at the gateway and the clients next to it. Replaces what is laid over
     the method. NOT_FOUND where the zone has no such method.
@@ -83,6 +85,8 @@ class ControlAsyncStub(ControlStub):
     """The configurations that were offered, oldest first, and what became of each. Those of earlier lives, too."""
     CompareConfigurations: _aio.UnaryUnaryMultiCallable[_control_pb2.CompareConfigurationsRequest, _control_pb2.CompareConfigurationsResponse]  # type: ignore[assignment]
     """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept."""
+    GetConfiguration: _aio.UnaryUnaryMultiCallable[_control_pb2.GetConfigurationRequest, _control_pb2.GetConfigurationResponse]  # type: ignore[assignment]
+    """The resources of a configuration, without its endpoints. NOT_FOUND where it is not, or no longer, kept."""
     InjectFault: _aio.UnaryUnaryMultiCallable[_control_pb2.InjectFaultRequest, _control_pb2.InjectFaultResponse]  # type: ignore[assignment]
     """Let calls of a method wait or fail for a while, at the gateway and the clients next to it. Replaces what is laid over
     the method. NOT_FOUND where the zone has no such method.
@@ -140,6 +144,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CompareConfigurationsResponse, _abc.Awaitable[_control_pb2.CompareConfigurationsResponse]]:
         """The resources in which two configurations of a group differ. NOT_FOUND where one is not, or no longer, kept."""
+
+    @_abc_1.abstractmethod
+    def GetConfiguration(
+        self,
+        request: _control_pb2.GetConfigurationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetConfigurationResponse, _abc.Awaitable[_control_pb2.GetConfigurationResponse]]:
+        """The resources of a configuration, without its endpoints. NOT_FOUND where it is not, or no longer, kept."""
 
     @_abc_1.abstractmethod
     def InjectFault(
