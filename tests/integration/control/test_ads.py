@@ -25,6 +25,8 @@ from tests.integration.control.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLINE_S = 30
+# So long that what comes earlier has another cause, on a busy machine too.
+PROBE_INTERVAL_S = 6
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -39,7 +41,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     elsewhere(world, "orders-of-elsewhere")
     world.publish()
     try:
-        await world.control("private")
+        await world.control("private", ISTHMUS_PROBE_INTERVAL_S=str(PROBE_INTERVAL_S))
         await world.serving("control-private", "ads")
         yield world
     finally:
@@ -163,7 +165,7 @@ async def test_the_death_of_a_node_is_told_before_the_next_probe_is_due(world: W
         await world.kill("orders-1")
         answer = await ask(call, request(ENDPOINTS, "orders", nonce=answer.nonce))
         assert health_of(answer) != health_check_pb2.HEALTHY
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < PROBE_INTERVAL_S / 2
         call.cancel()
 
 

@@ -107,9 +107,9 @@ class World:
         )
         log.close()
 
-    async def control(self, zone: str) -> None:
+    async def control(self, zone: str, **environment: str) -> None:
         self.identities.issue(zone, "operator", OPERATORS[zone].process)
-        await self.start(f"control-{zone}", "mesh.control")
+        await self.start(f"control-{zone}", "mesh.control", **environment)
 
     async def fault(self, zone: str, method: str, *, life_s: int = 60, abort: str = "RESOURCE_EXHAUSTED") -> None:
         """Have every call of a method fail, as the operator."""
