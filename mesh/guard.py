@@ -34,7 +34,7 @@ from mesh.logs import logger
 from mesh.rates import Buckets
 from mesh.settings import ProcessSettings
 from mesh.spiffe import SpiffeId
-from mesh.tls import peer_of
+from mesh.tls import peer_of_call
 
 # Less than this and an answer could not even be sent.
 _LEAST_S: Final = 0.001
@@ -118,7 +118,7 @@ class Entry(grpc.aio.ServerInterceptor):
         limit = method.deadline_s if granted is None else min(granted, method.deadline_s)
         return Call(
             method=method,
-            peer=_caller(peer_of(context.auth_context()), through),
+            peer=_caller(peer_of_call(context), through),
             deadline=now + limit,
             traceparent=traceparent or telemetry.new_traceparent(sampled=random.random() < self._trace_ratio),  # noqa: S311
             authorization=authorization,
@@ -270,7 +270,7 @@ def _infrastructure(handler: Any, check: PeerCheck) -> Handler:
 
     async def admit(context: Context) -> None:
         try:
-            check(peer_of(context.auth_context()))
+            check(peer_of_call(context))
         except MeshError as error:
             await context.abort(error.code, error.message, error.trailing_metadata())
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import grpc
 from cryptography import x509
@@ -144,6 +144,11 @@ def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeId | None:
     """The SPIFFE id in a gRPC peer's verified certificate; None when it has none or several (X.509-SVID, section 2)."""
     found = [name for name in auth_context.get("x509_subject_alternative_name", ()) if name.startswith(b"spiffe://")]
     return _parsed(found[0]) if len(found) == 1 else None
+
+
+def peer_of_call(context: grpc.aio.ServicerContext[Any, Any]) -> SpiffeId | None:
+    """The same for the peer of a call, of whose certificate nothing else is asked for: it would be copied each time."""
+    return peer_of({context.peer_identity_key() or "": context.peer_identities() or ()})
 
 
 @functools.lru_cache(maxsize=1024)

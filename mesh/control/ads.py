@@ -18,7 +18,7 @@ from mesh.control.stream import converse
 from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
 from mesh.logs import logger
 from mesh.rates import Buckets
-from mesh.tls import peer_of
+from mesh.tls import peer_of_call
 
 _NODE_CHARACTERS_MAX: Final = 128
 # Requests on one stream: one for each cluster when a client starts, and then an answer to each change.
@@ -68,7 +68,7 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
     async def StreamAggregatedResources(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
-        peer = peer_of(context.auth_context())
+        peer = peer_of_call(context)
         workload = peer.workload if peer else ""
         try:
             self._admit(workload)
