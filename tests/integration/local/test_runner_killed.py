@@ -6,7 +6,7 @@ Those of calls are the control planes' own: what they lay for a while, they take
 import asyncio
 import resource
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -130,11 +130,11 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await supervisor.stop()
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: Callable[[], Awaitable[object]]) -> None:
+async def becomes(world: World, broken: set[str]) -> None:
     loop = asyncio.get_running_loop()
     ends = loop.time() + DEADLINE_S
-    while not await holds():
-        assert loop.time() < ends, await what()
+    while (found := await world.broken()) != broken:
+        assert loop.time() < ends, found ^ broken
         await asyncio.sleep(0.05)
 
 
@@ -158,16 +158,12 @@ async def test_whatever_a_killed_runner_had_broken_is_healed_by_the_next(world: 
     assert await world.broken() == set()
     await killed(world.home.root, radius, steps())
     # Nobody is left who knows of them but the mesh and the journal on disk.
-    assert await world.broken() == every
+    await becomes(world, every)
     target = Target(LauncherSettings())
     assert {one.door for one in custody.journal(world.home).open} == {door.LAUNCHER, links.NAME}
     healed = await asyncio.to_thread(custody.heal_leftovers, target)
     assert len(healed) == len(every)
-
-    async def well() -> bool:
-        return await world.broken() == set()
-
-    await until(well, world.broken)
+    await becomes(world, set())
     assert active(world) == []
     assert custody.journal(world.home).open == []
 
