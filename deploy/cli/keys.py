@@ -137,10 +137,16 @@ async def _rotate(go_on: bool, retire: bool, quiet: bool) -> dict[str, Any]:
 async def _shred(member_id: str, proof: Path) -> dict[str, Any]:
     from isthmus.audit.v1 import audit_pb2
     from isthmus.members.v1 import members_pb2 as pb
+    from isthmus.oauth.v1 import oauth_pb2
+    from isthmus.oauth.v1.oauth_pb2_grpc import AccountsStub
 
     from deploy.cli import audit_log
+    from deploy.cli.operator import channels
     from deploy.local.errors import LauncherError
 
+    # The account first: without it nobody signs in as a member who is no more. A repetition finds nothing left of it.
+    async with channels("oauth") as (channel, *_):
+        await AccountsStub(channel).EraseAccount(oauth_pb2.EraseAccountRequest(member_id=member_id))
     async with _connected() as keys:
         erased = await keys.EraseMember(pb.EraseMemberRequest(member_id=member_id))
     method = "/isthmus.members.v1.DataKeys/EraseMember"

@@ -19,6 +19,7 @@ from security.oauth.account_page import AccountPage
 from security.oauth.authorize_page import AuthorizePage
 from security.oauth.device_page import DevicePage
 from security.oauth.domain import KeyRules
+from security.oauth.erasure import Erasure
 from security.oauth.family_store import FamilyStore
 from security.oauth.federation.providers import Providers
 from security.oauth.federation.store import FederationStore
@@ -29,6 +30,7 @@ from security.oauth.journal import Journal
 from security.oauth.key_proofs import KeyProofs
 from security.oauth.key_store import GatewayKeyStore
 from security.oauth.limits import Limits
+from security.oauth.logins import Logins
 from security.oauth.pages import Pages
 from security.oauth.passkeys import Passkeys
 from security.oauth.passwords import PasswordChecker, SecretChecker
@@ -66,9 +68,12 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     await require_current(records, Owner.beside(__file__))
     sink = PostgresAuditSink(records)
     transactions = Transactions(database)
-    store, families, waiting = Store(transactions), FamilyStore(transactions), WaitingStore(transactions)
-    sessions = SessionStore(transactions)
     keyring = Keyring.open(settings.keyring)
+    logins = await Logins.under(keyring)
+    store, families, waiting = Store(transactions, logins), FamilyStore(transactions), WaitingStore(transactions)
+    sessions = SessionStore(transactions, logins)
+    while await asyncio.to_thread(store.seal_logins):
+        pass
     passwords = PasswordChecker()
     factors = SecondFactors(transactions, await keyring.index_key("oauth-second-factors"), ISSUER_NAME)
     journal = Journal(settings.workload, settings.node, clock)
@@ -143,7 +148,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     audit = AuditInterceptor(process.contract, sink, settings, clock)
     server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
     server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys, trust))
-    server.add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts))
+    server.add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts, Erasure(transactions)))
     if settings.http_address is None:
         raise SystemExit("no address to serve on: set ISTHMUS_HTTP_ADDRESS")
     front = GatewayFront(endpoints.app(), settings.http_address, process.identity, process.stopping)

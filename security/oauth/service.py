@@ -8,6 +8,7 @@ from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from mesh.call import current_call
 from mesh.errors import InvalidArgument
+from security.oauth.erasure import Erasure
 from security.oauth.journal import Caller
 from security.oauth.signin import Accounts
 from security.oauth.signing import SigningKeys
@@ -51,8 +52,9 @@ class KeysService(oauth_pb2_grpc.KeysServicer):
 class AccountsService(oauth_pb2_grpc.AccountsServicer):
     """isthmus.oauth.v1.Accounts"""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, erasure: Erasure) -> None:
         self._accounts = accounts
+        self._erasure = erasure
 
     async def CreateAccount(
         self, request: oauth_pb2.CreateAccountRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -72,3 +74,12 @@ class AccountsService(oauth_pb2_grpc.AccountsServicer):
         by = Caller(peer=str(current_call().peer), trace_id=current_call().trace_id)
         await asyncio.to_thread(self._accounts.sign_out_everywhere, request.member_id, by)
         return oauth_pb2.SignOutEverywhereResponse()
+
+    async def EraseAccount(
+        self, request: oauth_pb2.EraseAccountRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> oauth_pb2.EraseAccountResponse:
+        by = Caller(peer=str(current_call().peer), trace_id=current_call().trace_id)
+        # First what is open: with the account gone, nobody could end it.
+        await asyncio.to_thread(self._accounts.sign_out_everywhere, request.member_id, by)
+        await asyncio.to_thread(self._erasure.erase, request.member_id)
+        return oauth_pb2.EraseAccountResponse()

@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
 from security.oauth.domain import SESSIONS_MAX, Consent, Session
+from security.oauth.logins import Logins
 from security.oauth.store import ACCOUNTS, CLIENTS, SWEEP_ROWS_MAX, digest, metadata
 from security.oauth.transactions import Transactions
 
@@ -41,8 +42,9 @@ def session_id(token: str) -> str:
 class SessionStore:
     """Call it from a thread. Every method is one transaction and raises what Transactions does."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, logins: Logins) -> None:
         self._transaction = transactions.begin
+        self._logins = logins
 
     def begin(self, token: str, session: Session, replaced: str, record: AuditRecord) -> None:
         """A session, in place of the one that this browser had. Of a member's the newest SESSIONS_MAX stay."""
@@ -108,7 +110,7 @@ class SessionStore:
 
     def _select(self, which: object, now: datetime) -> list[Session]:
         wanted = (
-            select(SESSIONS, ACCOUNTS.c.login)
+            select(SESSIONS, ACCOUNTS.c.login_sealed)
             .join(ACCOUNTS, ACCOUNTS.c.member_id == SESSIONS.c.member_id)
             .where(which, SESSIONS.c.expires_at > now)  # type: ignore[arg-type]
             .order_by(SESSIONS.c.signed_in_at.desc())
@@ -116,7 +118,11 @@ class SessionStore:
         with self._transaction() as connection:
             rows = connection.execute(wanted).all()
         return [
-            Session(login=row.login, session_id=_name(row.digest), **{name: getattr(row, name) for name in _KEPT})
+            Session(
+                login=self._logins.open(bytes(row.login_sealed), row.member_id),
+                session_id=_name(row.digest),
+                **{name: getattr(row, name) for name in _KEPT},
+            )
             for row in rows
         ]
 

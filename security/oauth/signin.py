@@ -101,11 +101,11 @@ class Accounts:
             good = self._factors.use(account.member_id, second, now)
             context = STEP_UP_CONTEXT
         if not good:
-            self._store.count_failure(folded, now)
+            self._store.count_failure(account.member_id, now)
             log.warning("sign_in_failed", member_id=account.member_id)
             return None
         if account.failures:
-            self._store.clear_failures(folded)
+            self._store.clear_failures(account.member_id)
         return _session(account, now, context, BY_BOTH_FACTORS if context else BY_PASSWORD)
 
     def session(
@@ -129,11 +129,11 @@ class Accounts:
         if account is None or (account.locked_until is not None and now < account.locked_until):
             return False
         if not self._factors.use(member_id, password, now):
-            self._store.count_failure(account.login, now)
+            self._store.count_failure(member_id, now)
             log.warning("sign_in_failed", member_id=member_id)
             return False
         if account.failures:
-            self._store.clear_failures(account.login)
+            self._store.clear_failures(member_id)
         return True
 
     def failed(self, rule: str) -> None:

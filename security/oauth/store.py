@@ -29,6 +29,7 @@ from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
 from security.keys.port import KekRef
 from security.oauth.domain import Account, Authentication, Client, Code, KeyDates, lock_after
+from security.oauth.logins import Logins
 from security.oauth.transactions import Transactions
 
 metadata = MetaData(schema="oauth")
@@ -50,7 +51,10 @@ ACCOUNTS = Table(
     "accounts",
     metadata,
     Column("member_id", Text, primary_key=True),
-    Column("login", Text, nullable=False, unique=True),
+    # Of an account from before logins were sealed, until this server has sealed it.
+    Column("login", Text),
+    Column("login_index", LargeBinary, unique=True),
+    Column("login_sealed", LargeBinary),
     Column("password_hash", Text, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("locked_until", DateTime(timezone=True)),
@@ -110,8 +114,9 @@ def digest(code: str) -> bytes:
 class Store:
     """Call it from a thread. Every method is one transaction and raises what Transactions does."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, logins: Logins) -> None:
         self._transaction = transactions.begin
+        self._logins = logins
 
     def client(self, client_id: str) -> Client | None:
         with self._transaction() as connection:
@@ -155,44 +160,57 @@ class Store:
 
     def add_account(self, member_id: str, login: str, password_hash: str) -> Account | None:
         """Add an account; None if it was added, else the account that already has this member or this login."""
-        added = upsert(ACCOUNTS).values(member_id=member_id, login=login, password_hash=password_hash, failures=0)
+        index, sealed = self._logins.index(login), self._logins.seal(login, member_id)
+        values = {"login_index": index, "login_sealed": sealed, "password_hash": password_hash, "failures": 0}
+        added = upsert(ACCOUNTS).values(member_id=member_id, **values)
         with self._transaction() as connection:
             if connection.execute(added.on_conflict_do_nothing()).rowcount == 1:
                 return None
-            taken = (ACCOUNTS.c.member_id == member_id) | (ACCOUNTS.c.login == login)
+            taken = (ACCOUNTS.c.member_id == member_id) | (ACCOUNTS.c.login_index == index)
             # Two rows are possible: this member has another login, and the login belongs to another member.
-            return _account(connection.execute(select(ACCOUNTS).where(taken).limit(1)).one())
+            return self._account(connection.execute(select(ACCOUNTS).where(taken).limit(1)).one())
 
     def account(self, login: str) -> Account | None:
         with self._transaction() as connection:
-            row = connection.execute(select(ACCOUNTS).where(ACCOUNTS.c.login == login)).one_or_none()
-        return None if row is None else _account(row)
+            found = select(ACCOUNTS).where(ACCOUNTS.c.login_index == self._logins.index(login))
+            row = connection.execute(found).one_or_none()
+        return None if row is None else self._account(row)
 
     def account_of(self, member_id: str) -> Account | None:
         with self._transaction() as connection:
             row = connection.execute(select(ACCOUNTS).where(ACCOUNTS.c.member_id == member_id)).one_or_none()
-        return None if row is None else _account(row)
+        return None if row is None else self._account(row)
 
-    def count_failure(self, login: str, now: datetime) -> None:
+    def seal_logins(self) -> int:
+        """Seal what lies in clear from before; of two replicas each does a part. Gives how many."""
+        with self._transaction() as connection:
+            clear = select(ACCOUNTS.c.member_id, ACCOUNTS.c.login).where(ACCOUNTS.c.login.is_not(None))
+            rows = connection.execute(clear.limit(SWEEP_ROWS_MAX).with_for_update(skip_locked=True)).all()
+            for row in rows:
+                index, sealed = self._logins.index(row.login), self._logins.seal(row.login, row.member_id)
+                values = {"login": None, "login_index": index, "login_sealed": sealed}
+                connection.execute(update(ACCOUNTS).where(ACCOUNTS.c.member_id == row.member_id).values(values))
+        return len(rows)
+
+    def count_failure(self, member_id: str, now: datetime) -> None:
         """Count a wrong password, and close the account for a while after too many."""
         with self._transaction() as connection:
             counted = (
                 update(ACCOUNTS)
-                .where(ACCOUNTS.c.login == login)
+                .where(ACCOUNTS.c.member_id == member_id)
                 .values(failures=func.least(ACCOUNTS.c.failures + 1, 1_000_000))
                 .returning(ACCOUNTS.c.failures)
             )
             failures = connection.execute(counted).scalar_one_or_none()
             if failures is not None and lock_after(failures) > timedelta(0):
-                connection.execute(
-                    update(ACCOUNTS).where(ACCOUNTS.c.login == login).values(locked_until=now + lock_after(failures))
-                )
+                locked = update(ACCOUNTS).where(ACCOUNTS.c.member_id == member_id)
+                connection.execute(locked.values(locked_until=now + lock_after(failures)))
 
-    def clear_failures(self, login: str) -> None:
+    def clear_failures(self, member_id: str) -> None:
         with self._transaction() as connection:
             connection.execute(
                 update(ACCOUNTS)
-                .where(ACCOUNTS.c.login == login, ACCOUNTS.c.failures > 0)
+                .where(ACCOUNTS.c.member_id == member_id, ACCOUNTS.c.failures > 0)
                 .values(failures=0, locked_until=None)
             )
 
@@ -256,6 +274,6 @@ class Store:
             )
         return True
 
-
-def _account(row: Row[Any]) -> Account:
-    return Account(row.member_id, row.login, row.password_hash, row.failures, row.locked_until)
+    def _account(self, row: Row[Any]) -> Account:
+        login = self._logins.open(bytes(row.login_sealed), row.member_id)
+        return Account(row.member_id, login, row.password_hash, row.failures, row.locked_until)

@@ -170,7 +170,9 @@ async def thin_out(terminal: Terminal, elsewhere: Terminal, home: Path) -> None:
 async def test_a_refused_call_to_a_running_room_is_shown(
     tmp_path: Path, terminal: Terminal, elsewhere: Terminal
 ) -> None:
-    async with LocalMesh(tmp_path, free_port_base(), only=("members-1", "witness", "audit", "control-private")) as mesh:
+    async with LocalMesh(
+        tmp_path, free_port_base(), only=("members-1", "oauth-1", "witness", "audit", "control-private")
+    ) as mesh:
         listen = read(mesh.home.topology).process("members-1").listen("grpc")
         channels = Channels(Identity(mesh.operator_identity), load())
         members = MembersStub(channels.direct(str(listen), SpiffeId("private", "members")))

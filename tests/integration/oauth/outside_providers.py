@@ -17,15 +17,14 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
+import psycopg
 from aiohttp import web
-from sqlalchemy import create_engine
 from yarl import URL
 
 from security.oauth.passwords import PasswordChecker
-from security.oauth.store import Store
-from security.oauth.transactions import Transactions
 from tests.integration.oauth.authorization_servers import Deployment, prepared, running
 from tests.integration.oauth.browser import LOGIN, PASSWORD
+from tests.integration.room import plain
 
 CLIENT_ID: Final = "sandbox"
 APPID: Final = "wx0000000000000002"
@@ -63,11 +62,12 @@ def second_instance(home: Path, url: str, port: int, relying: str) -> Iterator[D
     (clients / "sandbox.secret").write_text(SECRET)
     (clients / "sandbox.secret").chmod(0o600)
     deployed = prepared(home, url, issuer=f"https://127.0.0.1:{port}", settings=settings)
-    engine, passwords = create_engine(url), PasswordChecker()
-    store = Store(Transactions(engine))
-    for login, member_id in PEOPLE.items():
-        store.add_account(member_id, login, passwords.hash(PASSWORD))
-    engine.dispose()
+    # As accounts lay there before logins were sealed: the server does it when it starts.
+    hashed = PasswordChecker().hash(PASSWORD)
+    with psycopg.connect(plain(url)) as connection:
+        for login, member_id in PEOPLE.items():
+            account = "INSERT INTO oauth.accounts (member_id, login, password_hash, failures) VALUES (%s, %s, %s, 0)"
+            connection.execute(account, (member_id, login, hashed))
     with running(deployed, replicas=1):
         yield deployed
 

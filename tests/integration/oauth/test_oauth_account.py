@@ -1,6 +1,7 @@
 """Sessions, remembered consents and passkeys: what a member sees of them, and how each of them ends."""
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from security.oauth.domain import BY_PASSKEY
 from security.tokens.admission import STEP_UP_CONTEXT
 from tests.integration.oauth.authenticator import PRESENT, Authenticator
 from tests.integration.oauth.authorization_servers import ISSUER, Deployment, Reply
-from tests.integration.oauth.browser import Browser, returned
+from tests.integration.oauth.browser import LOGIN, Browser, returned
 from tests.integration.room import plain
 
 pytestmark = pytest.mark.usefixtures("member")
@@ -53,6 +54,19 @@ def options(page: Reply) -> dict[str, Any]:
     assert found, page.body
     parsed: dict[str, Any] = json.loads(unescape(found[1]))
     return parsed
+
+
+def test_a_login_lies_nowhere_in_clear(deployment: Deployment) -> None:
+    assert LOGIN in account(entered(deployment)).body.decode()
+    rows = sql(
+        deployment, "SELECT (to_jsonb(accounts) - 'member_id')::text, login_index, login_sealed FROM oauth.accounts"
+    )
+    assert rows
+    for text, index, sealed in rows:
+        assert LOGIN.encode() not in text.encode() + index + sealed
+        assert LOGIN.encode().hex() not in text
+        # Nor as a hash that anybody can compute.
+        assert index != hashlib.sha256(LOGIN.encode()).digest()
 
 
 def claims(reply: Reply) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import create_engine
 
 from security.oauth.domain import Authentication, Client
+from security.oauth.logins import Logins
 from security.oauth.protocol import CLIENT_CREDENTIALS
 from security.oauth.store import Store
 from security.oauth.transactions import Transactions
@@ -26,7 +27,7 @@ THUMBPRINT = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s"
 @pytest.fixture(scope="module", autouse=True)
 def clients(deployment: Deployment) -> None:
     engine = create_engine(deployment.url)
-    store = Store(Transactions(engine))
+    store = Store(Transactions(engine), Logins(bytes(32), bytes(32)))
     grants, scopes = frozenset({CLIENT_CREDENTIALS}), frozenset({"orders.read"})
     jwks = json.dumps({"keys": [public_jwk(KEY.public_key())]})
     store.put_client(Client("signer", "Signer", None, grants, scopes, (), Authentication.PRIVATE_KEY_JWT, jwks=jwks))

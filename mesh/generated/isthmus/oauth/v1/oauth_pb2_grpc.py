@@ -214,6 +214,11 @@ class AccountsStub:
                 request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereRequest.SerializeToString,
                 response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereResponse.FromString,
                 _registered_method=True)
+        self.EraseAccount = channel.unary_unary(
+                '/isthmus.oauth.v1.Accounts/EraseAccount',
+                request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EraseAccountRequest.SerializeToString,
+                response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EraseAccountResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServicer:
@@ -242,6 +247,13 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseAccount(self, request, context):
+        """Ends everything that a member has open, and removes their account with all that is kept about them here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -259,6 +271,11 @@ def add_AccountsServicer_to_server(servicer, server):
                     servicer.SignOutEverywhere,
                     request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereRequest.FromString,
                     response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereResponse.SerializeToString,
+            ),
+            'EraseAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseAccount,
+                    request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EraseAccountRequest.FromString,
+                    response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EraseAccountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -343,6 +360,33 @@ class Accounts:
             '/isthmus.oauth.v1.Accounts/SignOutEverywhere',
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereRequest.SerializeToString,
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.SignOutEverywhereResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.oauth.v1.Accounts/EraseAccount',
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EraseAccountRequest.SerializeToString,
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.EraseAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

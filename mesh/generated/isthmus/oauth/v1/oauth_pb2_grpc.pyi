@@ -96,6 +96,8 @@ class AccountsStub:
     """
     SignOutEverywhere: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.SignOutEverywhereRequest, _oauth_pb2.SignOutEverywhereResponse]
     """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
+    EraseAccount: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.EraseAccountRequest, _oauth_pb2.EraseAccountResponse]
+    """Ends everything that a member has open, and removes their account with all that is kept about them here."""
 
 @_typing.type_check_only
 class AccountsAsyncStub(AccountsStub):
@@ -110,6 +112,8 @@ class AccountsAsyncStub(AccountsStub):
     """
     SignOutEverywhere: _aio.UnaryUnaryMultiCallable[_oauth_pb2.SignOutEverywhereRequest, _oauth_pb2.SignOutEverywhereResponse]  # type: ignore[assignment]
     """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
+    EraseAccount: _aio.UnaryUnaryMultiCallable[_oauth_pb2.EraseAccountRequest, _oauth_pb2.EraseAccountResponse]  # type: ignore[assignment]
+    """Ends everything that a member has open, and removes their account with all that is kept about them here."""
 
 class AccountsServicer(metaclass=_abc_1.ABCMeta):
     """Sign-in accounts of members."""
@@ -139,5 +143,13 @@ class AccountsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_oauth_pb2.SignOutEverywhereResponse, _abc.Awaitable[_oauth_pb2.SignOutEverywhereResponse]]:
         """Ends everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
+
+    @_abc_1.abstractmethod
+    def EraseAccount(
+        self,
+        request: _oauth_pb2.EraseAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oauth_pb2.EraseAccountResponse, _abc.Awaitable[_oauth_pb2.EraseAccountResponse]]:
+        """Ends everything that a member has open, and removes their account with all that is kept about them here."""
 
 def add_AccountsServicer_to_server(servicer: AccountsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
