@@ -156,7 +156,10 @@ def write_keys(path: Path, id_: str, keks: Mapping[int, bytes], index_key: bytes
     nonce, sealed = Aead(seal.key(salt)).seal(json.dumps(document).encode(), _header(seal, salt))
     texts = {"salt": base64.b64encode(salt).decode(), "sealed": base64.b64encode(nonce + sealed).decode()}
     written = {"format": FORMAT, "seal": seal.kind, **texts}
-    write_file(path, json.dumps(written, indent=1).encode() + b"\n", PRIVATE_MODE)
+    try:
+        write_file(path, json.dumps(written, indent=1).encode() + b"\n", PRIVATE_MODE)
+    except OSError as error:
+        raise KeyringUnusable(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -185,5 +188,8 @@ def _bound(kek: KekRef, context: bytes) -> bytes:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise KeyringUnusable(f"{path} cannot be read: {error.strerror}") from None
     return status.st_mtime_ns, status.st_ino

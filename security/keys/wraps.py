@@ -15,7 +15,7 @@ from typing import Final
 
 from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_file, write_file
 from security.keys.aead import SEALED_MAX
-from security.keys.errors import KeyExhausted, KeyringUnusable
+from security.keys.errors import KeyExhausted, KeyringUnusable, KmsAway
 from security.keys.port import KekRef
 
 WRAPS_MAX: Final = SEALED_MAX // 2
@@ -32,11 +32,14 @@ class WrapLedger:
         self._pid = os.getpid()
 
     def spend(self, kek: KekRef) -> None:
-        """Count one wrap. Raises KeyExhausted, KeyringUnusable or OSError; nothing may be wrapped then."""
+        """Count one wrap. Raises KeyExhausted, KeyringUnusable or KmsAway; nothing may be wrapped then."""
         if os.getpid() != self._pid:
             # What is left of a block belongs to the process that reserved it, and not to its children as well.
             self._left, self._pid = {}, os.getpid()
-        left = self._left.get(kek, 0) or self._reserve(kek)
+        try:
+            left = self._left.get(kek, 0) or self._reserve(kek)
+        except OSError as error:
+            raise KmsAway(f"how often keys were used cannot be written: {error.strerror}") from None
         self._left[kek] = left - 1
 
     def reserved(self, kek: KekRef) -> int:
