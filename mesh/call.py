@@ -51,6 +51,8 @@ class Call:
     # As it came; forwarded to services called on behalf of the same subject, never logged.
     authorization: str = field(default="", repr=False)
     claims: Claims | None = None
+    # The other end of the connection, which presents the token: `peer`, or the core gateway that let it in.
+    presenter: SpiffeId | None = None
 
     @property
     def trace_id(self) -> str:

@@ -116,12 +116,14 @@ class Entry(grpc.aio.ServerInterceptor):
                 through = value
         granted = context.time_remaining()
         limit = method.deadline_s if granted is None else min(granted, method.deadline_s)
+        presenter = peer_of_call(context)
         return Call(
             method=method,
-            peer=_caller(peer_of_call(context), through),
+            peer=_caller(presenter, through),
             deadline=now + limit,
             traceparent=traceparent or telemetry.new_traceparent(sampled=random.random() < self._trace_ratio),  # noqa: S311
             authorization=authorization,
+            presenter=presenter,
         )
 
 

@@ -21,7 +21,7 @@ import psutil
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 
-from chaos.bench import tokens
+from chaos.bench import revocations, tokens
 from chaos.bench.report import Result
 from chaos.bench.tools import BenchError, free_ports
 from chaos.load.client import PublicClient
@@ -65,6 +65,7 @@ async def _measure(bench: Path) -> list[Result]:
         rates = [(await _rate(through, CALLERS, SECONDS), await _rate(direct, CALLERS, SECONDS)) for _ in range(ROUNDS)]
         medians = [(await _median_ms(through), await _median_ms(direct)) for _ in range(ROUNDS)]
         given = await tokens.measure(mesh, bench)
+        reached = await revocations.measure(mesh, _asked(mesh), _channel)
         per_core = [await _per_core(decide, mesh.home) for _ in range(ROUNDS)]
     outside, inside = (statistics.median(each) for each in zip(*rates, strict=True))
     ratio = statistics.median(one / other for one, other in rates)
@@ -99,6 +100,7 @@ async def _measure(bench: Path) -> list[Result]:
             1.0,
         ),
         given,
+        reached,
     ]
 
 
@@ -121,9 +123,7 @@ async def _calls(mesh: LocalMesh) -> AsyncIterator[tuple[Call, Call, Call]]:
     ):
         token = PatientToken(client, "storefront", key, "catalog.read")
         headers = await token.authorization()
-        check = external_auth_pb2.CheckRequest()
-        check.attributes.request.http.method = "GET"
-        check.attributes.request.http.path = METHOD
+        check = _asked(mesh)
         check.attributes.request.http.headers.update(headers)
         decisions = external_auth_pb2_grpc.AuthorizationStub(gateway)
         catalog = catalog_pb2_grpc.CatalogStub(service)
@@ -152,6 +152,16 @@ async def _calls(mesh: LocalMesh) -> AsyncIterator[tuple[Call, Call, Call]]:
             )
 
         yield through, direct, decide
+
+
+def _asked(mesh: LocalMesh) -> external_auth_pb2.CheckRequest:
+    """What the core gateway asks about a call from outside, but for its token."""
+    check = external_auth_pb2.CheckRequest()
+    check.attributes.request.http.method = "GET"
+    check.attributes.request.http.path = METHOD
+    outside = f"Hash={'0' * 64};URI=spiffe://{mesh.settings.trust_domain}/public/edge-gateway"
+    check.attributes.request.http.headers["x-forwarded-client-cert"] = outside
+    return check
 
 
 def _channel(mesh: LocalMesh, process: str) -> grpc.aio.Channel:

@@ -1,4 +1,4 @@
-"""`isthmus members`: which members are one person, and who may see other members' records."""
+"""`isthmus members`: which members are one person, who may see other members' records, and where they are signed in."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ class Level(StrEnum):
 Merged = Annotated[str, typer.Argument(help="The member whose identifiers are to lead to the other.")]
 Kept = Annotated[str, typer.Argument(help="The member whom they lead to.")]
 
-app = typer.Typer(help="Which members are one person, and who may see others' records.", no_args_is_help=True)
+app = typer.Typer(help="Who is one person, who may see others' records, who is signed in.", no_args_is_help=True)
 
 
 @app.command()
@@ -69,6 +69,14 @@ def grades(as_json: Json = False) -> None:
     console().print(table if found else "Nobody sees other members' records.")
 
 
+@app.command("sign-out")
+def sign_out(member_id: Annotated[str, typer.Argument(help="The member.")]) -> None:
+    """End everything that a member has open anywhere: access tokens within seconds, refresh tokens at once."""
+    with clear_errors():
+        asyncio.run(_sign_out(member_id))
+    console().print(f"{escape(member_id)} is signed out everywhere")
+
+
 def _day(time_us: int) -> str:
     return datetime.fromtimestamp(time_us / 1e6, UTC).date().isoformat()
 
@@ -102,6 +110,16 @@ async def _grades() -> list[dict[str, Any]]:
         }
         for each in given
     ]
+
+
+async def _sign_out(member_id: str) -> None:
+    from isthmus.oauth.v1 import oauth_pb2 as pb
+    from isthmus.oauth.v1.oauth_pb2_grpc import AccountsStub
+
+    from deploy.cli.operator import gateway
+
+    async with gateway("accounts.write") as channel:
+        await AccountsStub(channel).SignOutEverywhere(pb.SignOutEverywhereRequest(member_id=member_id))
 
 
 async def _merge(merged: str, kept: str) -> None:

@@ -41,3 +41,30 @@ async def channels(workload: str) -> "AsyncIterator[list[grpc.aio.Channel]]":
     except MeshError as error:
         remedy = error.remedy or "See `isthmus status`"
         raise LauncherError(f"{workload} answered {error.reason}: {error.message}", remedy) from error
+
+
+@asynccontextmanager
+async def gateway(scope: str) -> "AsyncIterator[grpc.aio.Channel]":
+    """A channel for methods that ask for a token, through the core gateway. The operator's is bound to its certificate.
+
+    Raises LauncherError as `channels` does.
+    """
+    from deploy.local.errors import LauncherError, NotRunning
+    from deploy.local.mesh import urls
+    from deploy.local.settings import LauncherSettings
+    from mesh.client.isthmus import Isthmus
+    from mesh.client.token import ClientToken
+    from mesh.errors import MeshError
+
+    settings = LauncherSettings()
+    identity = settings.layout.identity("operator")
+    if not identity.exists():
+        raise NotRunning("The operator has no identity", "Start the mesh with `make run`")
+    token = ClientToken("operator", None, scope)
+    root, own = identity / "bundle.pem", identity / "keypair.pem"
+    try:
+        async with Isthmus(urls(settings)["core_gateway"], token, root_certificate=root, certificate=own) as mesh:
+            yield mesh.channel
+    except MeshError as error:
+        remedy = error.remedy or "See `isthmus status`"
+        raise LauncherError(f"The core gateway answered {error.reason}: {error.message}", remedy) from error

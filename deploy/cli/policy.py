@@ -41,6 +41,17 @@ def table(as_json: Json = False) -> None:
 
 
 @app.command()
+def openapi(
+    url: Annotated[str, typer.Option(help="Where the outside finds the mesh.")] = "https://localhost",
+) -> None:
+    """Print the OpenAPI document of all HTTP bindings, as the edge gateway serves it at /openapi.json."""
+    from mesh import contract
+    from mesh.contract import openapi as policy_openapi
+
+    print_json(policy_openapi.document(contract.load(), url))
+
+
+@app.command()
 def explain(
     method: Annotated[str, typer.Argument(help="A method, or the end of its name: Orders.PlaceOrder.")],
     principal: Annotated[str, typer.Option("--as", help="A workload or SPIFFE id: what each rule says to it.")] = "",

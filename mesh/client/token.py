@@ -25,9 +25,12 @@ class _Refused(msgspec.Struct):
 
 
 class ClientToken:
-    """For the tasks of one loop. The key is read again for each token, so that a new one is taken up."""
+    """For the tasks of one loop. The key is read again for each token, so that a new one is taken up.
 
-    def __init__(self, client_id: str, key_file: Path, scope: str) -> None:
+    Without a key, the certificate of the connection proves the client, and its tokens are bound to it (RFC 8705).
+    """
+
+    def __init__(self, client_id: str, key_file: Path | None, scope: str) -> None:
         self._client_id = client_id
         self._key_file = key_file
         self._scope = scope
@@ -50,7 +53,10 @@ class ClientToken:
 
     async def _renew(self, session: aiohttp.ClientSession, issuer: str) -> None:
         form = {"grant_type": "client_credentials", "scope": self._scope}
-        form |= AssertionKey(self._client_id, self._key_file).form(issuer)
+        if self._key_file is None:
+            form["client_id"] = self._client_id
+        else:
+            form |= AssertionKey(self._client_id, self._key_file).form(issuer)
         asked = time.monotonic()
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         try:

@@ -182,6 +182,17 @@ def _subjects_exist(tree: _Tree) -> Iterator[Finding]:
             )
 
 
+def _locations_exist(tree: _Tree) -> Iterator[Finding]:
+    for method in tree.methods:
+        answer, location = tree.messages.get(method.proto.output_type.lstrip(".")), method.policy.location_field
+        if location and answer is not None and location not in answer.field_lines:
+            rule, remedy = f"location_field {location} is none of its fields", f"name a field of {answer.proto.name}"
+            yield Finding(method.file, method.line, rule, method.name, remedy)
+        if location and method.zone != policy_pb2.ZONE_PUBLIC:
+            rule = "a method outside of the public zone answers with a redirect, which no gateway makes"
+            yield Finding(method.file, method.line, rule, method.name, "take location_field away")
+
+
 def _sensitive_methods_need_a_token(tree: _Tree) -> Iterator[Finding]:
     for method in tree.methods:
         outside = method.proto.options.HasExtension(annotations_pb2.http)
@@ -281,6 +292,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _deadlines_shrink_inward,
     _answers_state_their_class,
     _subjects_exist,
+    _locations_exist,
     _sensitive_methods_need_a_token,
     _each_zone_keeps_its_own_to_itself,
     _fields_have_a_class,

@@ -78,6 +78,10 @@ class HttpRule:
     template: str
     body: str
 
+    def verbs(self, zone: str) -> tuple[str, ...]:
+        """Its HTTP methods. Edge nodes answer HEAD wherever they answer GET (RFC 9110, section 9.3.2)."""
+        return ("GET", "HEAD") if self.verb == "GET" and zone == "public" else (self.verb,)
+
 
 @dataclass(frozen=True, slots=True)
 class MethodPolicy:
@@ -106,6 +110,8 @@ class MethodPolicy:
     # Names the request's field that says whose data it is; "" when there is none.
     subject_field: str
     http: tuple[HttpRule, ...]
+    # Names the answer's field that says where it leads, where its answer over HTTP is a redirect; "" elsewhere.
+    location_field: str = ""
 
     @property
     def deadline_s(self) -> float:

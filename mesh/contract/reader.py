@@ -174,6 +174,7 @@ def _read_method(method: descriptor.MethodDescriptor, zone: str, workload: str) 
         answer_class=DataClass(policy.answer),
         subject_field=policy.subject_field,
         http=_read_http(options),
+        location_field=policy.location_field,
     )
 
 

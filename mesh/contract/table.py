@@ -32,6 +32,7 @@ def _row(method: MethodPolicy) -> dict[str, object]:
         "rate_class": method.rate_class.name,
         "answer": method.answer_class.name,
         "subject_field": method.subject_field,
+        "location_field": method.location_field,
         "http": [f"{rule.verb} {rule.template}" for rule in method.http],
     }
 

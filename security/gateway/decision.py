@@ -61,7 +61,10 @@ class Proofs(Protocol):
 
 
 class Decider:
-    """`core_gateway` presents the inner tokens that are made here; `origin` is where the outside finds the mesh."""
+    """`core_gateway` presents the inner tokens that are made here; `edge_gateway` speaks for the outside.
+
+    `origin` is where the outside finds the mesh.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Decider:
         proofs: Proofs,
         nonces: Nonces,
         core_gateway: SpiffeId,
+        edge_gateway: SpiffeId,
         origin: str,
         clock: Clock,
     ) -> None:
@@ -81,6 +85,7 @@ class Decider:
         self._nonces = nonces
         self._origin = origin
         self._chain = (str(core_gateway),)
+        self._edge_gateway = str(edge_gateway)
         self._clock = clock
         self._rates = CallerRates(contract, clock.monotonic)
         self._reach: Mapping[str, frozenset[str]] = inner.reach(contract)
@@ -112,6 +117,9 @@ class Decider:
 
     async def _check_binding(self, claims: Claims, scheme: str, token: str, asked: Asked) -> None:
         bound = claims.confirmation
+        if asked.peer != self._edge_gateway and "x5t#S256" not in bound:
+            # Whoever comes by itself has a certificate: a token that is good without one was not given to it.
+            raise Unauthenticated("TOKEN_BINDING", "a workload's access token is bound to its certificate")
         if "x5t#S256" in bound and bound["x5t#S256"] != asked.thumbprint:
             raise Unauthenticated("TOKEN_BINDING", "the access token is bound to another certificate")
         if "jkt" not in bound:

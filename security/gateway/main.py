@@ -23,6 +23,7 @@ from security.tokens.remote import inner_verifier, trusting
 from security.tokens.verifier import TokenVerifier
 
 CORE_GATEWAY = "core-gateway"
+EDGE_GATEWAY = "edge-gateway"
 
 
 async def main(settings: GatewaySettings, process: Process) -> None:
@@ -45,6 +46,7 @@ async def main(settings: GatewaySettings, process: Process) -> None:
         proofs,
         Nonces(await proofs.nonce_key(), clock),
         SpiffeId("private", CORE_GATEWAY, settings.trust_domain),
+        SpiffeId("public", EDGE_GATEWAY, settings.trust_domain),
         settings.issuer,
         clock,
     )

@@ -84,6 +84,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         store,
         passwords,
         process.contract,
+        settings.trust_domain,
         settings.clients,
         settings.shop_callback,
         sandbox=settings.sandbox_client,

@@ -1,9 +1,12 @@
-"""The clients that every mesh begins with: the shop's back end, its browser app, and the command line."""
+"""The clients that every mesh begins with: the shop's back end, its browser app, the command line, and the workloads
+that the contract lets call with a token.
+"""
 
 import fcntl
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -12,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.contract import Contract
 from mesh.errors import FailedPrecondition
 from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_key_file, write_file
+from mesh.spiffe import SpiffeId
 from security.oauth import openid
 from security.oauth.device import DEVICE_CODE
 from security.oauth.domain import Authentication, Client
@@ -29,6 +33,16 @@ SHOP_WEB_SCOPES = frozenset(
 )
 
 
+def workloads_of(contract: Contract) -> Mapping[str, frozenset[str]]:
+    """The workloads that come through the core gateway by their own name, with the scopes that they need there."""
+    served = {service.workload for service in contract.services.values()} | {"core-gateway", "edge-gateway"}
+    found: dict[str, frozenset[str]] = {}
+    for method in contract.methods.values():
+        for caller in method.callers - served if method.scopes else ():
+            found[caller] = found.get(caller, frozenset()) | method.scopes
+    return found
+
+
 def scopes_of(contract: Contract) -> frozenset[str]:
     """Every scope that some method asks for."""
     return frozenset(scope for method in contract.methods.values() for scope in method.scopes)
@@ -38,6 +52,7 @@ def seed(
     store: Store,
     passwords: PasswordChecker,
     contract: Contract,
+    trust_domain: str,
     directory: Path,
     callback: str,
     *,
@@ -60,6 +75,8 @@ def seed(
             _app(COMMAND_LINE, "Isthmus on the command line", DEVICE_CODE, known),
         ):
             store.put_client(client)
+        for workload, scopes in workloads_of(contract).items():
+            store.put_client(_workload(SpiffeId("private", workload, trust_domain), scopes))
         if sandbox:
             secret_hash = _secret_hash(store, passwords, directory / f"{SANDBOX}.secret")
             store.put_client(
@@ -83,6 +100,12 @@ def _program(client_id: str, name: str, scopes: frozenset[str], jwks: str) -> Cl
     """A program that calls in its own name, and proves itself by its key."""
     grants = frozenset({CLIENT_CREDENTIALS})
     return Client(client_id, name, None, grants, scopes, (), Authentication.PRIVATE_KEY_JWT, jwks=jwks)
+
+
+def _workload(spiffe_id: SpiffeId, scopes: frozenset[str]) -> Client:
+    """A workload of the zone, which proves itself by its certificate (RFC 8705)."""
+    name, grants = spiffe_id.workload, frozenset({CLIENT_CREDENTIALS})
+    return Client(name, name, None, grants, scopes, (), Authentication.TLS, spiffe_id=str(spiffe_id))
 
 
 def _app(client_id: str, name: str, grant: str, known: frozenset[str], *redirect_uris: str) -> Client:

@@ -52,8 +52,8 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
             )
         # Set before anything is refused: the audit record says whose good token lacked what.
         call.claims = claims = await self._verifier.verify(token)
-        # The peer is proven by its certificate; the token says who may present it. Stolen, it is of no use to others.
-        if not claims.actors or claims.actors[0] != str(call.peer):
+        # Who presents it is proven by a certificate; the token says who may. Stolen, it is of no use to others.
+        if not claims.actors or claims.actors[0] != str(call.presenter):
             raise Unauthenticated("TOKEN_PRESENTER", "the token was made for another workload to present")
         check_subject(claims, policy, self._clock.now_us() // 1_000_000)
 

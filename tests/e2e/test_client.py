@@ -1,11 +1,14 @@
 """What docs/clients.md shows: typed calls from outside, and a look at the services from inside."""
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from isthmus.money.v1 import money_pb2
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
@@ -52,12 +55,24 @@ async def test_a_program_calls_with_typed_stubs(mesh: LocalMesh) -> None:
             await orders.PlaceOrder(wanted)
 
 
-async def test_an_operator_asks_a_service_what_it_serves(mesh: LocalMesh) -> None:
+def asked_by_reflection(address: str, credentials: grpc.ChannelCredentials, name: str) -> tuple[list[str], Any]:
+    """The services, and an answer of one, by what they say of themselves alone: as grpcurl goes about it."""
+    options = (("grpc.ssl_target_name_override", name),)
+    with grpc.secure_channel(address, credentials, options=options) as channel:
+        told = ProtoReflectionDescriptorDatabase(channel)
+        service = DescriptorPool(told).FindServiceByName("isthmus.orders.v1.Orders")
+        method = service.methods_by_name["SummarizeOrders"]
+        asked, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+        assert asked is not orders_pb2.SummarizeOrdersRequest
+        call = channel.unary_unary(f"/{service.full_name}/{method.name}", asked.SerializeToString, answer.FromString)
+        return list(told.get_services()), call(asked(), timeout=10)
+
+
+async def test_an_operator_asks_a_service_what_it_serves_and_calls_it(mesh: LocalMesh) -> None:
     address = next(row.process.listen("grpc") for row in mesh.rows if row.process.workload == "orders")
-    options = (("grpc.ssl_target_name_override", f"orders.private.{mesh.settings.trust_domain}"),)
     credentials = Identity(mesh.home.identity("operator")).channel_credentials()
-    async with grpc.aio.secure_channel(str(address), credentials, options=options) as channel:
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
-        answer = await answers.read()
-    assert "isthmus.orders.v1.Orders" in {each.name for each in answer.list_services_response.service}
+    name = f"orders.private.{mesh.settings.trust_domain}"
+    services, answer = await asyncio.to_thread(asked_by_reflection, str(address), credentials, name)
+    assert "isthmus.orders.v1.Orders" in services
+    assert {field.name for field, _ in answer.ListFields()} <= {"months"}
+    assert answer.DESCRIPTOR.full_name == "isthmus.orders.v1.SummarizeOrdersResponse"

@@ -1,18 +1,25 @@
 """The gateway as the only way in: what is revoked, bound, or made for somebody else is of no use."""
 
 import asyncio
+import itertools
 import json
 import os
 import secrets
+import ssl
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import aiohttp
 import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
 
 from chaos.load.client import Answer, PublicClient
@@ -24,12 +31,13 @@ from mesh.errors import MeshError
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from security.tokens.jwk import public_jwk
-from tests.e2e.command import ISTHMUS
+from tests.e2e.command import ISTHMUS, isthmus
 from tests.e2e.public import JSON, bearer, problem, public_client, register
 from tests.e2e.signin import FORM, PASSWORD, Jar, authorize, create_account, redeem, submit
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-REACHES_WITHIN_S = 5.0
+# Generous, for a loaded machine.
+REACHES_WITHIN_S = 30.0
 PATH = "/v1/campaigns"
 
 
@@ -43,24 +51,68 @@ async def post(client: PublicClient, path: str, form: dict[str, str], **headers:
     return await client.send("POST", path, urlencode(form).encode(), FORM | headers)
 
 
-async def refused_within(client: PublicClient, path: str, token: str) -> float:
-    """Seconds until a token that was good is refused."""
-    started = time.monotonic()
-    while True:
-        answer = await client.send("GET", path, headers={"authorization": f"Bearer {token}"})
-        if answer.status != 200:
-            problem(answer, 401)
-            return time.monotonic() - started
-        assert time.monotonic() - started < REACHES_WITHIN_S, "the revocation does not reach the gateway"
+async def refused_in_time(client: PublicClient, path: str, token: str) -> None:
+    """Wait until a token that was good is refused."""
+    ends = time.monotonic() + REACHES_WITHIN_S
+    while (answer := await client.send("GET", path, headers={"authorization": f"Bearer {token}"})).status == 200:
+        assert time.monotonic() < ends, "the revocation does not reach the gateway"
         await asyncio.sleep(0.05)
+    problem(answer, 401)
 
 
-async def test_a_revoked_token_is_refused_everywhere_within_five_seconds(mesh: LocalMesh) -> None:
+async def test_a_revoked_token_is_refused_wherever_tokens_are_checked(mesh: LocalMesh) -> None:
+    """By both replicas that decide and both that serve, each asked by itself; how soon, `make bench` measures."""
     async with public_client(mesh) as client:
-        token = (await bearer(mesh, client, "catalog.read"))["authorization"].removeprefix("Bearer ")
-        assert (await client.send("GET", PATH, headers={"authorization": f"Bearer {token}"})).status == 200
-        assert (await post(client, "/oauth/revoke", credentials(mesh) | {"token": token})).status == 200
-        await refused_within(client, PATH, token)
+        authorization = (await bearer(mesh, client, "catalog.read"))["authorization"]
+        token = authorization.removeprefix("Bearer ")
+        check = CheckRequest()
+        http = check.attributes.request.http
+        http.path = "/isthmus.catalog.v1.Catalog/ListCampaigns"
+        edge = f"spiffe://{mesh.settings.trust_domain}/public/edge-gateway"
+        http.headers.update({"authorization": authorization, "x-forwarded-client-cert": f"Hash={'0' * 64};URI={edge}"})
+        async with as_core_gateway(mesh, "gateway") as deciding, as_core_gateway(mesh, "catalog") as serving:
+            answers = [await AuthorizationStub(channel).Check(check, timeout=10) for channel in deciding]
+            assert [answer.status.code for answer in answers] == [0, 0]
+            inner = [("authorization", answer.ok_response.headers[0].header.value) for answer in answers]
+
+            async def decides(channel: grpc.aio.Channel) -> bool:
+                return bool((await AuthorizationStub(channel).Check(check, timeout=10)).status.code == 0)
+
+            async def serves(channel: grpc.aio.Channel, made: tuple[str, str]) -> bool:
+                stub: catalog_pb2_grpc.CatalogAsyncStub = catalog_pb2_grpc.CatalogStub(channel)
+                try:
+                    await stub.ListCampaigns(catalog_pb2.ListCampaignsRequest(), metadata=(made,), timeout=10)
+                except grpc.aio.AioRpcError as refused:
+                    if refused.code() is grpc.StatusCode.UNAUTHENTICATED:
+                        return False
+                    raise
+                return True
+
+            # Either replica takes what either has made.
+            assert all([await serves(channel, made) for channel in serving for made in inner])
+            assert (await client.send("GET", PATH, headers={"authorization": authorization})).status == 200
+            assert (await post(client, "/oauth/revoke", credentials(mesh) | {"token": token})).status == 200
+            ends = time.monotonic() + REACHES_WITHIN_S
+            for channel in deciding:
+                while await decides(channel):
+                    assert time.monotonic() < ends, "the revocation does not reach the decision point"
+                    await asyncio.sleep(0.05)
+            for channel, made in itertools.product(serving, inner):
+                while await serves(channel, made):
+                    assert time.monotonic() < ends, "the revocation does not reach the service"
+                    await asyncio.sleep(0.05)
+        await refused_in_time(client, PATH, token)
+
+
+@asynccontextmanager
+async def as_core_gateway(mesh: LocalMesh, workload: str) -> AsyncIterator[list[grpc.aio.Channel]]:
+    """A channel to each process of a private workload, with the core gateway's own certificate."""
+    credentials_ = Identity(mesh.home.identity("core-gateway")).channel_credentials()
+    options = (("grpc.ssl_target_name_override", f"{workload}.private.{mesh.settings.trust_domain}"),)
+    listens = [str(row.process.listen("grpc")) for row in mesh.rows if row.process.workload == workload]
+    async with AsyncExitStack() as stack:
+        opened = [grpc.aio.secure_channel(listen, credentials_, options=options) for listen in listens]
+        yield [await stack.enter_async_context(channel) for channel in opened]
 
 
 async def test_a_refresh_token_that_is_used_again_ends_what_is_open(mesh: LocalMesh) -> None:
@@ -79,7 +131,7 @@ async def test_a_refresh_token_that_is_used_again_ends_what_is_open(mesh: LocalM
         assert (await post(client, "/oauth/token", grant | {"refresh_token": second["refresh_token"]})).status == 200
         replay = await post(client, "/oauth/token", grant | {"refresh_token": first["refresh_token"]})
         assert json.loads(replay.body)["error"] == "invalid_grant"
-        await refused_within(client, path, second["access_token"])
+        await refused_in_time(client, path, second["access_token"])
 
 
 async def test_a_bound_token_is_good_with_a_fresh_proof_of_its_key_alone(mesh: LocalMesh) -> None:
@@ -117,6 +169,54 @@ async def test_a_bound_token_is_good_with_a_fresh_proof_of_its_key_alone(mesh: L
         good = proof(key, "GET", PATH, nonce, token)
         assert (await call("DPoP", dpop=good)).status == 200
         assert problem(await call("DPoP", dpop=good), 401)["reason"] == "PROOF_REPLAYED"
+
+
+async def test_a_workload_s_token_is_good_with_its_certificate_alone(mesh: LocalMesh) -> None:
+    """RFC 8705 through the gateway: the operator's certificate proves it, and its token is of use to it alone."""
+    path = "/v1/accounts/nobody:signOutEverywhere"
+    root = mesh.home.identity("operator") / "bundle.pem"
+    identity = ssl.create_default_context(cafile=str(root))
+    identity.load_cert_chain(mesh.home.identity("operator") / "keypair.pem")
+    inside = mesh.urls["core_gateway"]
+
+    async with (
+        public_client(mesh) as outside,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=identity)) as operator,
+    ):
+
+        async def by_operator(path: str, authorization: str) -> tuple[int, str]:
+            headers = JSON | {"authorization": authorization}
+            async with operator.post(inside + path, data=b"{}", headers=headers) as answer:
+                return answer.status, str((await answer.json(content_type=None)).get("reason", ""))
+
+        form = {"grant_type": "client_credentials", "client_id": "operator", "scope": "accounts.write"}
+        async with operator.post(f"{inside}/oauth/token", data=form) as answer:
+            assert answer.status == 200, await answer.text()
+            token = f"Bearer {(await answer.json())['access_token']}"
+        assert set(jwt.decode(token.split()[1], options={"verify_signature": False})["cnf"]) == {"x5t#S256"}
+        assert await by_operator(path, token) == (200, "")
+        # Stolen, it is of no use outside; nor is one that was not given to it of use to the operator.
+        problem(await outside.send("POST", path, b"{}", JSON | {"authorization": token}), 401)
+        unbound = (await bearer(mesh, outside, "accounts.write"))["authorization"]
+        assert await by_operator(path, unbound) == (401, "TOKEN_INVALID")
+        # Neither does the certificate open what does not name the operator.
+        assert (await by_operator("/v1/accounts", token))[0] == 403
+        # Nobody else gets such a token.
+        assert (await post(outside, "/oauth/token", form)).status == 401
+
+
+async def test_an_operator_signs_a_member_out_everywhere(mesh: LocalMesh) -> None:
+    async with public_client(mesh) as client:
+        member_id = await register(mesh, client, "only-way-in-member-3", 23)
+        await create_account(mesh, client, member_id, "frances@example.org")
+        verifier, code = await authorize(client, "frances@example.org", PASSWORD, "members.read")
+        given = json.loads((await redeem(client, code, verifier)).body)
+        home, port = mesh.home.root, mesh.settings.port_base
+        status, _, errors = await isthmus("members", "sign-out", member_id, home=home, port_base=port)
+        assert status == 0, errors
+        await refused_in_time(client, f"/v1/members/{member_id}", given["access_token"])
+        again = {"grant_type": "refresh_token", "client_id": "shop-web", "refresh_token": given["refresh_token"]}
+        assert json.loads((await post(client, "/oauth/token", again)).body)["error"] == "invalid_grant"
 
 
 async def test_a_token_of_the_outside_opens_no_service(mesh: LocalMesh) -> None:

@@ -3,8 +3,6 @@
 import re
 from typing import Any, Final
 
-from mesh.contract import HttpRule
-
 _VARIABLE: Final = re.compile(r"\{([a-z0-9_.]+)(=\*)?\}")
 
 
@@ -24,6 +22,11 @@ def is_literal(template: str) -> bool:
     return "{" not in template
 
 
+def order(template: str) -> tuple[bool, int, str]:
+    """Sorts templates so that no variable of one takes what another says: whole paths first, then most text first."""
+    return (not is_literal(template), -len(_VARIABLE.sub("", template)), template)
+
+
 def match(template: str) -> dict[str, Any]:
     """A RouteMatch of the path alone."""
     if is_literal(template):
@@ -36,11 +39,6 @@ def matcher(template: str) -> dict[str, Any]:
     if is_literal(template):
         return {"exact": template}
     return {"safe_regex": {"regex": pattern(template)}}
-
-
-def verbs(rule: HttpRule, zone: str) -> tuple[str, ...]:
-    """The HTTP methods of a binding. Edge nodes answer HEAD wherever they answer GET (RFC 9110, section 9.3.2)."""
-    return ("GET", "HEAD") if rule.verb == "GET" and zone == "public" else (rule.verb,)
 
 
 def method(*verbs: str) -> dict[str, Any]:

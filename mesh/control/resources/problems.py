@@ -33,13 +33,19 @@ _RETRY_AFTER: Final = {"header": {"key": "retry-after", "value": "1"}, "append_a
 
 def local_replies() -> dict[str, Any]:
     """What Envoy says of itself (its own text names upstreams and sockets) is replaced whole."""
-    mappers: list[dict[str, Any]] = [_kept(METADATA), _kept(DECISION)]
+    mappers: list[dict[str, Any]] = [_kept(METADATA), _kept(DECISION), _good()]
     for status, reason, detail in _PROBLEMS:
         mapper: dict[str, Any] = {"filter": _status(status), "body_format_override": _format(status, reason, detail)}
         if status in _RETRY_LATER:
             mapper["headers_to_add"] = [_RETRY_AFTER]
         mappers.append(mapper)
     return {"mappers": mappers, "body_format": _format(None, "FAILED", "The request failed.")}
+
+
+def _good() -> dict[str, Any]:
+    """An answer that is no refusal stays as it is: all of them are JSON."""
+    text = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": "application/json"}
+    return {"filter": _status(200), "body_format_override": text}
 
 
 def _kept(namespace: str) -> dict[str, Any]:

@@ -4,10 +4,11 @@ import hashlib
 import json
 from typing import Any, Final
 
-from mesh.contract import HttpRule, MethodPolicy
+from mesh.contract import HttpRule, MethodPolicy, openapi
 from mesh.control.resources import decision, faults, paths, rates, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
+from mesh.spiffe import ZONES
 
 EDGE: Final = "edge"
 CORE: Final = "core"
@@ -34,12 +35,14 @@ _GRPC_ANSWER: Final = (
 
 def edge(view: View) -> dict[str, Any]:
     """What the public may ask for: methods with an HTTP binding, and the authorization server's pages."""
-    routes = []
-    for method in (*view.methods("public"), *view.methods("private")):
-        target = _to_edge(view, method) if method.zone == "public" else _to_core(view, method)
-        routes += [{"match": matching(rule, method.zone), **target} for rule in method.http]
-    # Exact paths first, so that no variable of another template takes them.
-    routes.sort(key=lambda route: "path" not in route["match"])
+    bound = [(rule, method) for zone in ZONES for method in view.methods(zone) for rule in method.http]
+    routes = [
+        {
+            "match": matching(rule, method.zone),
+            **(_to_edge(view, method) if method.zone == "public" else _to_core(view, method)),
+        }
+        for rule, method in sorted(bound, key=lambda each: paths.order(each[0].template))
+    ]
     routes += [
         {
             "match": {"prefix": prefix},
@@ -51,18 +54,29 @@ def edge(view: View) -> dict[str, Any]:
         }
         for prefix in OAUTH_PREFIXES
     ]
+    described = json.dumps(openapi.document(view.contract, view.issuer), separators=(",", ":"))
+    routes.insert(0, _described(described))
     host = _host(routes + _wrong_methods(view))
     return {
         **_configuration(EDGE, host),
+        "max_direct_response_body_size_bytes": len(described.encode()),
         "request_headers_to_remove": list(_RESERVED),
         "request_headers_to_add": [{**_TRACEPARENT, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
         "response_headers_to_remove": list(_GRPC_ANSWER),
     }
 
 
+def _described(document: str) -> dict[str, Any]:
+    """The document of all that may be asked for, which the gateway answers with itself."""
+    return {
+        "match": {"path": openapi.PATH, "headers": [paths.method("GET")]},
+        "direct_response": {"status": 200, "body": {"inline_string": document}},
+    }
+
+
 def matching(rule: HttpRule, zone: str) -> dict[str, Any]:
     """The match of one binding of a method of a zone."""
-    return {**paths.match(rule.template), "headers": [paths.method(*paths.verbs(rule, zone))]}
+    return {**paths.match(rule.template), "headers": [paths.method(*rule.verbs(zone))]}
 
 
 def core(view: View) -> dict[str, Any]:
@@ -180,10 +194,10 @@ def _retried(method: MethodPolicy, retry_on: str) -> dict[str, Any]:
 
 def _wrong_methods(view: View) -> list[dict[str, Any]]:
     """405 with Allow, for paths that exist (RFC 9110, section 15.5.6)."""
-    verbs: dict[str, set[str]] = {}
+    verbs: dict[str, set[str]] = {openapi.PATH: {"GET"}}
     for method in view.contract.methods.values():
         for rule in method.http:
-            verbs.setdefault(rule.template, set()).update(paths.verbs(rule, method.zone))
+            verbs.setdefault(rule.template, set()).update(rule.verbs(method.zone))
     return [
         {
             "match": paths.match(template),
@@ -195,7 +209,7 @@ def _wrong_methods(view: View) -> list[dict[str, Any]]:
                 }
             ],
         }
-        for template, allowed in sorted(verbs.items(), key=lambda item: (not paths.is_literal(item[0]), item[0]))
+        for template, allowed in sorted(verbs.items(), key=lambda item: paths.order(item[0]))
     ]
 
 

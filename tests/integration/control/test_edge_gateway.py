@@ -188,6 +188,20 @@ async def test_tls_1_2_is_refused(world: World) -> None:
         await asyncio.open_connection("127.0.0.1", port, ssl=context)
 
 
+async def test_a_client_that_is_slow_to_ask_gives_its_place_up(world: World) -> None:
+    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
+    port = int(world.address("edge-gateway", "https").split(":")[1])
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    try:
+        writer.write(b"GET /v1/ads:decide?slot=position-1 HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
+        # It is told so, and the connection ends, though it says no more.
+        answer = await asyncio.wait_for(reader.read(), 60)
+    finally:
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in answer
+
+
 async def test_http_2_is_offered(world: World) -> None:
     context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
     context.set_alpn_protocols(["h2", "http/1.1"])

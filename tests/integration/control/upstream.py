@@ -106,6 +106,7 @@ async def gateway(settings: ProcessSettings, process: Process, builder: ServerBu
         NoProofs(),
         Nonces(b"stand-in", clock),
         SpiffeId("private", "core-gateway", settings.trust_domain),
+        SpiffeId("public", "edge-gateway", settings.trust_domain),
         settings.issuer,
         clock,
     )

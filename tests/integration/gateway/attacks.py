@@ -24,6 +24,7 @@ ISSUER: Final = "https://localhost:1"
 AUDIENCE: Final = "isthmus-core"
 TRUST_DOMAIN: Final = "isthmus.internal"
 CORE: Final = f"spiffe://{TRUST_DOMAIN}/private/core-gateway"
+EDGE: Final = f"spiffe://{TRUST_DOMAIN}/public/edge-gateway"
 REVOKED: Final = "revoked-token"
 ISSUER_KEY: Final = ec.generate_private_key(ec.SECP256R1())
 GATEWAY_KEY: Final = ec.generate_private_key(ec.SECP256R1())
@@ -141,6 +142,8 @@ class Attack:
     # Whose proof comes along, and whether it comes a second time.
     proven_by: ec.EllipticCurvePrivateKey | None = None
     replayed: bool = False
+    # Who sends it to the core gateway.
+    peer: str = EDGE
     applies: Callable[[MethodPolicy], bool] = field(default=lambda method: True)
 
 
@@ -220,6 +223,12 @@ DECISIONS: Final = (
         "bound to a certificate, shown with another",
         "TOKEN_BINDING",
         lambda m, t: outside(m, t, cnf={"x5t#S256": CERTIFICATE}),
+    ),
+    _attack(
+        "bound to nothing, sent by a workload",
+        "TOKEN_BINDING",
+        outside,
+        peer=f"spiffe://{TRUST_DOMAIN}/private/operator",
     ),
     _attack("bound to something unknown", "TOKEN_CLAIMS", lambda m, t: outside(m, t, cnf={"kid": "x"})),
 )

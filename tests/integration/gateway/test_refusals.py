@@ -199,8 +199,8 @@ async def decider() -> Decider:
         patch.setattr("security.gateway.minting.LEARN_S", 0)
         await mint._renew()
     verifier = TokenVerifier(Known(ISSUER_KEY), ISSUER, AUDIENCE, clock, await revocations())
-    core = SpiffeId("private", "core-gateway")
-    return Decider(CONTRACT, verifier, mint, Used(), Nonces(b"n", clock), core, ISSUER, clock)
+    core, edge = SpiffeId("private", "core-gateway"), SpiffeId("public", "edge-gateway")
+    return Decider(CONTRACT, verifier, mint, Used(), Nonces(b"n", clock), core, edge, ISSUER, clock)
 
 
 def now_s() -> int:
@@ -213,7 +213,7 @@ async def decide(decider: Decider, method: MethodPolicy, attack: Attack) -> str:
     nonce = Nonces(b"n", SystemClock()).current()
     shown = proof(attack.proven_by, token, now_s(), nonce) if attack.proven_by else ""
     authorization = f"{attack.scheme} {token}" if token else ""
-    asked = Asked(method.path, authorization, proof=shown, verb="POST", outside="/x")
+    asked = Asked(method.path, authorization, attack.peer, proof=shown, verb="POST", outside="/x")
     try:
         if attack.replayed:
             await decider.decide(asked)

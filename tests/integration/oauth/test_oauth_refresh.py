@@ -79,7 +79,7 @@ def test_a_refresh_gives_both_tokens_anew_on_either_replica(deployment: Deployme
 
 def test_of_fifty_who_refresh_at_once_one_wins_and_all_get_its_answer(deployment: Deployment) -> None:
     token = signed_in(deployment)["refresh_token"]
-    with ThreadPoolExecutor(16) as threads:
+    with ThreadPoolExecutor(50) as threads:
         replies = list(threads.map(lambda n: refresh(deployment, token, replica=n % 2), range(50)))
     assert Counter(reply.status for reply in replies) == {200: 50}
     assert len({reply.body for reply in replies}) == 1

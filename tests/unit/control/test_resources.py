@@ -1,12 +1,13 @@
 """What is compiled from the contract for gateways and clients."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from mesh.contract import load
+from mesh.contract import load, openapi
 from mesh.control.compile import GRPC, assignment, configuration, packed, with_endpoints
 from mesh.control.health import State
 from mesh.control.resources import access, paths, transcoding
@@ -100,7 +101,20 @@ def test_wrong_methods_and_unknown_paths(view: Views) -> None:
     assert wrong["direct_response"]["status"] == 405
     assert wrong["response_headers_to_add"][0]["header"]["value"] == "POST"
     assert route_for(routes, "GET", "/v1/nothing") == {}
+    # A template that says more, though the variable of another would take it.
+    for path, allowed in (("/v1/orders/x", "GET"), ("/v1/orders/x:cancel", "POST"), ("/v1/members/x:export", "GET")):
+        assert route_for(routes, "PATCH", path)["response_headers_to_add"][0]["header"]["value"] == allowed
     assert route_for(routes, "HEAD", "/v1/orders/x")["response_headers_to_add"][0]["header"]["value"] == "GET"
+
+
+def test_the_gateway_answers_with_the_document_of_what_may_be_asked_for_itself(view: Views) -> None:
+    public = view("public")
+    routes = routes_of(public, EDGE_GATEWAY, "edge")
+    told = route_for(routes, "GET", "/openapi.json")["direct_response"]
+    assert json.loads(told["body"]["inline_string"]) == openapi.document(load(), public.issuer)
+    size_max = configuration(public, EDGE_GATEWAY)[ROUTES]["edge"]["max_direct_response_body_size_bytes"]
+    assert size_max == len(told["body"]["inline_string"].encode())
+    assert route_for(routes, "POST", "/openapi.json")["direct_response"]["status"] == 405
 
 
 def test_the_public_may_ask_for_the_headers_alone_wherever_an_edge_node_answers(view: Views) -> None:
@@ -130,12 +144,17 @@ def test_the_edge_gateway_may_reach_nothing_without_a_binding(view: Views) -> No
 def test_other_callers_may_reach_exactly_the_methods_that_name_them(view: Views) -> None:
     policies = access.filter_(view("private"))["typed_config"]["rules"]["policies"]
     assert policies.keys() == {EDGE_GATEWAY, "operator"}
-    allowed = {
-        each["url_path"]["path"]["exact"] for each in policies["operator"]["permissions"][0]["or_rules"]["rules"]
-    }
-    named = {each.path for each in load().methods.values() if "operator" in each.callers and each.zone == "private"}
+    rules = policies["operator"]["permissions"][0]["or_rules"]["rules"]
+    allowed = {each["url_path"]["path"]["exact"] for each in rules if "url_path" in each}
+    named = [each for each in load().methods.values() if "operator" in each.callers and each.zone == "private"]
     # And its certificate proves it to the authorization server.
-    assert allowed == named | {"/oauth/token"}
+    assert allowed == {each.path for each in named} | {"/oauth/token"}
+    # As JSON, too, where they are bound to HTTP.
+    bound = [rule for each in named for rule in each.http]
+    assert [each["and_rules"]["rules"] for each in rules if "and_rules" in each] == [
+        [{"header": paths.method(rule.verb)}, {"url_path": {"path": paths.matcher(rule.template)}}] for rule in bound
+    ]
+    assert bound
 
 
 def test_no_snapshot_of_the_public_zone_holds_a_private_endpoint_but_the_gate(view: Views) -> None:

@@ -22,7 +22,7 @@ from security.tokens.jwk import public_jwk
 CONTRACT = load()
 ORIGIN = "https://shop.example"
 NOW_S = 1_800_000_000
-CORE = SpiffeId("private", "core-gateway")
+CORE, EDGE = SpiffeId("private", "core-gateway"), SpiffeId("public", "edge-gateway")
 PLACE, READ = "/isthmus.orders.v1.Orders/PlaceOrder", "/isthmus.orders.v1.Orders/GetOrder"
 CHECK = "/isthmus.members.v1.Members/CheckMember"
 GOOD = Claims(
@@ -89,7 +89,12 @@ class UsedOnce:
 
 
 def decider(mint: Mint, clock: FakeClock, claims: Claims = GOOD) -> Decider:
-    return Decider(CONTRACT, OneToken(claims), mint, UsedOnce(), Nonces(b"k", clock), CORE, ORIGIN, clock)
+    return Decider(CONTRACT, OneToken(claims), mint, UsedOnce(), Nonces(b"k", clock), CORE, EDGE, ORIGIN, clock)
+
+
+def asked(path: str, authorization: str = "", **more: str) -> Asked:
+    """From outside, unless `more` names another peer."""
+    return Asked(path, authorization, **({"peer": str(EDGE)} | more))
 
 
 def said(text: str) -> dict[str, object]:
@@ -104,7 +109,7 @@ async def reason(work: Awaitable[object]) -> str:
 
 
 async def test_a_call_gets_an_inner_token_with_less_of_everything(mint: Mint, clock: FakeClock) -> None:
-    decided = await decider(mint, clock).decide(Asked(PLACE, "Bearer good"))
+    decided = await decider(mint, clock).decide(asked(PLACE, "Bearer good"))
     assert decided.token
     claims = said(decided.token.text)
     assert (claims["aud"], claims["sub"], claims["client_id"]) == ("orders", "member-1", "shop-web")
@@ -119,56 +124,66 @@ async def test_a_call_gets_an_inner_token_with_less_of_everything(mint: Mint, cl
 async def test_who_calls_too_often_waits_and_others_do_not(mint: Mint, clock: FakeClock) -> None:
     asks = decider(mint, clock)
     for _ in range(CONTRACT.rates[CONTRACT.methods[PLACE].rate_class].member.burst):
-        await asks.decide(Asked(PLACE, "Bearer good"))
-    assert await reason(asks.decide(Asked(PLACE, "Bearer good"))) == "RATE_EXCEEDED"
+        await asks.decide(asked(PLACE, "Bearer good"))
+    assert await reason(asks.decide(asked(PLACE, "Bearer good"))) == "RATE_EXCEEDED"
     clock.now_s += 1
-    assert (await asks.decide(Asked(PLACE, "Bearer good"))).token
+    assert (await asks.decide(asked(PLACE, "Bearer good"))).token
 
 
 async def test_an_inner_token_does_not_outlive_the_one_it_is_made_of(mint: Mint, clock: FakeClock) -> None:
     short = dataclasses.replace(GOOD, expires=NOW_S + 7)
-    decided = await decider(mint, clock, short).decide(Asked(PLACE, "Bearer good"))
+    decided = await decider(mint, clock, short).decide(asked(PLACE, "Bearer good"))
     assert decided.token
     assert decided.token.expires == NOW_S + 7
 
 
 async def test_a_token_is_used_again_while_it_lasts(mint: Mint, clock: FakeClock) -> None:
     asks = decider(mint, clock)
-    first = await asks.decide(Asked(PLACE, "Bearer good"))
-    assert (await asks.decide(Asked(PLACE, "Bearer good"))).token is first.token
+    first = await asks.decide(asked(PLACE, "Bearer good"))
+    assert (await asks.decide(asked(PLACE, "Bearer good"))).token is first.token
     clock.now_s += inner.LIFE_S - LEFT_S_MIN + 1
-    later = await asks.decide(Asked(PLACE, "Bearer good"))
+    later = await asks.decide(asked(PLACE, "Bearer good"))
     assert later.token is not first.token
 
 
 @pytest.mark.parametrize(
-    ("asked", "rule"),
+    ("wanted", "rule"),
     [
-        (Asked(PLACE), "TOKEN_MISSING"),
-        (Asked(PLACE, "good"), "TOKEN_MISSING"),
-        (Asked(PLACE, "Basic good"), "TOKEN_MISSING"),
-        (Asked(PLACE, "Bearer "), "TOKEN_MISSING"),
-        (Asked(PLACE, "Bearer bad"), "TOKEN_SIGNATURE"),
-        (Asked(PLACE, "Bearer good,Bearer good"), "TOKEN_SIGNATURE"),
-        (Asked("/isthmus.members.v1.Members/RegisterMember", "Bearer good"), "SCOPE_MISSING"),
-        (Asked("/isthmus.ads.v1.Ads/Decide", "Bearer good"), "METHOD_UNKNOWN"),
-        (Asked("/grpc.health.v1.Health/Check", "Bearer good"), "METHOD_UNKNOWN"),
-        (Asked("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "Bearer good"), "METHOD_UNKNOWN"),
-        (Asked("", "Bearer good"), "METHOD_UNKNOWN"),
+        (asked(PLACE), "TOKEN_MISSING"),
+        (asked(PLACE, "good"), "TOKEN_MISSING"),
+        (asked(PLACE, "Basic good"), "TOKEN_MISSING"),
+        (asked(PLACE, "Bearer "), "TOKEN_MISSING"),
+        (asked(PLACE, "Bearer bad"), "TOKEN_SIGNATURE"),
+        (asked(PLACE, "Bearer good,Bearer good"), "TOKEN_SIGNATURE"),
+        (asked("/isthmus.members.v1.Members/RegisterMember", "Bearer good"), "SCOPE_MISSING"),
+        (asked("/isthmus.ads.v1.Ads/Decide", "Bearer good"), "METHOD_UNKNOWN"),
+        (asked("/grpc.health.v1.Health/Check", "Bearer good"), "METHOD_UNKNOWN"),
+        (asked("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "Bearer good"), "METHOD_UNKNOWN"),
+        (asked("", "Bearer good"), "METHOD_UNKNOWN"),
     ],
 )
-async def test_what_does_not_pass(mint: Mint, clock: FakeClock, asked: Asked, rule: str) -> None:
-    assert await reason(decider(mint, clock).decide(asked)) == rule
+async def test_what_does_not_pass(mint: Mint, clock: FakeClock, wanted: Asked, rule: str) -> None:
+    assert await reason(decider(mint, clock).decide(wanted)) == rule
 
 
 async def test_a_token_bound_to_a_certificate_needs_it_and_stays_bound(mint: Mint, clock: FakeClock) -> None:
     bound = dataclasses.replace(GOOD, confirmation={"x5t#S256": "a" * 43})
     asks = decider(mint, clock, bound)
     for other in ("", "b" * 43):
-        assert await reason(asks.decide(Asked(PLACE, "Bearer good", thumbprint=other))) == "TOKEN_BINDING"
-    decided = await asks.decide(Asked(PLACE, "Bearer good", thumbprint="a" * 43))
+        assert await reason(asks.decide(asked(PLACE, "Bearer good", thumbprint=other))) == "TOKEN_BINDING"
+    decided = await asks.decide(asked(PLACE, "Bearer good", thumbprint="a" * 43))
     assert decided.token
     assert said(decided.token.text)["cnf"] == {"x5t#S256": "a" * 43}
+
+
+async def test_a_workload_s_own_token_is_bound_to_its_certificate(mint: Mint, clock: FakeClock) -> None:
+    """Whoever comes to the core gateway by itself: a token that anybody could send is not for it."""
+    by = {"peer": str(SpiffeId("private", "operator")), "thumbprint": "a" * 43}
+    asks = decider(mint, clock)
+    for one in (by, by | {"peer": ""}, by | {"peer": str(SpiffeId("public", "operator"))}):
+        assert await reason(asks.decide(asked(PLACE, "Bearer good", **one))) == "TOKEN_BINDING"
+    bound = decider(mint, clock, dataclasses.replace(GOOD, confirmation={"x5t#S256": "a" * 43}))
+    assert (await bound.decide(asked(PLACE, "Bearer good", **by))).token
 
 
 async def test_without_a_published_key_nothing_is_signed(clock: FakeClock) -> None:
@@ -176,7 +191,7 @@ async def test_without_a_published_key_nothing_is_signed(clock: FakeClock) -> No
         """Not called."""
 
     with pytest.raises(Unavailable):
-        await decider(Mint("isthmus.internal", publish, clock), clock).decide(Asked(PLACE, "Bearer good"))
+        await decider(Mint("isthmus.internal", publish, clock), clock).decide(asked(PLACE, "Bearer good"))
 
 
 Exchange = Callable[[str, str, Claims], Awaitable[dict[str, object]]]
@@ -261,24 +276,24 @@ async def test_a_token_bound_to_a_key_needs_a_fresh_proof_of_it(mint: Mint, cloc
     asks = decider(mint, clock, dataclasses.replace(GOOD, confirmation={"jkt": jkt}))
     nonce = Nonces(b"k", clock).current()
 
-    def asked(text: str, scheme: str = "DPoP", outside: str = "/v1/orders") -> Asked:
-        return Asked(PLACE, f"{scheme} good", proof=text, verb="POST", outside=outside)
+    def proven(text: str, scheme: str = "DPoP", outside: str = "/v1/orders") -> Asked:
+        return asked(PLACE, f"{scheme} good", proof=text, verb="POST", outside=outside)
 
     good = proof(key, nonce)
-    assert await reason(asks.decide(asked(""))) == "PROOF_MISSING"
-    assert await reason(asks.decide(asked(good, "Bearer"))) == "PROOF_MISSING"
-    assert await reason(asks.decide(asked(proof(other, nonce)))) == "PROOF_INVALID"
-    assert await reason(asks.decide(asked(proof(key, "")))) == "PROOF_NONCE"
-    assert await reason(asks.decide(asked(good, outside="/v1/payments"))) == "PROOF_INVALID"
-    decided = await asks.decide(asked(good))
+    assert await reason(asks.decide(proven(""))) == "PROOF_MISSING"
+    assert await reason(asks.decide(proven(good, "Bearer"))) == "PROOF_MISSING"
+    assert await reason(asks.decide(proven(proof(other, nonce)))) == "PROOF_INVALID"
+    assert await reason(asks.decide(proven(proof(key, "")))) == "PROOF_NONCE"
+    assert await reason(asks.decide(proven(good, outside="/v1/payments"))) == "PROOF_INVALID"
+    decided = await asks.decide(proven(good))
     assert decided.token
     assert said(decided.token.text)["cnf"] == {"jkt": jkt}
-    assert await reason(asks.decide(asked(good))) == "PROOF_REPLAYED"
-    assert await asks.decide(asked(proof(key, nonce, "p2")))
+    assert await reason(asks.decide(proven(good))) == "PROOF_REPLAYED"
+    assert await asks.decide(proven(proof(key, nonce, "p2")))
 
 
 async def test_a_proof_makes_no_bound_token_of_one_that_is_not(mint: Mint, clock: FakeClock) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     text = proof(key, Nonces(b"k", clock).current())
-    asked = Asked(PLACE, "DPoP good", proof=text, verb="POST", outside="/v1/orders")
-    assert await reason(decider(mint, clock).decide(asked)) == "TOKEN_BINDING"
+    sent = asked(PLACE, "DPoP good", proof=text, verb="POST", outside="/v1/orders")
+    assert await reason(decider(mint, clock).decide(sent)) == "TOKEN_BINDING"

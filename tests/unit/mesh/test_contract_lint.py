@@ -75,6 +75,12 @@ BROKEN = {
     + message("TryRequest")
     + message("TryResponse", PHONE),
     "subject_field member_id is none of its fields": service(POLICY + 'subject_field: "member_id"') + PLAIN,
+    "location_field url is none of its fields": service(POLICY + 'location_field: "url"', zone="ZONE_PUBLIC") + PLAIN,
+    "a method outside of the public zone answers with a redirect, which no gateway makes": service(
+        POLICY + 'location_field: "url"'
+    )
+    + message("TryRequest")
+    + message("TryResponse", "string url = 1;"),
     "a private method with an HTTP route needs no token": service(
         POLICY, route='option (google.api.http) = {get: "/trial"};'
     )

@@ -50,7 +50,7 @@ async def serve(
     wrapped: Any = await TokenInterceptor(verifier, contract, SystemClock()).intercept_service(  # type: ignore[arg-type]
         continuation, details
     )
-    call.begin(Call(method=policy, peer=peer, deadline=0.0, authorization=authorization))
+    call.begin(Call(method=policy, peer=peer, deadline=0.0, authorization=authorization, presenter=peer))
     found: Claims | None = await wrapped.unary_unary(None, None)
     return found
 

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/clicks/v1/clicks.proto\x12\x11isthmus.clicks.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"S\n\rFollowRequest\x12\x19\n\x05token\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1f\n\x0esource_time_us\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x06\x9a\xe7\x18\x02\x08\x02\"-\n\x0e\x46ollowResponse\x12\x13\n\x0blanding_url\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\x32\xa5\x01\n\x06\x43licks\x12\x8c\x01\n\x06\x46ollow\x12 .isthmus.clicks.v1.FollowRequest\x1a!.isthmus.clicks.v1.FollowResponse\"=\x92\xe7\x18\x1f\n\x0c\x65\x64ge-gateway(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x32@\x01H\x01P\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/clicks/{token}\x1a\x0c\x8a\xe7\x18\x08\x08\x01\x12\x04\x65\x64geb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eisthmus/clicks/v1/clicks.proto\x12\x11isthmus.clicks.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"S\n\rFollowRequest\x12\x19\n\x05token\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1f\n\x0esource_time_us\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00:\x06\x9a\xe7\x18\x02\x08\x02\"-\n\x0e\x46ollowResponse\x12\x13\n\x0blanding_url\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\x32\xb2\x01\n\x06\x43licks\x12\x99\x01\n\x06\x46ollow\x12 .isthmus.clicks.v1.FollowRequest\x1a!.isthmus.clicks.v1.FollowResponse\"J\x92\xe7\x18,\n\x0c\x65\x64ge-gateway(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x32@\x01H\x01P\x01\x62\x0blanding_url\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/clicks/{token}\x1a\x0c\x8a\xe7\x18\x08\x08\x01\x12\x04\x65\x64geb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,11 +45,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLICKS']._loaded_options = None
   _globals['_CLICKS']._serialized_options = b'\212\347\030\010\010\001\022\004edge'
   _globals['_CLICKS'].methods_by_name['Follow']._loaded_options = None
-  _globals['_CLICKS'].methods_by_name['Follow']._serialized_options = b'\222\347\030\037\n\014edge-gateway(\0010\320\017:\004\010\003\0202@\001H\001P\001\202\323\344\223\002\024\022\022/v1/clicks/{token}'
+  _globals['_CLICKS'].methods_by_name['Follow']._serialized_options = b'\222\347\030,\n\014edge-gateway(\0010\320\017:\004\010\003\0202@\001H\001P\001b\013landing_url\202\323\344\223\002\024\022\022/v1/clicks/{token}'
   _globals['_FOLLOWREQUEST']._serialized_start=144
   _globals['_FOLLOWREQUEST']._serialized_end=227
   _globals['_FOLLOWRESPONSE']._serialized_start=229
   _globals['_FOLLOWRESPONSE']._serialized_end=274
   _globals['_CLICKS']._serialized_start=277
-  _globals['_CLICKS']._serialized_end=442
+  _globals['_CLICKS']._serialized_end=455
 # @@protoc_insertion_point(module_scope)

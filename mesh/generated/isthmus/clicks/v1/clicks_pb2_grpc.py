@@ -47,7 +47,7 @@ class ClicksServicer:
     """
 
     def Follow(self, request, context):
-        """Over HTTP the answer is 302 with the landing page as Location.
+        """Leads to the landing page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class ClicksStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClicksAsyncStub: ...
     Follow: _grpc.UnaryUnaryMultiCallable[_clicks_pb2.FollowRequest, _clicks_pb2.FollowResponse]
-    """Over HTTP the answer is 302 with the landing page as Location."""
+    """Leads to the landing page."""
 
 @_typing.type_check_only
 class ClicksAsyncStub(ClicksStub):
@@ -42,7 +42,7 @@ class ClicksAsyncStub(ClicksStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Follow: _aio.UnaryUnaryMultiCallable[_clicks_pb2.FollowRequest, _clicks_pb2.FollowResponse]  # type: ignore[assignment]
-    """Over HTTP the answer is 302 with the landing page as Location."""
+    """Leads to the landing page."""
 
 class ClicksServicer(metaclass=_abc_1.ABCMeta):
     """Takes clicks: verifies the signed token, records the click, names the landing page."""
@@ -53,6 +53,6 @@ class ClicksServicer(metaclass=_abc_1.ABCMeta):
         request: _clicks_pb2.FollowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_clicks_pb2.FollowResponse, _abc.Awaitable[_clicks_pb2.FollowResponse]]:
-        """Over HTTP the answer is 302 with the landing page as Location."""
+        """Leads to the landing page."""
 
 def add_ClicksServicer_to_server(servicer: ClicksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -383,6 +383,7 @@ class MethodPolicy(_message.Message):
     RATE_CLASS_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_FIELD_NUMBER: _builtins.int
     human: _builtins.bool
     """The token's subject must be a member, not a client."""
     step_up: _builtins.bool
@@ -397,6 +398,8 @@ class MethodPolicy(_message.Message):
     """The highest class of any field in the answer."""
     subject_field: _builtins.str
     """The field of the request that names whose data the call is about."""
+    location_field: _builtins.str
+    """Over HTTP the answer is 302, and this field of it where it leads (RFC 9110, section 15.4.3)."""
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workloads that may call, by name. An empty list is an error, not "everybody"."""
@@ -421,10 +424,11 @@ class MethodPolicy(_message.Message):
         rate_class: Global___RateClass.ValueType = ...,
         answer: Global___DataClass.ValueType = ...,
         subject_field: _builtins.str = ...,
+        location_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "audit", b"audit", "callers", b"callers", "deadline_ms", b"deadline_ms", "human", b"human", "idempotent", b"idempotent", "rate_class", b"rate_class", "retry", b"retry", "scopes", b"scopes", "step_up", b"step_up", "subject_field", b"subject_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "audit", b"audit", "callers", b"callers", "deadline_ms", b"deadline_ms", "human", b"human", "idempotent", b"idempotent", "location_field", b"location_field", "rate_class", b"rate_class", "retry", b"retry", "scopes", b"scopes", "step_up", b"step_up", "subject_field", b"subject_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
