@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from isthmus.policy.v1 import policy_pb2
 
 from mesh.contract.model import DataClass
-from mesh.contract.reader import read_retention
+from mesh.contract.reader import read_rates, read_retention
 
 DESCRIPTORS: Final = Path(__file__).resolve().parent.parent / "generated" / "contract.binpb"
 # Workloads that serve nothing of the contract and may call all the same.
@@ -193,6 +193,18 @@ def _locations_exist(tree: _Tree) -> Iterator[Finding]:
             yield Finding(method.file, method.line, rule, method.name, "take location_field away")
 
 
+def _rate_keys_are_limited(tree: _Tree) -> Iterator[Finding]:
+    limited = {number.value for number, rates in read_rates(policy_pb2.RateClass.DESCRIPTOR).items() if rates.key}
+    for method in tree.methods:
+        request, key = tree.messages.get(method.proto.input_type.lstrip(".")), method.policy.rate_key
+        if key and request is not None and key not in request.field_lines:
+            remedy = f"name a field of {request.proto.name}"
+            yield Finding(method.file, method.line, f"rate_key {key} is none of its fields", method.name, remedy)
+        if key and method.policy.rate_class not in limited:
+            rule = "a method with a rate_key is of a rate class without a limit for keys"
+            yield Finding(method.file, method.line, rule, method.name, "state key in the rates of its class")
+
+
 def _sensitive_methods_need_a_token(tree: _Tree) -> Iterator[Finding]:
     for method in tree.methods:
         outside = method.proto.options.HasExtension(annotations_pb2.http)
@@ -293,6 +305,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _answers_state_their_class,
     _subjects_exist,
     _locations_exist,
+    _rate_keys_are_limited,
     _sensitive_methods_need_a_token,
     _each_zone_keeps_its_own_to_itself,
     _fields_have_a_class,

@@ -51,11 +51,16 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of one rate class: for one member and for one system at a server, and for all together at a gateway."""
+    """Of one rate class: for one member and for one system at a server, and for all together at a gateway.
+
+    At a gateway of the public besides: for one address, and for one value of a method's rate_key.
+    """
 
     member: RateLimit
     system: RateLimit
     gateway: RateLimit
+    address: RateLimit
+    key: RateLimit | None = None
 
 
 class Durability(IntEnum):
@@ -112,6 +117,8 @@ class MethodPolicy:
     http: tuple[HttpRule, ...]
     # Names the answer's field that says where it leads, where its answer over HTTP is a redirect; "" elsewhere.
     location_field: str = ""
+    # Names the request's field whose values have buckets of their own; "" where none has.
+    rate_key: str = ""
 
     @property
     def deadline_s(self) -> float:

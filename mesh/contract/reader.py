@@ -87,10 +87,13 @@ def read_rates(classes: descriptor.EnumDescriptor) -> dict[RateClass, Rates]:
         if value.number == 0:
             continue
         options = value.GetOptions().Extensions[policy_pb2.rates]
-        limits = [getattr(options, name) for name in ("member", "system", "gateway")]
-        if not all(limit.per_second and limit.burst for limit in limits):
-            raise ContractError(f"rate class {value.name}: state member, system and gateway, each with rate and burst")
-        found[RateClass(value.number)] = Rates(*(RateLimit(limit.per_second, limit.burst) for limit in limits))
+        names = ["member", "system", "gateway", "address", *(["key"] if options.HasField("key") else [])]
+        limits = {name: getattr(options, name) for name in names}
+        if not all(limit.per_second and limit.burst for limit in limits.values()):
+            needed = "member, system, gateway and address, each with rate and burst"
+            raise ContractError(f"rate class {value.name}: state {needed}")
+        stated = {name: RateLimit(limit.per_second, limit.burst) for name, limit in limits.items()}
+        found[RateClass(value.number)] = Rates(**stated)
     return found
 
 
@@ -175,6 +178,7 @@ def _read_method(method: descriptor.MethodDescriptor, zone: str, workload: str) 
         subject_field=policy.subject_field,
         http=_read_http(options),
         location_field=policy.location_field,
+        rate_key=policy.rate_key,
     )
 
 

@@ -33,6 +33,7 @@ def _row(method: MethodPolicy) -> dict[str, object]:
         "answer": method.answer_class.name,
         "subject_field": method.subject_field,
         "location_field": method.location_field,
+        "rate_key": method.rate_key,
         "http": [f"{rule.verb} {rule.template}" for rule in method.http],
     }
 
@@ -54,13 +55,14 @@ def _lines(contract: Contract) -> Iterator[str]:
         yield ""
     yield "## Rate classes"
     yield ""
-    yield "Calls each second, and at most at once: of one member and of one system at each server, of all together for"
-    yield "each method at each gateway."
+    yield "Calls each second, and at most at once: of one member and of one system at each server; for each method at"
+    yield "each gateway, of all together, and at those of the public of one address and of one value of its rate key."
     yield ""
-    yield "| class | member | system | gateway |"
-    yield "|---|---|---|---|"
+    yield "| class | member | system | gateway | address | key |"
+    yield "|---|---|---|---|---|---|"
     for rate_class, rates in sorted(contract.rates.items(), key=lambda item: item[0].value):
-        limits = (f"{each.per_second}/s, {each.burst}" for each in (rates.member, rates.system, rates.gateway))
+        stated = (rates.member, rates.system, rates.gateway, rates.address, rates.key)
+        limits = (f"{each.per_second}/s, {each.burst}" if each else "none" for each in stated)
         yield "| " + " | ".join((rate_class.name.lower(), *limits)) + " |"
     yield ""
     yield "## Data classes"

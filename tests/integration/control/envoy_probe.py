@@ -26,6 +26,8 @@ _CALLS: Final = 6
 _SLOW_S: Final = 0.3
 _WITHIN_S: Final = 20.0
 
+# Resources of one case, by their kind and name.
+Source = dict[str, dict[str, dict[str, Any]]]
 # By a row's name and whether it has its companion: how often each status came, how often the upstream was asked.
 Seen = dict[str, dict[bool, tuple[Counter[int], int]]]
 
@@ -122,7 +124,7 @@ async def probe(directory: Path, capabilities: tuple[Capability, ...]) -> Seen:
         for each in capabilities
         for right in (False, True)
     }
-    async with server, _envoy(directory, listen, list(sources.values())), aiohttp.ClientSession() as session:
+    async with server, running(directory, listen, list(sources.values())), aiohttp.ClientSession() as session:
         for (name, right), source in sources.items():
             (host,) = source[CLUSTER]
             statuses: Counter[int] = Counter()
@@ -134,7 +136,8 @@ async def probe(directory: Path, capabilities: tuple[Capability, ...]) -> Seen:
 
 
 @asynccontextmanager
-async def _envoy(directory: Path, listen: int, sources: list[dict[str, Any]]) -> AsyncIterator[None]:
+async def running(directory: Path, listen: int, sources: list[dict[str, Any]]) -> AsyncIterator[None]:
+    """An Envoy on this port of every address of this machine, with the hosts of all sources."""
     hosts = [host for source in sources for routes in source[ROUTES].values() for host in routes["virtual_hosts"]]
     filters = [
         {
@@ -146,12 +149,13 @@ async def _envoy(directory: Path, listen: int, sources: list[dict[str, Any]]) ->
     manager = {
         "@type": f"{_TYPE}network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "probe",
+        "use_remote_address": True,
         "http_filters": filters,
         "route_config": {"virtual_hosts": hosts},
     }
     listener = {
         "name": "probe",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": listen}},
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": listen}},
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
         ],

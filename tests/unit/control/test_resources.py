@@ -107,6 +107,19 @@ def test_wrong_methods_and_unknown_paths(view: Views) -> None:
     assert route_for(routes, "HEAD", "/v1/orders/x")["response_headers_to_add"][0]["header"]["value"] == "GET"
 
 
+def test_the_public_s_gateway_has_a_bucket_for_each_address_and_each_slot(view: Views) -> None:
+    routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
+
+    def apart(verb: str, path: str) -> list[str]:
+        limit = route_for(routes, verb, path)["typed_per_filter_config"]["envoy.filters.http.local_ratelimit"]
+        return [entry["key"] for each in limit["descriptors"] for entry in each["entries"]]
+
+    assert apart("GET", "/v1/ads:decide") == ["masked_remote_address", "slot"]
+    assert apart("GET", "/v1/orders/x") == ["masked_remote_address"]
+    # Behind the core gateway all come from one address.
+    assert "masked_remote_address" not in str(routes_of(view("private"), CORE_GATEWAY, "core"))
+
+
 def test_the_gateway_answers_with_the_document_of_what_may_be_asked_for_itself(view: Views) -> None:
     public = view("public")
     routes = routes_of(public, EDGE_GATEWAY, "edge")

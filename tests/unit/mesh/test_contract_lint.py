@@ -76,6 +76,12 @@ BROKEN = {
     + message("TryResponse", PHONE),
     "subject_field member_id is none of its fields": service(POLICY + 'subject_field: "member_id"') + PLAIN,
     "location_field url is none of its fields": service(POLICY + 'location_field: "url"', zone="ZONE_PUBLIC") + PLAIN,
+    "rate_key slot is none of its fields": service(POLICY + 'rate_key: "slot"', zone="ZONE_PUBLIC") + PLAIN,
+    "a method with a rate_key is of a rate class without a limit for keys": service(
+        POLICY.replace("CROWD", "BULK") + 'rate_key: "slot"', zone="ZONE_PUBLIC"
+    )
+    + message("TryRequest", "string slot = 1;")
+    + message("TryResponse"),
     "a method outside of the public zone answers with a redirect, which no gateway makes": service(
         POLICY + 'location_field: "url"'
     )

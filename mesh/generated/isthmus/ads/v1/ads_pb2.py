@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18isthmus/ads/v1/ads.proto\x12\x0eisthmus.ads.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x82\x02\n\rDecideRequest\x12%\n\x04slot\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18@2\x0c^[a-z0-9-]+$\x12V\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32+.isthmus.ads.v1.DecideRequest.FeaturesEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x01\x12\x18\n\x06viewer\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1f\n\x0esource_time_us\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x06\x9a\xe7\x18\x02\x08\x02\"v\n\x0e\x44\x65\x63ideResponse\x12\x1d\n\rimpression_id\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x02\x12*\n\x08\x63reative\x18\x02 \x01(\x0b\x32\x18.isthmus.ads.v1.Creative\x12\x11\n\tclick_url\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\"^\n\x08\x43reative\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63reative_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x11\n\timage_url\x18\x04 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\x32\xad\x01\n\x03\x41\x64s\x12\x97\x01\n\x06\x44\x65\x63ide\x12\x1d.isthmus.ads.v1.DecideRequest\x1a\x1e.isthmus.ads.v1.DecideResponse\"N\x92\xe7\x18\x1f\n\x0c\x65\x64ge-gateway(\x01\x30\xe8\x07:\x04\x08\x03\x10\x32@\x01H\x01P\x02\x82\xd3\xe4\x93\x02%\"\x0e/v1/ads:decide:\x01*Z\x10\x12\x0e/v1/ads:decide\x1a\x0c\x8a\xe7\x18\x08\x08\x01\x12\x04\x65\x64geb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18isthmus/ads/v1/ads.proto\x12\x0eisthmus.ads.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"\x82\x02\n\rDecideRequest\x12%\n\x04slot\x18\x01 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18@2\x0c^[a-z0-9-]+$\x12V\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0b\x32+.isthmus.ads.v1.DecideRequest.FeaturesEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x01\x12\x18\n\x06viewer\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1f\n\x0esource_time_us\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x06\x9a\xe7\x18\x02\x08\x02\"v\n\x0e\x44\x65\x63ideResponse\x12\x1d\n\rimpression_id\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x02\x12*\n\x08\x63reative\x18\x02 \x01(\x0b\x32\x18.isthmus.ads.v1.Creative\x12\x11\n\tclick_url\x18\x03 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\"^\n\x08\x43reative\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63reative_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x11\n\timage_url\x18\x04 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\x32\xb3\x01\n\x03\x41\x64s\x12\x9d\x01\n\x06\x44\x65\x63ide\x12\x1d.isthmus.ads.v1.DecideRequest\x1a\x1e.isthmus.ads.v1.DecideResponse\"T\x92\xe7\x18%\n\x0c\x65\x64ge-gateway(\x01\x30\xe8\x07:\x04\x08\x03\x10\x32@\x01H\x01P\x02j\x04slot\x82\xd3\xe4\x93\x02%\"\x0e/v1/ads:decide:\x01*Z\x10\x12\x0e/v1/ads:decide\x1a\x0c\x8a\xe7\x18\x08\x08\x01\x12\x04\x65\x64geb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,7 +55,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADS']._loaded_options = None
   _globals['_ADS']._serialized_options = b'\212\347\030\010\010\001\022\004edge'
   _globals['_ADS'].methods_by_name['Decide']._loaded_options = None
-  _globals['_ADS'].methods_by_name['Decide']._serialized_options = b'\222\347\030\037\n\014edge-gateway(\0010\350\007:\004\010\003\0202@\001H\001P\002\202\323\344\223\002%\"\016/v1/ads:decide:\001*Z\020\022\016/v1/ads:decide'
+  _globals['_ADS'].methods_by_name['Decide']._serialized_options = b'\222\347\030%\n\014edge-gateway(\0010\350\007:\004\010\003\0202@\001H\001P\002j\004slot\202\323\344\223\002%\"\016/v1/ads:decide:\001*Z\020\022\016/v1/ads:decide'
   _globals['_DECIDEREQUEST']._serialized_start=136
   _globals['_DECIDEREQUEST']._serialized_end=394
   _globals['_DECIDEREQUEST_FEATURESENTRY']._serialized_start=339
@@ -65,5 +65,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATIVE']._serialized_start=516
   _globals['_CREATIVE']._serialized_end=610
   _globals['_ADS']._serialized_start=613
-  _globals['_ADS']._serialized_end=786
+  _globals['_ADS']._serialized_end=792
 # @@protoc_insertion_point(module_scope)

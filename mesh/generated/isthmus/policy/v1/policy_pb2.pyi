@@ -290,6 +290,8 @@ class Rates(_message.Message):
     MEMBER_FIELD_NUMBER: _builtins.int
     SYSTEM_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def member(self) -> Global___RateLimit:
         """One member, by the token's subject, at each server."""
@@ -302,16 +304,28 @@ class Rates(_message.Message):
     def gateway(self) -> Global___RateLimit:
         """Everybody together, for each method, at each gateway."""
 
+    @_builtins.property
+    def address(self) -> Global___RateLimit:
+        """One address outside (of IPv6 one /64), for each method, at each gateway of the public. Thousands of people may be
+        behind one: this keeps a single one from taking what all others need.
+        """
+
+    @_builtins.property
+    def key(self) -> Global___RateLimit:
+        """One value of what a method names as its rate_key, at each gateway of the public. Not set where none does."""
+
     def __init__(
         self,
         *,
         member: Global___RateLimit | None = ...,
         system: Global___RateLimit | None = ...,
         gateway: Global___RateLimit | None = ...,
+        address: Global___RateLimit | None = ...,
+        key: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "member", b"member", "system", b"system"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gateway", b"gateway", "key", b"key", "member", b"member", "system", b"system"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "member", b"member", "system", b"system"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gateway", b"gateway", "key", b"key", "member", b"member", "system", b"system"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,6 +398,7 @@ class MethodPolicy(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_FIELD_NUMBER: _builtins.int
+    RATE_KEY_FIELD_NUMBER: _builtins.int
     human: _builtins.bool
     """The token's subject must be a member, not a client."""
     step_up: _builtins.bool
@@ -400,6 +415,8 @@ class MethodPolicy(_message.Message):
     """The field of the request that names whose data the call is about."""
     location_field: _builtins.str
     """Over HTTP the answer is 302, and this field of it where it leads (RFC 9110, section 15.4.3)."""
+    rate_key: _builtins.str
+    """A field of the request that comes in the query of a public call: each of its values has a bucket of its own."""
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workloads that may call, by name. An empty list is an error, not "everybody"."""
@@ -425,10 +442,11 @@ class MethodPolicy(_message.Message):
         answer: Global___DataClass.ValueType = ...,
         subject_field: _builtins.str = ...,
         location_field: _builtins.str = ...,
+        rate_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "audit", b"audit", "callers", b"callers", "deadline_ms", b"deadline_ms", "human", b"human", "idempotent", b"idempotent", "location_field", b"location_field", "rate_class", b"rate_class", "retry", b"retry", "scopes", b"scopes", "step_up", b"step_up", "subject_field", b"subject_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "audit", b"audit", "callers", b"callers", "deadline_ms", b"deadline_ms", "human", b"human", "idempotent", b"idempotent", "location_field", b"location_field", "rate_class", b"rate_class", "rate_key", b"rate_key", "retry", b"retry", "scopes", b"scopes", "step_up", b"step_up", "subject_field", b"subject_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
