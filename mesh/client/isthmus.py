@@ -43,6 +43,8 @@ from mesh.errors import (
 )
 
 CONNECTIONS_MAX: Final = 16
+# A call is sent again with a new token, and with a new nonce before and after that.
+SENT_MAX: Final = 4
 BACKOFF_S: Final = 0.1
 BACKOFF_S_MAX: Final = 1.0
 # Another try may do better: 429, 503 and 504.
@@ -155,20 +157,29 @@ class Isthmus:
     async def _send(self, method: MethodPolicy, verb: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         assert self._session is not None, "the client is used as a context manager"
         headers = {} if body is None else {"content-type": "application/json"}
-        asks = bool(method.scopes) or method.human or method.step_up
-        for last in (False, True):
-            text = ""
-            if asks and self._token is not None:
-                text = await self._token.text(self._session, self._url)
-                headers["authorization"] = f"Bearer {text}"
+        token = self._token if method.scopes or method.human or method.step_up else None
+        renewed = False
+        for _ in range(SENT_MAX):
+            text, proof = "", None
+            if token is not None:
+                text = await token.text(self._session, self._url)
+                if token.proofs is not None:
+                    proof = token.proofs.proof(verb, self._url + path.partition("?")[0], text)
+                    headers |= proof.headers
+                headers["authorization"] = f"{'DPoP' if proof else 'Bearer'} {text}"
             async with self._session.request(
                 verb, self._url + path, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 status, content = answer.status, await answer.read()
-            if status != 401 or not text or last or self._token is None:
+            if status != 401 or token is None:
+                break
+            if token.proofs and proof and token.proofs.told(answer.headers, proof, text):
+                continue
+            if renewed:
                 break
             # It may have been revoked, or its key replaced: once more with a new one.
-            self._token.forget(text)
+            token.forget(text)
+            renewed = True
         return status, content
 
 

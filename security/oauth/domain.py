@@ -76,6 +76,9 @@ class Client:
     jwks: str | None = None
     # Its name in the mesh, where it proves itself by its certificate.
     spiffe_id: str | None = None
+    # Whether its tokens are always bound to a key or a certificate (RFC 9449, section 5.2): whoever sees one on its way
+    # can do nothing with it.
+    bound: bool = False
 
     def may_redirect_to(self, uri: str) -> bool:
         return any(redirect_matches(registered, uri) for registered in self.redirect_uris)

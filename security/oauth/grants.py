@@ -88,6 +88,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         client: RegisteredClient = super().authenticate_client(request, methods, endpoint)
         if request.key_thumbprint is not None:
             client.confirmation["jkt"] = request.key_thumbprint
+        if endpoint == "token" and client.registered.bound and not client.confirmation:
+            raise InvalidRequestError("The tokens of this client are bound to a key: send a DPoP proof.")
         return client
 
     def query_client(self, client_id: str) -> RegisteredClient | None:

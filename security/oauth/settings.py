@@ -18,6 +18,10 @@ class OAuthSettings(DatabaseSettings):
     # Where that client may have members sent back to, so that it can sign them in here by OpenID Connect.
     sandbox_callback: str = ""
 
+    # Ids of seeded clients whose tokens are always bound to a key of theirs (DPoP): one that is stolen on its way is of
+    # no use.
+    bound_clients: frozenset[str] = frozenset()
+
     # The file of outside identity providers (docs/runbooks/identity-providers.md); without one there are none.
     identity_providers: Path | None = None
 

@@ -46,6 +46,7 @@ CLIENTS = Table(
     Column("authentication", Text, nullable=False),
     Column("jwks", Text),
     Column("spiffe_id", Text),
+    Column("bound", Boolean, nullable=False),
 )
 ACCOUNTS = Table(
     "accounts",
@@ -133,6 +134,7 @@ class Store:
             Authentication(row.authentication),
             row.jwks,
             row.spiffe_id,
+            row.bound,
         )
 
     def put_client(self, client: Client) -> None:
@@ -147,6 +149,7 @@ class Store:
             "authentication": client.authentication.value,
             "jwks": client.jwks,
             "spiffe_id": client.spiffe_id,
+            "bound": client.bound,
         }
         with self._transaction() as connection:
             connection.execute(

@@ -12,6 +12,7 @@ from sqlalchemy import create_engine
 
 from security.oauth.domain import Authentication, Client
 from security.oauth.logins import Logins
+from security.oauth.passwords import PasswordChecker
 from security.oauth.protocol import CLIENT_CREDENTIALS
 from security.oauth.store import Store
 from security.oauth.transactions import Transactions
@@ -19,6 +20,7 @@ from security.tokens.jwk import public_jwk
 from tests.integration.oauth.authorization_servers import ISSUER, Deployment, Reply
 
 KEY = ec.generate_private_key(ec.SECP256R1())
+SECRET = "correct horse battery"
 SPIFFE_ID = "spiffe://isthmus.internal/private/operator"
 CERTIFICATE = "ab" * 32
 THUMBPRINT = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s"
@@ -32,6 +34,9 @@ def clients(deployment: Deployment) -> None:
     jwks = json.dumps({"keys": [public_jwk(KEY.public_key())]})
     store.put_client(Client("signer", "Signer", None, grants, scopes, (), Authentication.PRIVATE_KEY_JWT, jwks=jwks))
     store.put_client(Client("holder", "Holder", None, grants, scopes, (), Authentication.TLS, spiffe_id=SPIFFE_ID))
+    secret_hash = PasswordChecker().hash(SECRET)
+    careful = Client("careful", "Careful", secret_hash, grants, scopes, (), Authentication.CLIENT_SECRET, bound=True)
+    store.put_client(careful)
     engine.dispose()
 
 
@@ -164,3 +169,16 @@ def test_a_token_is_bound_to_the_key_whose_proof_came_with_the_request(deploymen
     assert ask(headers).json["error"] == "invalid_dpop_proof"
     for wrong in ({"htm": "GET"}, {"htu": f"{ISSUER}/oauth/revoke"}, {"iat": 1}, {"ath": "x"}):
         assert ask(proof(KEY, first.headers["dpop-nonce"], **wrong)).json["error"] == "invalid_dpop_proof"
+
+
+def test_a_client_whose_tokens_are_bound_gets_no_other(deployment: Deployment) -> None:
+    form = {"grant_type": CLIENT_CREDENTIALS, "client_id": "careful", "client_secret": SECRET}
+
+    def ask(headers: dict[str, str] | None = None) -> Reply:
+        return deployment.call("POST", "/oauth/token", form=form, headers=headers)
+
+    refused = ask()
+    assert (refused.status, refused.json["error"]) == (400, "invalid_request")
+    nonce = ask(proof(KEY, "")).headers["dpop-nonce"]
+    given = ask(proof(KEY, nonce))
+    assert (given.status, given.json["token_type"]) == (200, "DPoP")

@@ -1,8 +1,11 @@
 """The client for programs outside: bindings, token, deadline, repetition, and errors with their reason."""
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,17 +77,28 @@ def mesh() -> Mesh:
 
 
 @pytest.fixture
-async def orders(mesh: Mesh, tmp_path: Path) -> "AsyncIterator[OrdersAsyncStub]":
+def key(tmp_path: Path) -> Path:
     key = tmp_path / "shop.pem"
     key.write_bytes(
         KEY.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    return key
+
+
+@pytest.fixture
+async def orders(mesh: Mesh, key: Path) -> "AsyncIterator[OrdersAsyncStub]":
+    async with client_of(mesh, ClientToken("shop", key, "orders.read")) as orders:
+        yield orders
+
+
+@asynccontextmanager
+async def client_of(mesh: Mesh, token: ClientToken) -> "AsyncIterator[OrdersAsyncStub]":
     app = web.Application()
     app.router.add_post("/oauth/token", mesh.token)
     app.router.add_route("*", "/{path:.*}", mesh.serve)
     async with TestServer(app) as server:
         url = f"http://{server.host}:{server.port}"
-        async with Isthmus(url, ClientToken("shop", key, "orders.read")) as client:
+        async with Isthmus(url, token) as client:
             yield orders_pb2_grpc.OrdersStub(client.channel)
 
 
@@ -111,6 +125,53 @@ async def test_a_token_that_is_refused_is_replaced_once(mesh: Mesh, orders: "Ord
     mesh.answers = [problem(401, "TOKEN_INVALID"), problem(401, "TOKEN_INVALID")]
     with pytest.raises(Unauthenticated, match="TOKEN_INVALID"):
         await orders.GetOrder(GET)
+
+
+class Bound(Mesh):
+    """Gives tokens to whoever proves a key, and takes them with a proof of it, each with a nonce of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nonces = {"token": "n-token", "call": "n-call"}
+        self.keys: set[str] = set()
+
+    def proven(self, request: web.Request, what: str, token: str = "") -> bool:
+        text = request.headers["dpop"]
+        header = jwt.get_unverified_header(text)
+        said = jwt.decode(text, jwt.PyJWK(header["jwk"]).key, ["ES256"])
+        ath = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
+        assert (header["typ"], said.get("ath")) == ("dpop+jwt", ath if token else None)
+        assert (said["htm"], said["htu"]) == (request.method, f"http://{request.host}{request.path}")
+        self.keys.add(json.dumps(header["jwk"], sort_keys=True))
+        return bool(said.get("nonce") == self.nonces[what])
+
+    async def serve(self, request: web.Request) -> web.Response:
+        scheme, _, token = request.headers["authorization"].partition(" ")
+        assert scheme == "DPoP"
+        if not self.proven(request, "call", token):
+            return web.json_response({"reason": "PROOF_NONCE"}, status=401, headers={"dpop-nonce": self.nonces["call"]})
+        return await super().serve(request)
+
+    async def token(self, request: web.Request) -> web.Response:
+        if not self.proven(request, "token"):
+            headers = {"dpop-nonce": self.nonces["token"]}
+            return web.json_response({"error": "use_dpop_nonce"}, status=400, headers=headers)
+        return await super().token(request)
+
+
+async def test_a_bound_token_goes_along_with_a_proof_of_its_key_and_the_nonce_of_now(key: Path) -> None:
+    mesh = Bound()
+    async with client_of(mesh, ClientToken("shop", key, "orders.read", bound=True)) as orders:
+        mesh.answers = [(200, FOUND), (200, FOUND), (200, FOUND)]
+        await orders.GetOrder(GET)
+        # Nonces change; the token and its key stay.
+        mesh.nonces["call"] = "n-later"
+        await asyncio.gather(orders.GetOrder(GET), orders.GetOrder(GET))
+        assert [each[2] for each in mesh.asked] == ["DPoP t1"] * 3
+        mesh.answers = [problem(401, "TOKEN_REVOKED"), (200, FOUND)]
+        await orders.GetOrder(GET)
+        assert mesh.asked[-1][2] == "DPoP t2"
+    assert len(mesh.keys) == 1
 
 
 async def test_nobody_without_a_token_calls(mesh: Mesh, orders: "OrdersAsyncStub") -> None:

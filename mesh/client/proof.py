@@ -1,0 +1,54 @@
+"""Proofs that a program holds the key its token is bound to (RFC 9449): one for each request, with a nonce of now."""
+
+import base64
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+_POINT: Final = ("kty", "crv", "x", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The headers for one request, and the nonce in them."""
+
+    headers: Mapping[str, str]
+    nonce: str
+
+
+class ProofKey:
+    """A key that is made here and never leaves this process. For the tasks of one loop.
+
+    Who gives tokens and who takes them tell nonces of their own.
+    """
+
+    def __init__(self) -> None:
+        self._key = ECKey.generate_key("P-256")
+        public = self._key.as_dict(private=False)
+        self._header = {"alg": "ES256", "typ": "dpop+jwt", "jwk": {name: public[name] for name in _POINT}}
+        # By whether a token goes along.
+        self._nonces = {False: "", True: ""}
+
+    def proof(self, verb: str, url: str, token: str = "") -> Proof:
+        """For one request to `url`, which has no query, and for the token that goes along."""
+        nonce = self._nonces[bool(token)]
+        said: dict[str, Any] = {"jti": secrets.token_urlsafe(16), "htm": verb, "htu": url, "iat": int(time.time())}
+        if nonce:
+            said["nonce"] = nonce
+        if token:
+            said["ath"] = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
+        return Proof({"dpop": jwt.encode(self._header, said, self._key)}, nonce)
+
+    def told(self, answer: Mapping[str, str], sent: Proof, token: str = "") -> bool:
+        """Take up the nonce of an answer. Whether it is another than was sent, so that the same may be asked again."""
+        nonce = answer.get("dpop-nonce", "")
+        if not nonce or nonce == sent.nonce:
+            return False
+        self._nonces[bool(token)] = nonce
+        return True
