@@ -100,7 +100,8 @@ def _by(verb: str, operation: dict[str, Any]) -> dict[str, Any]:
     """The same by HEAD: without what only a body would say."""
     if verb != "HEAD":
         return operation
-    bare = {status: {"description": said["description"]} for status, said in operation["responses"].items()}
+    responses = operation["responses"].items()
+    bare = {status: {name: value for name, value in said.items() if name != "content"} for status, said in responses}
     return {**operation, "operationId": f"{operation['operationId']}_head", "responses": bare}
 
 

@@ -27,7 +27,6 @@ _FORMATS: Final = {"email": "email", "hostname": "hostname", "uri": "uri", "uuid
 _LISTS: Final = {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"}
 _MAPS: Final = {"min_pairs": "minProperties", "max_pairs": "maxProperties"}
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-_VALIDATOR: Final = protovalidate.Validator()
 
 
 class Schemas:
@@ -38,6 +37,7 @@ class Schemas:
 
     def __init__(self, *, asked: bool) -> None:
         self._asked = asked
+        self._validator = protovalidate.Validator()
         # By the name under which schemas refer to them.
         self.definitions: dict[str, Schema] = {}
 
@@ -118,7 +118,7 @@ class Schemas:
         """Fields without which a request breaks a rule; of an answer, those that are always written."""
         if self._asked:
             empty = message_factory.GetMessageClass(message)()
-            broken = [each.proto.field for each in _VALIDATOR.collect_violations(empty)]
+            broken = [each.proto.field for each in self._validator.collect_violations(empty)]
             return {path.elements[0].field_name for path in broken if path is not None and path.elements}
         return {field.name for field in message.fields if not field.has_presence}
 
