@@ -1,10 +1,9 @@
 """What every request brings besides its own fields, over HTTP and gRPC alike."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(slots=True)
-class Origin:
+class Origin(msgspec.Struct, gc=False):
     """request_id: the gateway's, the same when it repeats the request. traceparent: valid or empty."""
 
     request_id: str

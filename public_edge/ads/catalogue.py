@@ -7,10 +7,12 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from public_edge.ads.domain import Campaign, Candidate, Creative, Group, GroupKey, Index, Targeting
+from public_edge.ads.domain import Campaign, Candidate, Creative, Group, Index, Targeting, Values
 
 # Sets of feature names that campaigns of one slot may target; each costs every request of the slot one look-up.
 MASKS_MAX = 64
+
+GroupKey = tuple[str, Targeting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Catalogue:
         self._share = share
         self._candidates: dict[str, Candidate] = {}
         self._members: dict[GroupKey, dict[str, Candidate]] = {}
-        self._groups: dict[GroupKey, Group] = {}
+        # By slot and set of feature names.
+        self._groups: dict[tuple[str, tuple[str, ...]], dict[Values, Group]] = {}
         self._creatives: dict[str, Mapping[str, Creative]] = {}
         # By slot, how many groups (live or not) use each set of feature names.
         self._masks: dict[str, dict[tuple[str, ...], int]] = {}
@@ -67,8 +70,11 @@ class Catalogue:
         return bool(touched)
 
     def index(self) -> Index:
-        masks = {slot: tuple(sorted(by_mask)) for slot, by_mask in self._masks.items()}
-        return Index(dict(self._groups), masks, dict(self._creatives))
+        plans = {
+            slot: tuple([(mask, dict(self._groups.get((slot, mask), {}))) for mask in sorted(masks)])
+            for slot, masks in self._masks.items()
+        }
+        return Index(plans, dict(self._creatives))
 
     def _add(self, campaign: Campaign, old: Candidate | None, now_us: int) -> set[GroupKey]:
         remaining = self._share.of(campaign.budget_impressions) if campaign.budget_impressions else None
@@ -122,12 +128,17 @@ class Catalogue:
                 for candidate in (members or {}).values()
                 if candidate.campaign.live_at(now_us) and candidate.remaining != 0
             ]
+            slot, targeting = key
+            groups = self._groups.setdefault((slot, _mask(targeting)), {})
+            values = tuple(value for _, value in targeting)
             if live:
                 # In order of id, so that nodes with the same campaigns draw the same whatever order these came in.
                 live.sort(key=lambda candidate: candidate.campaign.campaign_id)
-                self._groups[key] = Group.of(live)
+                groups[values] = Group.of(live)
             else:
-                self._groups.pop(key, None)
+                groups.pop(values, None)
+                if not groups:
+                    del self._groups[slot, _mask(targeting)]
 
 
 def _keys(campaign: Campaign) -> list[GroupKey]:

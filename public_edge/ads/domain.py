@@ -10,10 +10,10 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 Targeting = tuple[tuple[str, str], ...]
-GroupKey = tuple[str, Targeting]
+# The values of a set of features, in the order of their names; None: not said.
+Values = tuple[str | None, ...]
 
 # Draws that may fall on a campaign without budget, or capped for this viewer, before members are tried in order.
 DRAWS_MAX = 8
@@ -21,19 +21,9 @@ SCAN_MAX = 256
 VIEWERS_MAX = 200_000
 EXHAUSTED_MAX = 100_000
 DAY_US = 86_400_000_000
+NEVER_US = 1 << 63
 _MASK64 = (1 << 64) - 1
 _MASK32 = (1 << 32) - 1
-
-
-class Forms(NamedTuple):
-    """What all showings of a creative share, as it leaves the node."""
-
-    # Its fields of an impression, serialized.
-    event: bytes
-    # Its JSON in an answer.
-    answer: bytes
-    # Its part of a click token.
-    link: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -45,9 +35,14 @@ class Creative:
     title: str
     image_url: str
     landing_url: str
-    # Made when it is first shown. Kept here and not in a cache beside: with many campaigns most of a decision's time
-    # goes into fetching from memory what no processor cache still holds.
-    forms: Forms | None = None
+    # What all its showings share, as it leaves the node; made when it is first shown. Kept here and not in a cache
+    # beside: with many campaigns most of a decision's time goes into fetching what no processor cache still holds.
+    # Its JSON in an answer; b"" until it is shown.
+    answer: bytes = b""
+    # Its fields of an impression, serialized.
+    event: bytes = b""
+    # Its part of a click token.
+    link: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +65,23 @@ class Campaign:
         return self.starts_us <= now_us and (self.ends_us == 0 or now_us < self.ends_us)
 
 
-@dataclass(slots=True, eq=False)
 class Candidate:
-    """A campaign on this node, with what of its budget is left here. Belongs to whoever chooses."""
+    """A campaign on this node, with what of its budget is left here. Belongs to whoever chooses.
 
-    campaign: Campaign
-    # Impressions that this node may still give it; None: without limit.
-    remaining: int | None
+    Holds once more what a choice asks of the campaign: with many campaigns most of a choice's time goes into fetching
+    from memory what no processor cache still holds, and so that is one object.
+    """
+
+    __slots__ = ("campaign", "campaign_id", "cap", "creatives", "ends_us", "remaining")
+
+    def __init__(self, campaign: Campaign, remaining: int | None) -> None:
+        """remaining: impressions that this node may still give it; None: without limit."""
+        self.remaining = remaining
+        self.ends_us = campaign.ends_us or NEVER_US
+        self.cap = campaign.frequency_cap_per_day
+        self.campaign_id = campaign.campaign_id
+        self.creatives = campaign.creatives
+        self.campaign = campaign
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,17 +117,19 @@ class Group:
         return self.members[column] if position - column < self.keep[column] else self.other[column]
 
 
+# Of one slot: for each set of feature names that its groups target, sorted, the groups by what these must be.
+Plan = tuple[tuple[tuple[str, ...], Mapping[Values, Group]], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """Everything a choice looks at. Never changed: an update makes another one."""
 
-    groups: Mapping[GroupKey, Group] = field(default_factory=dict)
-    # By slot, the sets of feature names that its groups target, each sorted.
-    masks: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    plans: Mapping[str, Plan] = field(default_factory=dict)
     creatives: Mapping[str, Mapping[str, Creative]] = field(default_factory=dict)
 
     def knows(self, slot: str) -> bool:
-        return slot in self.masks
+        return slot in self.plans
 
     def landing_url(self, campaign_id: str, creative_id: str) -> str | None:
         creative = self.creatives.get(campaign_id, {}).get(creative_id)
@@ -130,15 +137,9 @@ class Index:
 
     def matching(self, slot: str, features: Mapping[str, str]) -> list[Group]:
         """The groups of the slot whose targeting the features fulfil."""
-        found = []
-        for mask in self.masks.get(slot, ()):
-            targeting: Targeting = ()
-            if mask:
-                try:
-                    targeting = tuple([(name, features[name]) for name in mask])
-                except KeyError:
-                    continue
-            group = self.groups.get((slot, targeting))
+        found, value_of = [], features.get
+        for names, groups in self.plans.get(slot, ()):
+            group = groups.get(tuple(map(value_of, names)))
             if group is not None:
                 found.append(group)
         return found
@@ -160,18 +161,18 @@ class FrequencyCaps:
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def take(self, viewer: str, campaign: Campaign, now_us: int) -> bool:
-        """Count one more; false, and nothing counted, when the viewer has seen it as often as the campaign allows."""
+    def take(self, viewer: str, campaign_id: str, cap: int, now_us: int) -> bool:
+        """Count one more; false, and nothing counted, when the viewer has seen it `cap` times."""
         today = now_us // DAY_US
         if today != self._day:
             self._day, self._young, self._old = today, {}, {}
-        key = (viewer, campaign.campaign_id)
+        key = (viewer, campaign_id)
         seen = self._young.get(key)
         if seen is None:
             seen = self._old.pop(key, 0)
             if len(self._young) >= self._generation_max:
                 self._young, self._old = {}, self._young
-        if seen >= campaign.frequency_cap_per_day:
+        if seen >= cap:
             self._young[key] = seen
             return False
         self._young[key] = seen + 1
@@ -229,16 +230,16 @@ class Chooser:
 
     def _take(self, candidate: Candidate, viewer: str, number: int, now_us: int) -> Creative | None:
         """One of the campaign's creatives, counted; None, and nothing counted, when the campaign may not be shown."""
-        campaign, remaining = candidate.campaign, candidate.remaining
-        if remaining == 0 or campaign.starts_us > now_us or (campaign.ends_us and now_us >= campaign.ends_us):
+        remaining = candidate.remaining
+        if remaining == 0 or now_us >= candidate.ends_us:
             return None
-        if campaign.frequency_cap_per_day and viewer and not self.caps.take(viewer, campaign, now_us):
+        if candidate.cap and viewer and not self.caps.take(viewer, candidate.campaign_id, candidate.cap, now_us):
             return None
         if remaining is not None:
-            candidate.remaining = remaining = remaining - 1
-            if not remaining:
+            candidate.remaining = remaining - 1
+            if remaining == 1:
                 self.exhausted.append(candidate)
-        creatives = campaign.creatives
+        creatives = candidate.creatives
         return creatives[number % len(creatives)] if len(creatives) > 1 else creatives[0]
 
 
@@ -248,7 +249,10 @@ def _unit(number: int) -> float:
 
 
 def _by_weight(groups: Sequence[Group], unit: float) -> Group:
-    at = unit * sum([group.total_weight for group in groups])
+    total = 0
+    for group in groups:
+        total += group.total_weight
+    at = unit * total
     for group in groups:
         at -= group.total_weight
         if at < 0:

@@ -1,5 +1,6 @@
 """GET, HEAD and POST /v1/ads:decide"""
 
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -9,47 +10,73 @@ from msgspec import Meta
 from public_edge.ads.decision import Decider, Decision
 from public_edge.http import query
 from public_edge.http.app import Route
-from public_edge.http.body import HttpProtocol, invalid, read_json
+from public_edge.http.body import HttpProtocol, read_json
 from public_edge.request import Origin
 
 _HEADERS = [("content-type", "application/json"), ("cache-control", "no-store")]
 _FEATURE: Final = "features."
+# Slots and features that many requests share are read and checked once; a feature's values are few.
+SHARED_MAX = 16_384
+FEATURES_MAX = 16
+VIEWER_CHARS_MAX = 128
+
+Slot = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9-]+\Z")]
+FeatureName = Annotated[str, Meta(min_length=1, max_length=64)]
+FeatureValue = Annotated[str, Meta(max_length=128)]
 
 
 class DecideBody(msgspec.Struct, forbid_unknown_fields=True):
     """The limits of isthmus.ads.v1.DecideRequest. A test holds the two against each other."""
 
-    slot: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9-]+\Z")]
-    features: Annotated[
-        dict[Annotated[str, Meta(min_length=1, max_length=64)], Annotated[str, Meta(max_length=128)]],
-        Meta(max_length=16),
-    ] = {}
-    viewer: Annotated[str, Meta(max_length=128)] = ""
-    source_time_us: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    slot: Slot
+    features: Annotated[dict[FeatureName, FeatureValue], Meta(max_length=FEATURES_MAX)] = {}
+    viewer: Annotated[str, Meta(max_length=VIEWER_CHARS_MAX)] = ""
+    source_time_us: Annotated[int, Meta(ge=0, le=query.TIME_US_MAX)] = 0
 
 
 def _asked(text: str) -> DecideBody:
     """The fields from a query, a feature as `features.name=value`. Raises InvalidArgument."""
-    fields: dict[str, object] = {}
+    fields: dict[str, str] = {}
     features: dict[str, str] = {}
-    for name, value in query.pairs(text):
-        if name.startswith(_FEATURE):
-            feature = name[len(_FEATURE) :]
-            given = feature in features
-            features[feature] = value
+    for part in query.parts(text):
+        if part.startswith(_FEATURE):
+            name, value = _feature(part)
+            into = features
         else:
-            given = name in fields
-            fields[name] = value
-        if given:
+            name, value = query.pair(part)
+            into = fields
+        if name in into:
             raise query.invalid("query", "a parameter is given twice")
-    if "features" in fields:
-        raise query.invalid("features", "written features.name=value")
-    fields["features"] = features
+        into[name] = value
+    slot, viewer, time_us = _slot(fields.pop("slot", "")), fields.pop("viewer", ""), 0
+    if len(features) > FEATURES_MAX:
+        raise query.invalid("features", f"at most {FEATURES_MAX}")
+    if len(viewer) > VIEWER_CHARS_MAX:
+        raise query.invalid("viewer", f"at most {VIEWER_CHARS_MAX} characters")
+    if fields:
+        time_us = query.time_us(fields, "source_time_us")
+        if len(fields) > 1 or "source_time_us" not in fields:
+            raise query.invalid("query", "unknown parameter")
+    return DecideBody(slot, features, viewer, time_us)
+
+
+@lru_cache(SHARED_MAX)
+def _feature(part: str) -> tuple[str, str]:
+    """Name and value. Raises InvalidArgument."""
+    name, value = query.pair(part)
     try:
-        # Not strict: in a query a number is text.
-        return msgspec.convert(fields, DecideBody, strict=False)
+        return msgspec.convert((name[len(_FEATURE) :], value), tuple[FeatureName, FeatureValue])
     except msgspec.ValidationError as error:
-        raise invalid(error, "query") from None
+        raise query.invalid("features", str(error).partition(" - at")[0]) from None
+
+
+@lru_cache(SHARED_MAX)
+def _slot(name: str) -> str:
+    """The name. Raises InvalidArgument."""
+    try:
+        return msgspec.convert(name, Slot)
+    except msgspec.ValidationError as error:
+        raise query.invalid("slot", str(error)) from None
 
 
 def route(decider: Decider) -> Route:
@@ -80,13 +107,14 @@ def route(decider: Decider) -> Route:
         )
 
     def answer(proto: HttpProtocol, decision: Decision) -> int:
-        if decision.creative is None:
+        creative = decision.creative
+        if creative is None:
             body = b'{"impression_id":"","click_url":""}'
         else:
             body = b'{"impression_id":"%b","creative":%b,"click_url":"%b"}' % (
                 decision.impression_id.encode(),
-                decision.rendered,
-                decision.click_url.encode(),
+                creative.answer,
+                decision.click_url,
             )
         proto.response_bytes(200, _HEADERS, body)
         return 200

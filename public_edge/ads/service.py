@@ -19,7 +19,7 @@ class AdsService(ads_pb2_grpc.AdsServicer):
         decision = await self._decider.decide(
             request.slot, dict(request.features), request.viewer, request.source_time_us, origin_of(context)
         )
-        answer = ads_pb2.DecideResponse(impression_id=decision.impression_id, click_url=decision.click_url)
+        answer = ads_pb2.DecideResponse(impression_id=decision.impression_id, click_url=decision.click_url.decode())
         if (creative := decision.creative) is not None:
             answer.creative.campaign_id = creative.campaign_id
             answer.creative.creative_id = creative.creative_id

@@ -72,7 +72,7 @@ class Signer:
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
 
-    def sign(self, impression_id: bytes, names: bytes, expires_s: int) -> str:
+    def sign(self, impression_id: bytes, names: bytes, expires_s: int) -> bytes:
         """names: slot, campaign id and creative id by `texts`."""
         ring = self.ring
         body = _HEAD.pack(VERSION, ring.current, expires_s, impression_id) + names
@@ -130,8 +130,8 @@ def texts(*values: str) -> bytes:
     return b"".join([len(value).to_bytes(1, "big") + value.encode("ascii") for value in values])
 
 
-def _encode(raw: bytes) -> str:
-    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL_SAFE).rstrip(b"=").decode("ascii")
+def _encode(raw: bytes) -> bytes:
+    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL_SAFE).rstrip(b"=")
 
 
 def _read_texts(body: bytes, at: int) -> list[str]:
@@ -153,6 +153,6 @@ def _decode(token: str) -> bytes:
         raw = binascii.a2b_base64(token.translate(_TO_STANDARD) + "=" * (-len(token) % 4), strict_mode=True)
     except binascii.Error:
         raise Malformed from None
-    if len(raw) < _HEAD.size + 3 + MAC_BYTES or _encode(raw) != token:
+    if len(raw) < _HEAD.size + 3 + MAC_BYTES or _encode(raw) != token.encode():
         raise Malformed
     return raw

@@ -15,4 +15,9 @@ def new_request_id() -> str:
 
 def origin_of(scope: Scope) -> Origin:
     get = scope.headers.get
-    return Origin(get("x-request-id") or new_request_id(), get("user-agent"), valid_traceparent(get("traceparent")))
+    traceparent = get("traceparent")
+    return Origin(
+        get("x-request-id") or new_request_id(),
+        get("user-agent"),
+        valid_traceparent(traceparent) if traceparent else "",
+    )

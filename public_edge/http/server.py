@@ -37,11 +37,11 @@ class _Scheduler(CallbackScheduler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, later: Any, *_: Any) -> None:
         super().__init__()
-        app: EdgeApp = later.app
+        answer_at_once = later.app.answer_at_once
         on_the_loop = _cbsched_aioschedule(loop, self._ctx, later)  # type: ignore[no-untyped-call]
 
         def schedule(watcher: Any) -> None:
-            if app.answer_at_once(watcher.scope, watcher.proto):
+            if answer_at_once(watcher.scope, watcher.proto):
                 watcher.done()
             else:
                 on_the_loop(watcher)

@@ -14,11 +14,11 @@ class SignedClickUrls:
 
     def __init__(self, signer: Signer, browser_url: str, ttl_s: int) -> None:
         self._signer = signer
-        self._base = browser_url + http.PREFIX
+        self._base = (browser_url + http.PREFIX).encode()
         self._ttl_s = ttl_s
 
     def part(self, creative: Creative) -> bytes:
         return texts(creative.campaign_id, creative.creative_id)
 
-    def url(self, slot: str, impression_id: bytes, part: bytes, now_us: int) -> str:
+    def url(self, slot: str, impression_id: bytes, part: bytes, now_us: int) -> bytes:
         return self._base + self._signer.sign(impression_id, _slot(slot) + part, now_us // 1_000_000 + self._ttl_s)

@@ -193,8 +193,8 @@ class Node:
         self.consumer.start()
 
     def weight(self, name: str) -> int | None:
-        for group in self.chooser.index.groups.values():
-            for member in group.members:
+        for plan in self.chooser.index.plans.values():
+            for member in (member for _, groups in plan for group in groups.values() for member in group.members):
                 if member.campaign.campaign_id == name:
                     return member.campaign.weight
         return None

@@ -18,9 +18,9 @@ from public_edge.ads.domain import (
     Creative,
     FrequencyCaps,
     Group,
-    GroupKey,
     Index,
     Targeting,
+    Values,
 )
 
 NOW_US = 1_700_000_000_000_000
@@ -71,6 +71,9 @@ class Ads:
         creative = self.chooser.choose(slot, features or {}, viewer, seed, now_us)
         return creative.campaign_id if creative is not None else None
 
+    def groups(self, slot: str = "top") -> list[Group]:
+        return [group for _, groups in self.chooser.index.plans[slot] for group in groups.values()]
+
 
 def test_campaigns_are_shown_in_proportion_to_their_weights() -> None:
     weights = {"one": 1, "two": 2, "seven": 7}
@@ -88,7 +91,7 @@ def test_weights_hold_across_targeted_and_untargeted_campaigns() -> None:
 
 def test_the_alias_table_gives_each_member_exactly_its_share() -> None:
     ads = Ads(campaign(f"c-{number}", weight=1 + number * number % 13) for number in range(37))
-    (group,) = ads.chooser.index.groups.values()
+    (group,) = ads.groups()
     share: Counter[str] = Counter()
     for member, keep, other in zip(group.members, group.keep, group.other, strict=True):
         share[member.campaign.campaign_id] += keep / len(group.members)  # type: ignore[assignment]
@@ -130,7 +133,7 @@ def test_a_campaign_begins_and_ends_on_time() -> None:
     assert ads.choose(now_us=NOW_US + 1000) == "timed"
     assert ads.choose(now_us=NOW_US + 2000) is None, "even before the index is built again"
     ads.advance(NOW_US + 2000)
-    assert not ads.chooser.index.groups
+    assert not ads.groups()
 
 
 def test_a_budget_is_given_out_and_no_more() -> None:
@@ -138,7 +141,7 @@ def test_a_budget_is_given_out_and_no_more() -> None:
     shown = Counter(ads.choose() for _ in range(100))
     assert shown == {"short": 5, "endless": 95}
     ads.advance(NOW_US)
-    (group,) = ads.chooser.index.groups.values()
+    (group,) = ads.groups()
     assert [member.campaign.campaign_id for member in group.members] == ["endless"]
 
 
@@ -166,21 +169,21 @@ def test_a_viewer_sees_a_capped_campaign_so_often_a_day() -> None:
 
 def test_the_memory_of_viewers_is_bounded() -> None:
     caps = FrequencyCaps(entries_max=10)
-    shown = campaign("c", cap=1)
+    cap = 1
     for number in range(1000):
-        assert caps.take(f"viewer-{number}", shown, NOW_US)
+        assert caps.take(f"viewer-{number}", "c", cap, NOW_US)
         assert len(caps) <= 10
-    assert not caps.take("viewer-999", shown, NOW_US)
+    assert not caps.take("viewer-999", "c", cap, NOW_US)
     assert len(caps) <= 10
 
 
 def test_a_viewer_who_comes_again_is_remembered_longer_than_those_who_do_not() -> None:
     caps = FrequencyCaps(entries_max=10)
-    shown = campaign("c", cap=3)
-    assert [caps.take("regular", shown, NOW_US) for _ in range(3)] == [True] * 3
+    cap = 3
+    assert [caps.take("regular", "c", cap, NOW_US) for _ in range(3)] == [True] * 3
     for number in range(1000):
-        caps.take(f"viewer-{number}", shown, NOW_US)
-        assert not caps.take("regular", shown, NOW_US)
+        caps.take(f"viewer-{number}", "c", cap, NOW_US)
+        assert not caps.take("regular", "c", cap, NOW_US)
 
 
 def test_one_eligible_campaign_among_many_that_are_not_is_found() -> None:
@@ -200,7 +203,7 @@ def test_none_is_shown_when_none_may_be_and_the_search_is_bounded() -> None:
         return take(candidate, viewer, number, now_us)
 
     ads.chooser._take = counted  # type: ignore[method-assign]
-    for candidates in (group.members for group in ads.chooser.index.groups.values()):
+    for candidates in (group.members for group in ads.groups()):
         for candidate in candidates:
             candidate.remaining = 0
     assert ads.choose() is None
@@ -212,13 +215,14 @@ def test_the_cost_of_a_choice_does_not_depend_on_the_number_of_campaigns() -> No
         ads = Ads(campaign(f"c-{n}", targeting=(("f", str(n % 7)),) if n % 2 else ()) for n in range(count))
         looks = 0
 
-        class Counted(dict[GroupKey, Group]):
-            def get(self, key: GroupKey, default: object = None) -> Group | None:  # type: ignore[override]
+        class Counted(dict[Values, Group]):
+            def get(self, key: Values, default: object = None) -> Group | None:  # type: ignore[override]
                 nonlocal looks
                 looks += 1
                 return super().get(key)
 
-        object.__setattr__(ads.chooser.index, "groups", Counted(ads.chooser.index.groups))
+        plan = tuple((names, Counted(groups)) for names, groups in ads.chooser.index.plans["top"])
+        ads.chooser.index = Index({"top": plan}, ads.chooser.index.creatives)
         for _ in range(100):
             ads.choose(features={"f": "1", "g": "2"})
         return looks
@@ -230,29 +234,28 @@ def test_removing_and_adding_leaves_no_trace() -> None:
     ads = Ads([campaign("a", targeting=(("f", "1"),)), campaign("b")])
     ads.apply({"a": None, "b": None})
     index = ads.chooser.index
-    assert (dict(index.groups), dict(index.masks), dict(index.creatives)) == ({}, {}, {})
+    assert (dict(index.plans), dict(index.creatives)) == ({}, {})
 
 
 def test_feature_sets_beyond_the_bound_are_left_out_and_counted() -> None:
     ads = Ads(campaign(f"c-{number:03}", targeting=((f"f-{number:03}", "x"),)) for number in range(MASKS_MAX + 3))
     assert ads.catalogue.unplaced == 3
-    assert len(ads.chooser.index.masks["top"]) == MASKS_MAX
+    assert len(ads.chooser.index.plans["top"]) == MASKS_MAX
     ads.apply({f"c-{number:03}": None for number in range(MASKS_MAX + 3)})
     assert ads.catalogue.unplaced == 0
 
 
 def test_only_groups_that_a_change_touches_are_built_again() -> None:
     ads = Ads([campaign("a", slots=("one",)), campaign("b", slots=("two",))])
-    before = ads.chooser.index.groups
+    before = ads.groups("one") + ads.groups("two")
     ads.apply({"a": campaign("a", slots=("one",), weight=5, version=2)})
-    after = ads.chooser.index.groups
-    assert after["two", ()] is before["two", ()]
-    assert after["one", ()] is not before["one", ()]
+    after = ads.groups("one") + ads.groups("two")
+    assert [group is was for group, was in zip(after, before, strict=True)] == [False, True]
 
 
 def test_draws_cover_the_whole_range() -> None:
     ads = Ads(campaign(f"c-{number}") for number in range(3))
-    (group,) = ads.chooser.index.groups.values()
+    (group,) = ads.groups()
     lowest, highest = ads.choose(seed=0), ads.choose(seed=(1 << 128) - 1)
     assert {lowest, highest} <= {member.campaign.campaign_id for member in group.members}
     assert all(early <= late for early, late in pairwise(sorted(group.keep)))
@@ -261,7 +264,7 @@ def test_draws_cover_the_whole_range() -> None:
 def _with_nothing_left(ads: Ads) -> Index:
     """The index as it stood before the catalogue took the exhausted campaigns out."""
     fresh = Ads([entry.campaign for entry in ads.catalogue._candidates.values()])
-    for group in fresh.chooser.index.groups.values():
+    for group in fresh.groups():
         for member in group.members:
             if member.remaining is not None:
                 member.remaining = 0

@@ -21,7 +21,7 @@ NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=64
 
 def _sign(signer: Signer, ticket: Ticket) -> str:
     names = texts(ticket.slot, ticket.campaign_id, ticket.creative_id)
-    return signer.sign(ticket.impression_id, names, ticket.expires_s)
+    return signer.sign(ticket.impression_id, names, ticket.expires_s).decode()
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ async def test_an_expired_link_is_gone_and_one_whose_campaign_ended_is_not_found
 
 
 async def test_a_slot_with_nothing_to_show_is_counted_and_shows_nothing(room: EdgeRoom) -> None:
-    room.chooser.index = type(room.chooser.index)(masks={"top": ((),)})
+    room.chooser.index = type(room.chooser.index)(plans={"top": ()})
     answer = await room.ask("POST", DECIDE, ASK)
     assert answer.json == {"impression_id": "", "click_url": ""}
     assert events_pb2.Impression.FromString(room.events()[0].body).campaign_id == ""
