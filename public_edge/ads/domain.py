@@ -135,14 +135,15 @@ class Index:
         creative = self.creatives.get(campaign_id, {}).get(creative_id)
         return creative.landing_url if creative is not None else None
 
-    def matching(self, slot: str, features: Mapping[str, str]) -> list[Group]:
-        """The groups of the slot whose targeting the features fulfil."""
-        found, value_of = [], features.get
+    def matching(self, slot: str, features: Mapping[str, str]) -> tuple[list[Group], int]:
+        """The groups of the slot whose targeting the features fulfil, and their weight together."""
+        found, total, value_of = [], 0, features.get
         for names, groups in self.plans.get(slot, ()):
             group = groups.get(tuple(map(value_of, names)))
             if group is not None:
                 found.append(group)
-        return found
+                total += group.total_weight
+        return found, total
 
 
 class FrequencyCaps:
@@ -208,17 +209,17 @@ class Chooser:
         seed: 128 random bits that are the same when the request is repeated.
         Cost: the slot's masks plus at most DRAWS_MAX draws, then at most SCAN_MAX members.
         """
-        groups = self.index.matching(slot, features)
+        groups, total = self.index.matching(slot, features)
         if not groups:
             return None
         # The first draw takes its numbers straight from the seed, which is all that most requests need.
-        group = groups[0] if len(groups) == 1 else _by_weight(groups, (seed & _MASK32) * 2.0**-32)
+        group = _by_weight(groups, (seed & _MASK32) * 2.0**-32 * total)
         creative = self._take(group.draw((seed >> 75) * 2.0**-53), viewer, (seed >> 32) & _MASK32, now_us)
         if creative is not None:
             return creative
         draws = numbers(seed & _MASK64)
         for _ in range(DRAWS_MAX - 1):
-            group = groups[0] if len(groups) == 1 else _by_weight(groups, _unit(next(draws)))
+            group = _by_weight(groups, _unit(next(draws)) * total)
             creative = self._take(group.draw(_unit(next(draws))), viewer, next(draws), now_us)
             if creative is not None:
                 return creative
@@ -248,11 +249,8 @@ def _unit(number: int) -> float:
     return (number >> 11) * 2.0**-53
 
 
-def _by_weight(groups: Sequence[Group], unit: float) -> Group:
-    total = 0
-    for group in groups:
-        total += group.total_weight
-    at = unit * total
+def _by_weight(groups: Sequence[Group], at: float) -> Group:
+    """The group on which a number below the weight of all falls."""
     for group in groups:
         at -= group.total_weight
         if at < 0:

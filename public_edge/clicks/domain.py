@@ -109,9 +109,10 @@ class Replays:
 
 def _mac(key: bytes, body: bytes) -> bytes:
     """HMAC (RFC 2104) with both padded keys hashed ahead: a third of what `hmac.digest` takes for so short a text."""
-    inner, outer = _padded(key)
-    inner, outer = inner.copy(), outer.copy()
+    begun, ended = _padded(key)
+    inner = begun.copy()
     inner.update(body)
+    outer = ended.copy()
     outer.update(inner.digest())
     return outer.digest()[:MAC_BYTES]
 
