@@ -1,6 +1,10 @@
 """What a group is told after acknowledgements and refusals."""
 
 import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mesh.control.cache import SETTLED_S, SnapshotCache
 from mesh.control.history import Fate
@@ -127,3 +131,48 @@ def test_nobody_takes_from_everybody_what_has_long_been_good() -> None:
     assert cache.get(GROUP) is second
     assert len(cache.rejections) == 6
     assert [change.fate for change in cache.history.changes] == [Fate.GOOD, Fate.GOOD]
+
+
+OFFERS = [snapshot(clusters, mark=mark) for clusters in ("a", "ab") for mark in (0, 1)]
+STEPS = st.one_of(
+    st.tuples(st.just("offer"), st.sampled_from(OFFERS)),
+    # By all data planes, or in part by one.
+    st.tuples(st.just("take"), st.just(CONFIGURATION)),
+    st.tuples(st.just("take"), st.sampled_from(CONFIGURATION).map(lambda kind: (kind,))),
+    st.tuples(st.just("refuse"), st.sampled_from(CONFIGURATION)),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, SETTLED_S + 1])),
+)
+
+
+@given(st.lists(STEPS, min_size=5, max_size=30))
+def test_nobody_is_told_what_was_refused_while_something_good_is_known_nor_loses_what_has_long_been_good(
+    steps: list[tuple[str, Any]],
+) -> None:
+    passed = 0.0
+    cache = SnapshotCache(monotonic=lambda: passed)
+    refused: set[tuple[str, str]] = set()
+    # By configuration, when it was first good.
+    good: dict[str, float] = {}
+    cache.set(GROUP, OFFERS[0])
+    for do, what in steps:
+        told = cache.get(GROUP)
+        assert told is not None
+        if do == "wait":
+            passed += what
+        elif do == "offer":
+            cache.set(GROUP, what)
+        elif do == "take":
+            for kind in what:
+                cache.acknowledge(GROUP, kind, told.versions[kind])
+        else:
+            settled = [each for each in OFFERS if passed - good.get(each.configuration, passed) > SETTLED_S]
+            cache.reject(GROUP, "n", what, told.versions[what], "no")
+            if any(each.versions[what] == told.versions[what] for each in settled):
+                assert cache.get(GROUP) is told
+            else:
+                refused.add((what, told.versions[what]))
+        current, known = cache.get(GROUP), cache.good(GROUP)
+        assert current is not None
+        if known is not None:
+            good.setdefault(known.configuration, passed)
+            assert not refused & set(current.versions.items())
