@@ -54,7 +54,8 @@ class Planner:
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._log = logger("control")
-        self._groups = (gateway(settings.zone), GRPC)
+        # Clients do not wait until Envoy has judged what its gateway is to be told.
+        self._groups = (GRPC, gateway(settings.zone))
         self._configured: dict[str, _Configured] = {}
         self._assignments = Assignments()
         # Groups whose newest configuration is to be offered once more.

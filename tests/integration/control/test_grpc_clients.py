@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
+from chaos.drill.target import OVERRIDES, Target, new_key
+from deploy.local.settings import LauncherSettings
 from mesh.channel import Channels
 from mesh.contract import load
 from mesh.errors import MeshError, ResourceExhausted
@@ -67,6 +69,15 @@ async def node_of(orders: orders_pb2_grpc.OrdersStub) -> str:
 
 async def spread(orders: orders_pb2_grpc.OrdersStub, calls: int = 20) -> Counter[str]:
     return Counter([await node_of(orders) for _ in range(calls)])
+
+
+async def exhausted(orders: orders_pb2_grpc.OrdersStub) -> bool:
+    """Whether a call fails as the faults of these tests do."""
+    try:
+        await node_of(orders)
+    except ResourceExhausted:
+        return True
+    return False
 
 
 async def both_answer(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
@@ -141,22 +152,27 @@ async def test_a_frozen_node_fails_no_idempotent_call_and_traffic_leaves_it(
 async def test_a_fault_is_pushed_and_ends_by_itself(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
     await both_answer(world, orders)
     laid = time.time()
-    await world.fault("private", "/isthmus.orders.v1.Orders/GetOrder", life_s=4)
-
-    async def fails() -> bool:
-        try:
-            await node_of(orders)
-        except ResourceExhausted:
-            return True
-        return False
-
-    await eventually(fails, f"the fault is there; {world.tail('control-private')}", within_s=4)
+    await world.fault("private", "/isthmus.orders.v1.Orders/GetOrder", life_s=6)
+    await eventually(lambda: exhausted(orders), f"the fault is there; {world.tail('control-private')}")
 
     async def ended() -> bool:
-        return not await fails()
+        return not await exhausted(orders)
 
     await eventually(ended, "the fault has ended")
-    assert time.time() >= laid + 4
+    assert time.time() >= laid + 6
+
+
+async def test_a_drill_lays_a_fault_and_takes_it_back(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
+    await both_answer(world, orders)
+    target = Target(LauncherSettings(home=world.home.root))
+    key = new_key("orders/GetOrder")
+    fault = {"method": "orders/GetOrder", "percent": 100, "delay_ms": 0, "abort": "RESOURCE_EXHAUSTED"}
+    # A drill asks from a thread of its own, beside the loop of its traffic.
+    await asyncio.to_thread(target.ask, OVERRIDES, **fault, ttl_s=60.0, record="0" * 32, lease=key)
+
+    await eventually(lambda: exhausted(orders), "the fault is there")
+    await asyncio.to_thread(target.heal, OVERRIDES, key)
+    await both_answer(world, orders)
 
 
 async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: orders_pb2_grpc.OrdersStub) -> None:
