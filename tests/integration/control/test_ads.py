@@ -26,7 +26,7 @@ from tests.integration.control.world import World
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEADLINE_S = 30
 # So long that what comes earlier has another cause, on a busy machine too.
-PROBE_INTERVAL_S = 6
+PROBE_INTERVAL_S = 4
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
