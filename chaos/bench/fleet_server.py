@@ -8,17 +8,22 @@ only the services are no contract's.
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from envoy.service.discovery.v3 import ads_pb2_grpc
+from isthmus.control.v1 import control_pb2_grpc
 
+from mesh.contract import MethodPolicy
 from mesh.control.ads import Ads
 from mesh.control.cache import SnapshotCache
 from mesh.control.compile import GRPC, Assignments, packed, with_endpoints
 from mesh.control.health import State
+from mesh.control.overrides import FILE, OverrideBook
 from mesh.control.registry import Endpoint
 from mesh.control.resources import clusters, listeners
 from mesh.control.resources.view import View
+from mesh.control.service import ControlService
 from mesh.control.settings import ControlSettings
 from mesh.control.snapshot import CLUSTER, LISTENER, ROUTES
 from mesh.guard import ANY_OF_ZONE
@@ -54,8 +59,11 @@ async def main(settings: ControlSettings, process: Process) -> None:
     ads = Ads(
         cache, {}, GRPC, streams_max=streams_max, streams_per_workload_max=streams_max, known=lambda: {"orders": ()}
     )
-    builder = ServerBuilder(process).add_infrastructure(
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE
+    control = ControlService(ads.planes, cache.history, _Plan(settings))
+    builder = (
+        ServerBuilder(process)
+        .add_infrastructure(ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server, ads, ANY_OF_ZONE)
+        .add(control_pb2_grpc.add_ControlServicer_to_server, control)
     )
 
     def flip() -> None:
@@ -65,6 +73,20 @@ async def main(settings: ControlSettings, process: Process) -> None:
 
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), flip)
     await process.serve(builder.build())
+
+
+class _Plan:
+    """Of a fleet to which nothing is done by hand."""
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self.overrides = OverrideBook(settings.state_path / FILE, lambda: None)
+        self.methods: Mapping[str, MethodPolicy] = {}
+
+    def probed(self) -> list[tuple[Endpoint, State]]:
+        return []
+
+    def retry(self, group: str, configuration: str) -> None:
+        """Nothing was ever refused."""
 
 
 def _route(name: str) -> dict[str, object]:

@@ -52,7 +52,7 @@ def run(home: Path) -> list[Result]:
     issue(bench, {name: ("private", workload) for name, workload in workloads.items()})
     token = _token(bench)
     try:
-        return [*_calls(bench, token), *_changes(bench, token), *_fleet(bench)]
+        return [*_calls(bench, token), *_changes(bench, token), *fleet(bench)]
     finally:
         for leftover in ("run", "ca"):
             shutil.rmtree(bench / leftover, ignore_errors=True)
@@ -110,7 +110,8 @@ def _changes(bench: Path, token: str) -> list[Result]:
     ]
 
 
-def _fleet(bench: Path) -> list[Result]:
+def fleet(bench: Path) -> list[Result]:
+    """With the identities that lie under `bench`. Raises BenchError."""
     found = {}
     for planes in PLANES:
         (port,) = free_ports(1)
