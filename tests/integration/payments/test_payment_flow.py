@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 from isthmus.payments.v1 import payments_pb2 as pb
 
-from mesh.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, MeshError, NotFound, Unavailable
+from mesh.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    Unavailable,
+)
 from private_core.money import Money
 from private_core.payments.settlement import Settlement
 
@@ -41,6 +50,20 @@ async def test_the_largest_amount_fits(room: "Room") -> None:
     room.order("order-max", minor=2**63 - 1)
     held = await room.authorize("order-max", "key-hold-max", minor=2**63 - 1)
     assert (await room.capture(held.payment_id, "key-take-max")).captured.minor == 2**63 - 1
+
+
+async def test_a_balance_beyond_64_bits_is_kept_and_refused_as_an_answer(room: "Room") -> None:
+    for number in range(2):
+        room.order(f"order-{number}", minor=2**63 - 1)
+        held = await room.authorize(f"order-{number}", f"key-hold-{number}", minor=2**63 - 1)
+        await room.capture(held.payment_id, f"key-take-{number}")
+    with pytest.raises(Internal, match="BALANCE_OVERFLOW"):
+        await room.ledger.GetTrialBalance(pb.GetTrialBalanceRequest(), None)
+    # The books have it all, and take more.
+    kept = "SELECT sum(amount) AS total FROM payments.posting WHERE account = 'provider:receivable'"
+    assert (await room.sql(kept))[0].total == 2 * (2**63 - 1)
+    await room.refund(held.payment_id, "key-back-1", minor=2**63 - 1)
+    assert (await room.sql(kept))[0].total == 2**63 - 1
 
 
 async def test_captures_are_counted_per_month_of_their_source_time(room: "Room") -> None:
