@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ POLL_S = 0.2
 LOG_BYTES_MAX = 32 * 2**20
 LOG_LOOK_S = 5.0
 LOG_TAIL_BYTES = 600
+# Too little for a dump in a file, and what the kernel takes for "none" where dumps are piped to a program.
+CORE_BYTES = 1
 # To load a process takes a processor for seconds. Where others of its workload serve, it takes what they leave.
 STARTING_NICE = 10
 
@@ -91,6 +94,7 @@ class Supervisor:
             ProcessFailed: one of them did not become ready; whatever had started has been stopped again.
         """
         self._check_table()
+        _leave_no_core_dump()
         self._log_task = asyncio.create_task(self._bound_logs())
         for child in self._children.values():
             if child.row.spare:
@@ -371,3 +375,10 @@ def last_lines(log: Path) -> str:
             return " | ".join(lines.read().decode("utf-8", "replace").strip().splitlines()[-3:])
     except FileNotFoundError:
         return ""
+
+
+def _leave_no_core_dump() -> None:
+    """For this process and all that it starts: a dump of theirs would hold keys, and what is personal, in clear."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    soft = CORE_BYTES if hard == resource.RLIM_INFINITY else min(CORE_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))

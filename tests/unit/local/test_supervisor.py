@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from deploy.local import processes
 from deploy.local.errors import ProcessFailed
 from deploy.local.settings import Home
-from deploy.local.supervisor import STARTING_NICE, Child, State, Supervisor, bound_log
+from deploy.local.supervisor import CORE_BYTES, STARTING_NICE, Child, State, Supervisor, bound_log
 from deploy.local.table import Row
 from deploy.local.topology import Process
 
@@ -45,6 +46,16 @@ async def test_stopping_drains_those_that_depend_before_what_they_depend_on(
     await supervisor.stop()
     assert diary.read_text().split("\n")[3:6] == ["gateway stopped", "room stopped", "database stopped"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_no_process_may_leave_a_core_dump(home: Home, row: MakeRow) -> None:
+    """It would hold keys, and what is personal, in clear."""
+    supervisor = Supervisor(home, [row("room")])
+    await supervisor.start()
+    (pid,) = supervisor.pids().values()
+    soft, _ = resource.prlimit(pid, resource.RLIMIT_CORE)
+    assert soft <= CORE_BYTES
+    await supervisor.stop()
 
 
 @pytest.fixture
