@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from deploy.cli import backfill, dead_letters, flow, ledger
+from deploy.cli import backfill, dead_letters, flow, ledger, moves
 from deploy.cli.operator import channels
 from deploy.cli.output import Json, clear_errors, console, print_json
 
@@ -20,6 +20,9 @@ app.command("rate-limit")(flow.rate_limit)
 app.command("drain")(flow.drain)
 app.command("backfill")(backfill.backfill)
 app.command("shadow")(backfill.shadow)
+app.command("partitions")(moves.partitions)
+app.command("move-kafka")(moves.move_kafka)
+app.command("move-database")(moves.move_database)
 
 
 @app.command()

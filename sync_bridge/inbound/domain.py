@@ -29,6 +29,10 @@ class GapError(Exception):
     """Records that were never landed are gone, or the topic is another one: going on would skip them silently."""
 
 
+class NotDrained(Exception):
+    """Records of the log that is to be left have not landed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A partition as this worker holds it."""

@@ -11,9 +11,10 @@ from confluent_kafka import Consumer, KafkaException
 from isthmus.bridge.v1 import bridge_pb2 as pb
 from isthmus.bridge.v1 import bridge_pb2_grpc
 
-from mesh.errors import InvalidArgument, NotFound, Unavailable
+from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from sync_bridge.inbound import backfill
 from sync_bridge.inbound.decoder import Decoder
+from sync_bridge.inbound.domain import NotDrained
 from sync_bridge.inbound.meters import Meters
 from sync_bridge.inbound.replay import replay
 from sync_bridge.inbound.settings import InboundSettings
@@ -175,6 +176,27 @@ class BridgeService(bridge_pb2_grpc.BridgeServicer):
             refused=done.refused,
             next_offset=done.next_offset,
         )
+
+    async def MoveLog(
+        self,
+        request: pb.MoveLogRequest,
+        context: grpc.aio.ServicerContext[pb.MoveLogRequest, pb.MoveLogResponse],
+    ) -> pb.MoveLogResponse:
+        ends = {(each.topic, each.partition): each.end for each in request.ends}
+        named = {topic for topic, _ in ends}
+        if named != self._by_topic.keys() or named - request.topic_ids.keys():
+            known = ", ".join(sorted(self._by_topic))
+            raise InvalidArgument("TOPICS_DIFFER", "every inward topic moves, or none", remedy=f"name {known}")
+
+        def move(store: Store) -> None:
+            with store.transaction():
+                store.move_log(ends, dict(request.topic_ids))
+
+        try:
+            await self._with(move)
+        except NotDrained as left:
+            raise FailedPrecondition("NOT_DRAINED", str(left), remedy="drain first: `isthmus bridge drain`") from left
+        return pb.MoveLogResponse(partitions=len(ends))
 
     async def CompareShadow(
         self,

@@ -17,6 +17,7 @@ from sync_bridge.inbound.domain import (
     Fenced,
     Flow,
     GapError,
+    NotDrained,
     Partition,
     Record,
     Refused,
@@ -50,6 +51,11 @@ _ADVANCE: Final = """
     ) AS done (topic, partition, epoch, from_offset, next_offset, landed, duplicates, dead_letters)
     WHERE held.topic = done.topic AND held.partition = done.partition
         AND held.epoch = done.epoch AND held.next_offset = done.from_offset
+"""
+# The new log begins at 0: it was made for this, and nobody has written into it before.
+_MOVE: Final = """
+    UPDATE bridge.checkpoint SET topic_id = %s, next_offset = 0, epoch = epoch + 1, changed_time = clock_timestamp()
+    WHERE topic = %s AND partition = %s AND next_offset = %s
 """
 
 
@@ -183,6 +189,24 @@ class Store:
                 " duplicates = duplicates + %s WHERE topic = %s AND partition = %s",
                 (tally.landed + tally.duplicates, tally.landed, tally.duplicates, topic, partition),
             )
+
+    def move_log(self, ends: Mapping[Partition, int], topic_ids: Mapping[str, str]) -> None:
+        """Inside a transaction: go on at the beginning of other topics of the same names, in another cluster.
+
+        ends: where the log before ends. Whoever holds a partition of it is fenced. Raises NotDrained, and then nothing
+        may stay, when a checkpoint is not at its end.
+        """
+        for (topic, partition), end in sorted(ends.items()):
+            moved = self._connection.execute(_MOVE, (topic_ids[topic], topic, partition, end)).rowcount
+            # A partition that never had a record may never have been claimed.
+            if not moved and (end or self._checkpoint(topic, partition)):
+                raise NotDrained(f"{topic}/{partition} has not landed up to {end}")
+
+    def _checkpoint(self, topic: str, partition: int) -> bool:
+        found = self._connection.execute(
+            "SELECT FROM bridge.checkpoint WHERE topic = %s AND partition = %s", (topic, partition)
+        )
+        return found.fetchone() is not None
 
     def flow(self) -> Flow:
         """What operators want of the flow."""

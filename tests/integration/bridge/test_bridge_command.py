@@ -75,6 +75,11 @@ def operate(home: Path) -> None:
     assert not answer(home, "resume")["paused"]
     assert answer(home, "drain", "--within", "20")["waiting"] == 0
 
+    same = answer(home, "partitions", letter["topic"], "4")
+    assert (same["before"], same["partitions"], same["read"]) == (4, 4, 4)
+    fewer = isthmus(home, "bridge", "partitions", letter["topic"], "2")
+    assert "only adds partitions" in fewer.stderr.replace("\n", " ")
+
     again = answer(home, "backfill", letter["topic"], "--shadow", "--from", "2020-01-01T00:00:00")
     assert (again["read"], again["landed"], again["duplicates"], again["refused"]) == (4, 2, 1, 1)
     assert answer(home, "shadow", letter["topic"], "--drop") == {"rows": 2, "missing": 0, "different": 0}

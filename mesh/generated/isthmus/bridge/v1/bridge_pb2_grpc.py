@@ -80,6 +80,11 @@ class BridgeStub:
                 request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainRequest.SerializeToString,
                 response_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainResponse.FromString,
                 _registered_method=True)
+        self.MoveLog = channel.unary_unary(
+                '/isthmus.bridge.v1.Bridge/MoveLog',
+                request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.MoveLogRequest.SerializeToString,
+                response_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.MoveLogResponse.FromString,
+                _registered_method=True)
         self.CompareShadow = channel.unary_unary(
                 '/isthmus.bridge.v1.Bridge/CompareShadow',
                 request_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.CompareShadowRequest.SerializeToString,
@@ -156,6 +161,14 @@ class BridgeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveLog(self, request, context):
+        """Go on in another cluster: the checkpoints of every inward partition, which must have landed to its end, become those
+        of the beginning of the other cluster's topics. All of them, or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CompareShadow(self, request, context):
         """Hold a shadow against the table that it shadows, and remove it when asked to.
         """
@@ -210,6 +223,11 @@ def add_BridgeServicer_to_server(servicer, server):
                     servicer.LandAgain,
                     request_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainRequest.FromString,
                     response_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainResponse.SerializeToString,
+            ),
+            'MoveLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveLog,
+                    request_deserializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.MoveLogRequest.FromString,
+                    response_serializer=isthmus_dot_bridge_dot_v1_dot_bridge__pb2.MoveLogResponse.SerializeToString,
             ),
             'CompareShadow': grpc.unary_unary_rpc_method_handler(
                     servicer.CompareShadow,
@@ -461,6 +479,33 @@ class Bridge:
             '/isthmus.bridge.v1.Bridge/LandAgain',
             isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainRequest.SerializeToString,
             isthmus_dot_bridge_dot_v1_dot_bridge__pb2.LandAgainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.bridge.v1.Bridge/MoveLog',
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.MoveLogRequest.SerializeToString,
+            isthmus_dot_bridge_dot_v1_dot_bridge__pb2.MoveLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

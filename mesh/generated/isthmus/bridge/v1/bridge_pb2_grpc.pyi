@@ -55,6 +55,10 @@ class BridgeStub:
     """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
     its table. Takes some thousands at a time and says where to go on.
     """
+    MoveLog: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.MoveLogRequest, _bridge_pb2.MoveLogResponse]
+    """Go on in another cluster: the checkpoints of every inward partition, which must have landed to its end, become those
+    of the beginning of the other cluster's topics. All of them, or none.
+    """
     CompareShadow: _grpc.UnaryUnaryMultiCallable[_bridge_pb2.CompareShadowRequest, _bridge_pb2.CompareShadowResponse]
     """Hold a shadow against the table that it shadows, and remove it when asked to."""
 
@@ -84,6 +88,10 @@ class BridgeAsyncStub(BridgeStub):
     LandAgain: _aio.UnaryUnaryMultiCallable[_bridge_pb2.LandAgainRequest, _bridge_pb2.LandAgainResponse]  # type: ignore[assignment]
     """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
     its table. Takes some thousands at a time and says where to go on.
+    """
+    MoveLog: _aio.UnaryUnaryMultiCallable[_bridge_pb2.MoveLogRequest, _bridge_pb2.MoveLogResponse]  # type: ignore[assignment]
+    """Go on in another cluster: the checkpoints of every inward partition, which must have landed to its end, become those
+    of the beginning of the other cluster's topics. All of them, or none.
     """
     CompareShadow: _aio.UnaryUnaryMultiCallable[_bridge_pb2.CompareShadowRequest, _bridge_pb2.CompareShadowResponse]  # type: ignore[assignment]
     """Hold a shadow against the table that it shadows, and remove it when asked to."""
@@ -165,6 +173,16 @@ class BridgeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_bridge_pb2.LandAgainResponse, _abc.Awaitable[_bridge_pb2.LandAgainResponse]]:
         """Read records that Kafka still holds once more, and land those that are not there: in the warehouse, or in a shadow of
         its table. Takes some thousands at a time and says where to go on.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveLog(
+        self,
+        request: _bridge_pb2.MoveLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bridge_pb2.MoveLogResponse, _abc.Awaitable[_bridge_pb2.MoveLogResponse]]:
+        """Go on in another cluster: the checkpoints of every inward partition, which must have landed to its end, become those
+        of the beginning of the other cluster's topics. All of them, or none.
         """
 
     @_abc_1.abstractmethod

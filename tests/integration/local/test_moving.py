@@ -1,0 +1,50 @@
+"""The database of a mesh that stands still, copied whole to another server."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from deploy.local import postgres
+from deploy.local.errors import LauncherError
+from deploy.local.mesh import LocalMesh
+from deploy.local.migrate import create_database
+from deploy.local.moving import copy_database
+from tests.integration.conftest import free_port_base
+from tests.integration.room import own, plain
+
+
+@pytest.fixture
+def target(postgres_server: LocalMesh) -> Iterator[str]:
+    """An empty database of another server."""
+    url = postgres.url(postgres_server.home, "moved")
+    create_database(url)
+    yield url
+    with psycopg.connect(plain(postgres.url(postgres_server.home, "postgres")), autocommit=True) as connection:
+        connection.execute("DROP DATABASE moved WITH (FORCE)")
+
+
+async def test_every_row_is_in_the_other_database_and_every_role_may_what_it_may(target: str, tmp_path: Path) -> None:
+    async with LocalMesh(tmp_path, free_port_base(), only=("migrate",)) as mesh:
+        with psycopg.connect(plain(mesh.database_url), autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO bridge.checkpoint (topic, partition, topic_id, epoch, worker, next_offset)"
+                " VALUES ('t', 0, 'id', 7, 'w', 42)"
+            )
+        settings = mesh.settings
+        with pytest.raises(LauncherError):
+            await copy_database(settings, target, print)
+    told: list[str] = []
+    moved = await copy_database(settings, target, told.append)
+    assert moved.rows >= 1
+    assert any("copying" in line for line in told)
+
+    def found() -> list[tuple[int, int]]:
+        with psycopg.connect(plain(own(target, "bridge-inbound"))) as connection:
+            return connection.execute("SELECT epoch, next_offset FROM bridge.checkpoint").fetchall()
+
+    assert await asyncio.to_thread(found) == [(7, 42)]
+    with pytest.raises(LauncherError, match="an empty database"):
+        await copy_database(settings, target, print)
