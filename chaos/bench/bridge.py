@@ -4,7 +4,8 @@ Inward: a topic is filled with real impressions while no worker runs; then one w
 with its offset, its ledger and its de-duplication. The baseline is PostgreSQL alone: the same rows, as text made
 beforehand, by bare COPY and de-duplicated insert into a table of the same shape, in batches of the worker's size, by
 one connection to the same server. Rounds of both are interleaved; the ratio is the median of the rounds' ratios.
-Then the worker takes 1,000 clicks a second as they come from a spool, and each row says how long its click took.
+Then the worker takes 1,000 clicks a second as they come from a spool, and each row says how long its click took. Last,
+it stands still, and its peers do the like on the same broker and the same database (peers/).
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from confluent_kafka import Producer
 from isthmus.events.v1 import events_pb2
 
 from chaos.bench import spool
+from chaos.bench.peers import connect
 from chaos.bench.report import Result, asked
 from chaos.bench.tools import BenchError
 from chaos.conservation import CLICK
@@ -39,6 +41,7 @@ EVENTS = 100_000
 ROUNDS = 3
 BATCH = 5_000
 FRESH_EVENTS, FRESH_PER_S = 10_000, 1_000
+PEER_EVENTS = 50_000
 WAIT_S = 300.0
 MEMORY_MIB_MAX = 250
 PORT_BASE = 17_400
@@ -84,6 +87,9 @@ async def _inbound(home: Path) -> list[Result]:
             if number:
                 rounds.append((rate, bare))
         fresh_ms = await _freshness(mesh, home / "fresh", database)
+        await mesh.suspend("bridge-inbound")
+        sunk = await asyncio.to_thread(connect.debezium, mesh, rows, PEER_EVENTS, home)
+        mirrored = await asyncio.to_thread(connect.mirror, mesh, _topic(), PEER_EVENTS, home)
     landed = statistics.median(rate for rate, _ in rounds)
     return [
         Result(
@@ -94,6 +100,24 @@ async def _inbound(home: Path) -> list[Result]:
             baseline_value=statistics.median(bare for _, bare in rounds),
             ratio=round(statistics.median(rate / bare for rate, bare in rounds), 3),
             target=0.6,
+        ),
+        Result(
+            name="the same, against a sink",
+            value=landed,
+            unit="rows/s",
+            baseline="Debezium JDBC sink on Kafka Connect, topic to PostgreSQL",
+            baseline_value=sunk,
+            ratio=round(landed / sunk, 3),
+            target=3.0,
+        ),
+        Result(
+            name="the same, against a mirror",
+            value=landed,
+            unit="rows/s",
+            baseline="MirrorMaker 2, topic to topic",
+            baseline_value=mirrored,
+            ratio=round(landed / mirrored, 3),
+            target=1.0,
         ),
         Result(
             name="memory of the worker",
@@ -189,10 +213,14 @@ def _numbered(rows: Sequence[ImpressionRow], events: int) -> Iterator[tuple[int,
     return ((number, rows[number % len(rows)]) for number in range(events))
 
 
+def _topic() -> str:
+    return load().events["isthmus.events.v1.Impression"].topic
+
+
 def _fill(mesh: LocalMesh, rows: Sequence[ImpressionRow], run_number: int, events: int) -> None:
     settings = broker.client_settings(mesh.home.identity("edge-1"), mesh.kafka_bootstrap)
     producer = Producer({**settings, "enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4"})
-    topic = load().events["isthmus.events.v1.Impression"].topic
+    topic = _topic()
     for number, row in _numbered(rows, events):
         event = _event(row, number, run_number)
         headers: list[tuple[str, str | bytes | None]] = [
