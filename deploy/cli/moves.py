@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from deploy.local.kafka.moving import Cluster, Place
 
 PAUSE_S = 1.0
+# Nothing lands for so long: waiting longer would help nobody.
+STALLED_S = 60.0
 Within = Annotated[float, typer.Option(min=1, max=86_400, help="Give up after this many seconds.")]
 
 
@@ -136,20 +138,23 @@ async def _drained(
     """Where the old log ends, when all of it has landed and it has stopped growing."""
     from deploy.local.kafka import moving
 
-    deadline, before = time.monotonic() + within, None
-    while time.monotonic() < deadline:
+    deadline, before, least = time.monotonic() + within, None, 1 << 63
+    stalled = time.monotonic() + STALLED_S
+    while time.monotonic() < min(deadline, stalled):
         ends = await asyncio.to_thread(moving.ends, source, names)
         landed = await _landed()
         left = sum(max(0, end - landed.get(place, 0)) for place, end in ends.items())
         # What was on its way when the rules changed may still have been written.
         if not left and ends == before:
             return ends
-        tell(f"{left:,} records are left to land")
+        if left < least:
+            least, stalled = left, time.monotonic() + STALLED_S
+            tell(f"{left:,} records are left to land")
         before = ends
         await asyncio.sleep(PAUSE_S)
     raise _refusal(
-        f"The old cluster was not drained within {within:g} s",
-        "See `isthmus bridge flow`; starting the mesh again undoes it",
+        f"{least:,} records of the old cluster do not land",
+        "See `isthmus bridge flow` and docs/runbooks/moves.md; starting the mesh again undoes it",
     )
 
 
