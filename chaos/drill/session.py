@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import getpass
+import sys
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
@@ -34,6 +35,8 @@ WELL_AGAIN_WITHIN_S = 120.0
 OPEN_DEADLINE_S = 240.0
 SETTLE_DEADLINE_S = 240.0
 READ_WITHIN_S = 60.0
+# How long a look may keep the interpreter while a request of the traffic is due.
+SWITCH_INTERVAL_S = 0.001
 # How far the warehouse may be behind the edge when nothing is wrong.
 BEHIND_S = 3.0
 
@@ -173,6 +176,7 @@ class Session:
         loop would send late, and what is late there counts as the mesh's own slowness."""
         if self._looking is None:
             self._looking = Loop()
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
         return self._looking.run(work, deadline_s)
 
     def recovered(self, names: Iterable[str], within_s: float) -> float:
