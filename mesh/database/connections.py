@@ -22,6 +22,19 @@ Driver = psycopg.AsyncConnection[Any]
 _AGE_S_MAX: Final = 1800.0
 
 
+def noticing(statement_s_max: float) -> dict[str, Any]:
+    """libpq's settings by which a server that went without a word (its machine, or a firewall's state) is found out: a
+    statement that nobody acknowledges ends when its time is over, an idle connection within some ten seconds. Without
+    them the kernel waits for minutes, or hours. For TCP; of a Unix socket the kernel knows when the other end is gone.
+    """
+    return {
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(statement_s_max * 1000),
+    }
+
+
 class ConnectionBroken(psycopg.OperationalError):
     """A connection that had worked broke under the statement, whose outcome is not known."""
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from mesh.database.connections import ConnectionBroken, Connections, connector
+from mesh.database.connections import ConnectionBroken, Connections, connector, noticing
 from mesh.errors import Aborted, DeadlineExceeded, MeshError, Unavailable
 
 T = TypeVar("T")
@@ -169,5 +169,6 @@ def _options(node: str, pool_size: int, statement_timeout_ms: int) -> dict[str, 
             "connect_timeout": CONNECT_TIMEOUT_S,
             "prepare_threshold": 2,
             "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
+            **noticing(statement_timeout_ms / 1000),
         },
     }

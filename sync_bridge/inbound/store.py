@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import psycopg
 
+from mesh.database.connections import noticing
 from sync_bridge.inbound.domain import (
     Claim,
     Fenced,
@@ -105,10 +106,7 @@ class Store:
             autocommit=True,
             prepare_threshold=1,
             options=" ".join(f"-c {name}={value}" for name, value in limits.items()),
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=int(statement_s_max * 1000),
+            **noticing(statement_s_max),
         )
         for table in tables:
             # Fails here, at the start, when the warehouse has not the columns that are written.

@@ -6,6 +6,7 @@ from typing import Final
 
 import psycopg
 
+from mesh.database.connections import noticing
 from security.audit.postgres import INSERT, parameters
 from security.audit.record import AuditRecord
 from sync_bridge.ledger.dead_letters import DeadLetter, bury
@@ -51,10 +52,7 @@ class Store:
             autocommit=True,
             prepare_threshold=1,
             options=" ".join(f"-c {name}={value}" for name, value in limits.items()),
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=int(statement_s_max * 1000),
+            **noticing(statement_s_max),
         )
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg import errors as postgres
 from sqlalchemy import text
@@ -29,6 +30,17 @@ async def test_a_session_says_whose_it_is_and_has_a_limit(engine: AsyncEngine) -
         )
     )[0]
     assert tuple(row) == ("orders-1", "500ms")
+
+
+async def test_a_server_that_goes_without_a_word_is_found_out_in_seconds(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, psycopg.AsyncConnection)
+        said = driver.info.get_parameters()
+    silent_s = int(said["keepalives_idle"]) + int(said["keepalives_interval"]) * int(said["keepalives_count"])
+    assert silent_s <= 15
+    # A statement under way ends with its own limit.
+    assert said["tcp_user_timeout"] == "500"
 
 
 async def test_no_more_connections_than_the_pool(engine: AsyncEngine) -> None:
