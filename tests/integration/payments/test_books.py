@@ -117,6 +117,40 @@ async def test_no_account_is_overdrawn_by_a_payment_even_in_sql(
         )
 
 
+async def test_what_two_add_to_one_transfer_at_once_is_held_to_the_rule_together(room: "Room", transfer: str) -> None:
+    await room.sql(
+        "INSERT INTO payments.operation (operation_id, payment_id, kind, progress, amount)"
+        " SELECT 'op-twice', payment_id, 'refund', 'done', 1 FROM payments.payment"
+    )
+
+    def taken(minor: int) -> tuple[str, str]:
+        """So much of the hold, which is of 2933."""
+        return (
+            HALF.format("op-twice", "holds:of-members", "USD", minor),
+            HALF.format("op-twice", "holds:at-provider", "USD", -minor),
+        )
+
+    await commit(room, "INSERT INTO payments.transfer VALUES ('op-twice', 'refund', now())", *taken(1))
+    async with room.engine.connect() as first, room.engine.connect() as second:
+        for connection in (first, second):
+            for statement in taken(2000):
+                await connection.execute(text(statement))
+        await second.commit()
+        with pytest.raises(DBAPIError, match="overdraws the account"):
+            await first.commit()
+    # Nor by a number that was left out, so that others seem to come later.
+    with pytest.raises(DBAPIError, match="overdraws the account"):
+        await commit(
+            room,
+            *(
+                one.replace("posting (", "posting (posting_id, ").replace(
+                    "VALUES (", f"OVERRIDING SYSTEM VALUE VALUES ({-number}, "
+                )
+                for number, one in enumerate(taken(2000), 1)
+            ),
+        )
+
+
 async def test_an_overdraft_is_a_rule_of_the_account(room: "Room", transfer: str) -> None:
     await room.sql("UPDATE payments.account SET overdraft = 10 WHERE account = 'provider:receivable'")
     try:
