@@ -11,9 +11,10 @@ STEP_S = 0.5
 
 
 def public_recovered_s(timeline: Timeline, fault_at_s: float, until_s: float, normal_p99_ms: float) -> float:
-    """Seconds from the fault to the end of the last window in which a call failed or p99 was above twice its normal.
+    """Seconds from the fault until the moment from which on no call fails and p99 stays within twice its normal: at
+    each moment that of the calls of the WINDOW_S that follow.
 
-    0 when no window was bad. Windows of WINDOW_S begin every STEP_S.
+    0 when it never left that. Windows begin every STEP_S: what was bad for a moment counts for no longer than it was.
     """
     calls = list(timeline.calls(PUBLIC, fault_at_s, until_s))
     last_bad_s, begins_s = 0.0, fault_at_s
@@ -21,7 +22,7 @@ def public_recovered_s(timeline: Timeline, fault_at_s: float, until_s: float, no
         window = [call for call in calls if begins_s <= call.due_s < begins_s + WINDOW_S]
         failed = any(call.outcome is not Outcome.OK for call in window)
         if failed or percentile_ms(window, 0.99) > NORMAL_TIMES * normal_p99_ms:
-            last_bad_s = begins_s + WINDOW_S - fault_at_s
+            last_bad_s = begins_s + STEP_S - fault_at_s
         begins_s += STEP_S
     return round(last_bad_s, 1)
 

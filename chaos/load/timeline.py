@@ -39,6 +39,11 @@ class Timeline:
     def __len__(self) -> int:
         return len(self._due_s)
 
+    @property
+    def end_s(self) -> float:
+        """When the last call was due."""
+        return max(self._due_s, default=0.0)
+
     def ok(self, kind: str, due_s: float, seconds: float) -> None:
         self._add(kind, due_s, seconds, Outcome.OK)
 

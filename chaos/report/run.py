@@ -110,8 +110,9 @@ class Report:
             figures,
             tuple(session.windows),
             tuple(checks),
-            tuple(buckets(timeline.calls(PUBLIC), end_s)),
-            tuple(buckets(timeline.calls(SENSITIVE), end_s)),
+            # After the last call nothing is to be seen, however long the books took.
+            tuple(buckets(timeline.calls(PUBLIC), timeline.end_s)),
+            tuple(buckets(timeline.calls(SENSITIVE), timeline.end_s)),
             dict(timeline.reasons),
             tuple(session.healed_before),
         )

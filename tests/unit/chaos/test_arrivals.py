@@ -60,9 +60,10 @@ def test_nothing_bad_is_recovered_at_once() -> None:
     assert public_recovered_s(timeline(), 5.0, 20.0, 10.0) == 0.0
 
 
-def test_recovery_lasts_until_the_last_window_with_a_failure_or_a_slow_answer() -> None:
-    assert public_recovered_s(timeline(bad_s=(6.0,)), 5.0, 20.0, 10.0) == 3.0
-    assert public_recovered_s(timeline(slow_s=(8.0,)), 5.0, 20.0, 10.0) == 5.0
+def test_recovery_lasts_until_the_last_failure_or_slow_answer_and_no_longer() -> None:
+    assert public_recovered_s(timeline(bad_s=(6.0,)), 5.0, 20.0, 10.0) == 1.5
+    assert public_recovered_s(timeline(slow_s=(8.0,)), 5.0, 20.0, 10.0) == 3.5
+    assert public_recovered_s(timeline(bad_s=(5.5,), slow_s=(8.0,)), 5.0, 20.0, 10.0) == 3.5
 
 
 def test_sensitive_calls_have_recovered_after_their_last_failure() -> None:
@@ -83,3 +84,12 @@ def test_buckets_hold_every_call_once() -> None:
     seconds = buckets(timeline(bad_s=(3.5,)).calls(), 20.0)
     assert sum(second.calls for second in seconds) == 200
     assert [second.at_s for second in seconds if second.failed] == [3.0]
+
+
+def test_the_timeline_ends_with_the_call_that_was_due_last() -> None:
+    found = Timeline()
+    assert found.end_s == 0
+    for due_s in (1.0, 7.5, 3.0):
+        found.ok("ad", due_s, 0.1)
+    assert found.end_s == 7.5
+    assert len(buckets(found.calls(), found.end_s)) == 8
