@@ -59,7 +59,10 @@ class Decoder:
         if count:
             batch.close(topic, partition, end, count, last)
         batch.rows = {table: rows for table, rows in batch.rows.items() if rows}
-        batch.texts = {table: table.text([values for values, _ in rows]) for table, rows in batch.rows.items()}
+        for table, rows in batch.rows.items():
+            values_alone = [values for values, _ in rows]
+            batch.texts[table] = table.text(values_alone)
+            batch.cells[table] = table.cells(values_alone)
         return batch
 
     def table(self, topic: str) -> Table:

@@ -4,6 +4,7 @@ Offsets committed to the broker are never used. A transaction either leaves rows
 a commit whose outcome is unknown is settled by reading the checkpoint again.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from sync_bridge.inbound.domain import (
 )
 from sync_bridge.inbound.tables import Table
 from sync_bridge.ledger import conservation
+from sync_bridge.ledger.conservation import Cell
 from sync_bridge.ledger.dead_letters import DeadLetter, bury
 
 # SQLSTATE classes that say the values are at fault: data exception, constraint violation, a limit exceeded.
@@ -68,6 +70,8 @@ class Batch:
     rows: dict[Table, list[tuple[tuple[Any, ...], Record]]] = field(default_factory=dict)
     # The same rows as COPY reads them: made where the batch is, so that the database does not wait for it.
     texts: dict[Table, str] = field(default_factory=dict)
+    # How many of them each cell of the ledger holds.
+    cells: dict[Table, Counter[Cell]] = field(default_factory=dict)
     refused: list[tuple[Record, Refused]] = field(default_factory=list)
     # Where each partition goes on, and how many records of it are here.
     ends: dict[Partition, int] = field(default_factory=dict)
@@ -223,7 +227,7 @@ class Store:
                         lambda row, why: refused.append((row[1], why)),
                     )
                 else:
-                    self._insert(table, batch.texts[table], rows[0][1].topic(), tallies)
+                    self._insert_new(table, batch, rows[0][1].topic(), tallies)
             for message, _ in refused:
                 tallies[message.topic(), message.partition()].dead_letters += 1
             bury(self._connection, [_letter(message, why) for message, why in refused])
@@ -240,11 +244,28 @@ class Store:
             self._connection.execute(f"TRUNCATE {table.staging}")
             self._insert(table, _text(table, rows), rows[0][1].topic(), tallies)
 
+    def _insert_new(self, table: Table, batch: Batch, topic: str, tallies: dict[Partition, Tally]) -> None:
+        """As if no event had come before, which is so as a rule: the ledger's counts are known then, and PostgreSQL
+        need not tell of each row whether it landed."""
+        cells = batch.cells[table]
+        with _values_at_fault():
+            self._copy(table, batch.texts[table])
+            with self._connection.transaction() as attempt:
+                if self._connection.execute(table.insert_new).rowcount < cells.total():
+                    raise psycopg.Rollback(attempt)
+                conservation.enter_landed(self._connection, topic, cells)
+                for (partition, _, _), count in cells.items():
+                    tallies[topic, partition].landed += count
+                return
+            self._insert_staged(table, topic, tallies)
+
     def _insert(self, table: Table, text: str, topic: str, tallies: dict[Partition, Tally]) -> None:
         with _values_at_fault():
             self._copy(table, text)
-            landed = self._connection.execute(table.insert, (topic,)).fetchall()
-        for partition, count in landed:
+            self._insert_staged(table, topic, tallies)
+
+    def _insert_staged(self, table: Table, topic: str, tallies: dict[Partition, Tally]) -> None:
+        for partition, count in self._connection.execute(table.insert, (topic,)).fetchall():
             tallies[topic, partition].landed += count
 
     def _copy(self, table: Table, text: str) -> None:

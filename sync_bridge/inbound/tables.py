@@ -1,6 +1,7 @@
 """Where each inward event lands: one list of columns, from which the staging table, COPY and INSERT all follow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -13,6 +14,7 @@ from isthmus.events.v1 import events_pb2
 from mesh.contract import Contract
 from mesh.contract.model import Direction
 from sync_bridge.inbound.domain import Refused
+from sync_bridge.ledger.conservation import MINUTE_US, Cell
 
 # int64 microseconds since the epoch to timestamptz. Exact, where to_timestamp(double) is not; 0 is "not stated".
 _INSTANT: Final = "timestamptz 'epoch' + nullif({0}, 0) * interval '1 microsecond'"
@@ -118,6 +120,14 @@ class Table:
         return f"COPY {self.staging} ({', '.join(self.names)}) FROM STDIN (FORMAT text, NULL '')"
 
     @cached_property
+    def insert_new(self) -> str:
+        """The rows alone. Fewer than are staged: some events were there already, and `insert` says which."""
+        return (
+            f"INSERT INTO warehouse.{self.name} ({', '.join(self.names)}) SELECT {self._values} FROM {self.staging}"  # noqa: S608
+            " ON CONFLICT (event_id) DO NOTHING"
+        )
+
+    @cached_property
     def insert(self) -> str:
         """Parameter: the topic. Returns (partition, rows landed) per partition; what is missing was there already.
 
@@ -137,11 +147,7 @@ class Table:
 
     def insert_again(self, *, shadow: bool) -> str:
         """For records that were counted when they came the first time: rows alone, and nothing in the ledger."""
-        into = self.shadow if shadow else f"warehouse.{self.name}"
-        return (
-            f"INSERT INTO {into} ({', '.join(self.names)}) SELECT {self._values} FROM {self.staging}"  # noqa: S608
-            " ON CONFLICT (event_id) DO NOTHING"
-        )
+        return self.insert_new.replace(f"warehouse.{self.name}", self.shadow, 1) if shadow else self.insert_new
 
     @cached_property
     def compare(self) -> str:
@@ -182,6 +188,11 @@ class Table:
             raise Refused("UNREADABLE", f"not a {self.message.DESCRIPTOR.full_name}: {error}") from error
         encoded = [encode(getattr(message, field)) for field, encode in self._encoded]
         return (*self._plain(message), *encoded, trace_id, partition, offset), message.accepted_time_us  # type: ignore[attr-defined]
+
+    def cells(self, rows: Iterable[tuple[Any, ...]]) -> Counter[Cell]:
+        """How many of the rows each cell of the ledger holds."""
+        partition, node, accepted = map(self.names.index, ("record_partition", "node", "accepted_time"))
+        return Counter([(row[partition], row[node], row[accepted] // MINUTE_US) for row in rows])
 
     def text(self, rows: Sequence[tuple[Any, ...]]) -> str:
         """What COPY reads for these rows."""

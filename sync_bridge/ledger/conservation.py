@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import psycopg
 
 LINES_MAX: Final = 5_000
+MINUTE_US: Final = 60_000_000
 _MINUTE_MS: Final = 60_000
 # Year 10000 in minutes; a header may say anything.
 _MINUTES_END: Final = 4_223_371_680
@@ -22,6 +23,12 @@ _ENTER: Final = """
     INSERT INTO bridge.ledger AS held (node, topic, partition, minute, dead_letters)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::int[], %s::timestamptz[], %s::bigint[])
     ON CONFLICT (node, topic, partition, minute) DO UPDATE SET dead_letters = held.dead_letters + excluded.dead_letters
+"""
+_ENTER_LANDED: Final = """
+    INSERT INTO bridge.ledger AS held (node, topic, partition, minute, landed)
+    SELECT node, %s, partition, timestamptz 'epoch' + minute * interval '1 minute', landed
+    FROM unnest(%s::int[], %s::text[], %s::bigint[], %s::bigint[]) AS cell (partition, node, minute, landed)
+    ON CONFLICT (node, topic, partition, minute) DO UPDATE SET landed = held.landed + excluded.landed
 """
 _READ: Final = """
     WITH said AS (
@@ -50,6 +57,10 @@ _ROWS: Final = """
             count(*) AS rows
         FROM warehouse.{table} WHERE accepted_time >= %(begin)s AND accepted_time < %(end)s GROUP BY 1, 2, 4
 """
+
+
+# Of one topic: (partition, node, minute of acceptance since the epoch).
+Cell = tuple[int, str, int]
 
 
 class Refusable(Protocol):
@@ -93,6 +104,12 @@ def place_of(record: Refusable) -> tuple[str, str, int, datetime]:
 def enter_dead_letters(connection: psycopg.Connection, records: Iterable[Refusable]) -> None:
     """Count records that were buried, in the caller's transaction."""
     change(connection, Counter(map(place_of, records)))
+
+
+def enter_landed(connection: psycopg.Connection, topic: str, cells: Mapping[Cell, int]) -> None:
+    """Count rows that were landed, in the caller's transaction."""
+    lines = [(*cell, count) for cell, count in sorted(cells.items())]
+    connection.execute(_ENTER_LANDED, [topic, *(list(column) for column in zip(*lines, strict=True))])
 
 
 def change(connection: psycopg.Connection, dead_letters: Mapping[tuple[str, str, int, datetime], int]) -> None:

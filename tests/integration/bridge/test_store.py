@@ -185,3 +185,22 @@ def test_a_transaction_that_fails_leaves_no_row_and_no_offset(
         land(one, held, [record(events.click(1), 0)])
     assert rows(database) == 0
     assert checkpoint(database) == (0, 0, 0, 0)
+
+
+def test_the_ledger_counts_alike_whether_all_is_new_or_some_came_before(
+    store: Callable[[str], Store], database: psycopg.Connection
+) -> None:
+    one = store("one")
+    held = claim(one)
+    assert land(one, held, [record(events.click(n), n) for n in range(3)]) == Tally(landed=3)
+    mixed = [record(events.click(n), offset) for offset, n in enumerate((2, 3, 3, 4), 3)]
+    assert land(one, Claim(held.epoch, 3), mixed) == Tally(landed=2, duplicates=2)
+    lines = database.execute(
+        "SELECT node, topic, partition, sum(landed), sum(duplicates) FROM bridge.ledger GROUP BY 1, 2, 3"
+    )
+    assert lines.fetchall() == [("edge-1", TOPIC, 0, 5, 2)]
+    minutes = database.execute(
+        "SELECT count(*) FROM (SELECT date_trunc('minute', accepted_time) FROM warehouse.click"
+        " EXCEPT SELECT minute FROM bridge.ledger) AS missing"
+    )
+    assert minutes.fetchall() == [(0,)]
