@@ -9,6 +9,7 @@ from mesh.logs import logger
 from public_edge.clicks import keys
 from public_edge.clicks.domain import Signer
 from public_edge.clicks.keys import ClickKeysError
+from public_edge.node import large_pages
 from public_edge.snapshot.consumer import SnapshotConsumer
 from public_edge.spool.shipper import Shipper
 from public_edge.spool.spool import Spool
@@ -37,6 +38,7 @@ class SnapshotService:
 
     def __init__(self, consumer: SnapshotConsumer) -> None:
         self._consumer = consumer
+        self._log = logger("snapshot")
 
     async def start(self) -> None:
         self._consumer.start()
@@ -45,6 +47,8 @@ class SnapshotService:
         # The snapshot stays: looking through it at every full collection would cost more, the more campaigns there are.
         gc.collect()
         gc.freeze()
+        moved = await asyncio.to_thread(large_pages.collapse)
+        self._log.info("snapshot ready", large_pages_mib=moved >> 20)
 
     async def stop(self, grace_s: float) -> None:
         await asyncio.to_thread(self._consumer.stop, grace_s)
