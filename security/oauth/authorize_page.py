@@ -37,6 +37,12 @@ class _ConsentRequired(OAuth2Error):  # type: ignore[misc]
     error = "consent_required"
 
 
+class _RequestNotSupported(OAuth2Error):  # type: ignore[misc]
+    """A request object would say what counts, and nobody reads it here (OpenID Connect Core, section 3.1.2.6)."""
+
+    error = "request_not_supported"
+
+
 @dataclass(frozen=True)
 class _Asked:
     """An authorization request that can be followed. query: one spelling of it, which its forms are bound to."""
@@ -114,6 +120,8 @@ class AuthorizePage:
             STEP_UP_CONTEXT if STEP_UP_CONTEXT in parameters.get("acr_values", "").split() else "",
             _age(parameters),
         )
+        if "request" in parameters:
+            return self._fail(asked, _RequestNotSupported())
         if request.method == "POST":
             return await self._sent(visit, asked, await form_of(request))
         return await self._shown(visit, asked)

@@ -103,6 +103,7 @@ def test_a_form_that_was_not_made_here_is_refused(deployment: Deployment) -> Non
         ({"scope": "orders.read admin"}, "invalid_scope"),
         ({"response_type": "token"}, "unsupported_response_type"),
         ({"response_type": ""}, "unsupported_response_type"),
+        ({"request": "eyJhbGciOiJub25lIn0.e30."}, "request_not_supported"),
     ],
 )
 def test_a_bad_request_of_a_known_app_is_sent_back(deployment: Deployment, changes: dict[str, str], error: str) -> None:
