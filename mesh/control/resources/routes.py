@@ -195,9 +195,12 @@ def _retried(method: MethodPolicy, retry_on: str) -> dict[str, Any]:
 def _wrong_methods(view: View) -> list[dict[str, Any]]:
     """405 with Allow, for paths that exist (RFC 9110, section 15.5.6)."""
     verbs: dict[str, set[str]] = {openapi.PATH: {"GET"}}
+    # Two methods may call the variable of one path by two names.
+    spelled: dict[str, str] = {}
     for method in view.contract.methods.values():
         for rule in method.http:
-            verbs.setdefault(rule.template, set()).update(rule.verbs(method.zone))
+            template = spelled.setdefault(paths.pattern(rule.template), rule.template)
+            verbs.setdefault(template, set()).update(rule.verbs(method.zone))
     return [
         {
             "match": paths.match(template),
