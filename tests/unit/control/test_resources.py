@@ -122,6 +122,15 @@ def test_the_public_s_gateway_has_a_bucket_for_each_address_and_each_slot(view: 
     assert "masked_remote_address" not in str(routes_of(view("private"), CORE_GATEWAY, "core"))
 
 
+def test_whoever_uses_another_method_is_told_those_of_the_document(view: Views) -> None:
+    public = view("public")
+    routes = routes_of(public, EDGE_GATEWAY, "edge")
+    for path, told in openapi.document(load(), public.issuer)["paths"].items():
+        wrong = route_for(routes, "OPTIONS", re.sub(r"\{[^}]+\}", "x", path))
+        allowed = wrong["response_headers_to_add"][0]["header"]["value"]
+        assert allowed == ", ".join(sorted(verb.upper() for verb in told)), path
+
+
 def test_the_gateway_answers_with_the_document_of_what_may_be_asked_for_itself(view: Views) -> None:
     public = view("public")
     routes = routes_of(public, EDGE_GATEWAY, "edge")
