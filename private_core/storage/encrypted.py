@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Dialect, LargeBinary, Table
 from sqlalchemy.types import TypeDecorator
 
-from security.keys.envelope import DataKey, Envelope, encode_parts
+from security.keys.envelope import DataKey, Envelope, encode_part, encode_parts
 
 FIELD_VERSION: Final = 1
 
@@ -50,10 +50,10 @@ class RowCipher:
         """An envelope for each encrypted column of `row`. Raises ValueError unless `values` names exactly these."""
         if values.keys() != self._named:
             raise ValueError(f"{self._table} encrypts {', '.join(self.columns)}, not {', '.join(sorted(values))}")
-        end, before = encode_parts(row) + self._behind, self._before
+        end, before = encode_part(row) + self._behind, self._before
         return {column: key.seal_at(value.encode(), before[column] + end) for column, value in values.items()}
 
     def open(self, key: DataKey, row: str, stored: Mapping[str, Any]) -> dict[str, str]:
         """The text of each encrypted column. Raises EnvelopeRejected for a value that belongs elsewhere."""
-        end, before = encode_parts(row) + self._behind, self._before
+        end, before = encode_part(row) + self._behind, self._before
         return {column: key.open_at(stored[column], before[column] + end).decode() for column in self.columns}

@@ -38,10 +38,10 @@ class Aead:
         """Give the plaintext. Raises EnvelopeRejected when it does not fit, EnvelopeMalformed when cut short."""
         if len(nonce) != NONCE_BYTES:
             raise EnvelopeMalformed(f"its nonce has {len(nonce)} bytes")
-        if len(sealed) < TAG_BYTES:
-            raise EnvelopeMalformed("it is shorter than a tag")
         try:
             return self._cipher.decrypt(nonce, sealed, associated)
         except InvalidTag:
+            if len(sealed) < TAG_BYTES:
+                raise EnvelopeMalformed("it is shorter than a tag") from None
             # The cause would say no more, and a chained traceback only invites logging of locals.
             raise EnvelopeRejected from None

@@ -144,8 +144,10 @@ def header(kek: KekRef, key_id: bytes) -> bytes:
 
 def encode_parts(*parts: str) -> bytes:
     """Join strings so that no two different lists give the same bytes."""
-    joined = b""
-    for part in parts:
-        encoded = part.encode()
-        joined += len(encoded).to_bytes(4, "big") + encoded
-    return joined
+    return b"".join(map(encode_part, parts))
+
+
+def encode_part(part: str) -> bytes:
+    """One of them, with its length before it."""
+    encoded = part.encode()
+    return len(encoded).to_bytes(4, "big") + encoded
