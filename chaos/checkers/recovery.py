@@ -1,30 +1,44 @@
 """How long the mesh took to be itself again, read from the timeline of its answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from chaos.load.outcomes import Outcome
-from chaos.load.timeline import PUBLIC, SENSITIVE, Timeline, percentile_ms
+from chaos.load.timeline import PUBLIC, SENSITIVE, Call, Timeline, percentile_ms
 
 NORMAL_TIMES = 2.0
 WINDOW_S = 2.0
 STEP_S = 0.5
 
 
-def public_recovered_s(timeline: Timeline, fault_at_s: float, until_s: float, normal_p99_ms: float) -> float:
+def normal_p99_ms(timeline: Timeline, from_s: float, fault_at_s: float) -> float:
+    """What p99 is where nothing is wrong: the highest of any window before the fault, from `from_s` on.
+
+    The same windows as afterwards, with the same looks at the mesh beside them: the percentile of all that time
+    together is lower than that of some window always is, also where nothing is wrong.
+    """
+    return max((percentile_ms(window, 0.99) for _, window in _windows(timeline, from_s, fault_at_s)), default=0.0)
+
+
+def public_recovered_s(timeline: Timeline, fault_at_s: float, until_s: float, normal_ms: float) -> float:
     """Seconds from the fault until the moment from which on no call fails and p99 stays within twice its normal: at
     each moment that of the calls of the WINDOW_S that follow.
 
     0 when it never left that. Windows begin every STEP_S: what was bad for a moment counts for no longer than it was.
     """
-    calls = list(timeline.calls(PUBLIC, fault_at_s, until_s))
-    last_bad_s, begins_s = 0.0, fault_at_s
-    while begins_s + WINDOW_S <= until_s:
-        window = [call for call in calls if begins_s <= call.due_s < begins_s + WINDOW_S]
+    recovered_s = 0.0
+    for begins_s, window in _windows(timeline, fault_at_s, until_s):
         failed = any(call.outcome is not Outcome.OK for call in window)
-        if failed or percentile_ms(window, 0.99) > NORMAL_TIMES * normal_p99_ms:
-            last_bad_s = begins_s + STEP_S - fault_at_s
-        begins_s += STEP_S
-    return round(last_bad_s, 1)
+        if failed or percentile_ms(window, 0.99) > NORMAL_TIMES * normal_ms:
+            recovered_s = begins_s + STEP_S - fault_at_s
+    return round(recovered_s, 1)
+
+
+def _windows(timeline: Timeline, from_s: float, until_s: float) -> Iterator[tuple[float, list[Call]]]:
+    """When each begins, and the public calls that were due in it."""
+    calls = list(timeline.calls(PUBLIC, from_s, until_s))
+    steps = max(0, int((until_s - WINDOW_S - from_s) / STEP_S + 1))
+    for begins_s in (from_s + STEP_S * step for step in range(steps)):
+        yield begins_s, [call for call in calls if begins_s <= call.due_s < begins_s + WINDOW_S]
 
 
 def sensitive_recovered_s(timeline: Timeline, healed_at_s: float) -> float | None:

@@ -26,7 +26,6 @@ from chaos.drill.spec import Drill
 from chaos.drill.target import OVERRIDES, Target, find, new_key
 from chaos.drill.undo import Undo, UndoJournal
 from chaos.load.outcomes import CallFailed
-from chaos.load.timeline import PUBLIC, percentile_ms
 from deploy.local import door, links, overriding, small_disk
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
@@ -68,7 +67,6 @@ class Session:
     healed_before: list[str] = field(default_factory=list)
     # The trace of this drill's record in the audit log.
     record: str = ""
-    normal_p99_ms: float = 0.0
     method_ended_s: float | None = None
     # Seconds from the last healing until the warehouse had caught up with the edge.
     landed_after_s: float | None = None
@@ -233,9 +231,6 @@ class Session:
     async def _warm_up(self) -> None:
         self.crowd.begin()
         await asyncio.sleep(self.drill.load.before_s)
-        # The first requests open connections, and perhaps the mesh has just started: normal is the later half.
-        calls = self.crowd.timeline.calls(PUBLIC, self.drill.load.before_s / 2)
-        self.normal_p99_ms = percentile_ms(calls, 0.99)
 
     def _break(self, what: str, at: str, request: dict[str, Any]) -> None:
         lasts = "ttl_s" in request

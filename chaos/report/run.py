@@ -10,7 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chaos.checkers.recovery import failed, failover_s, longest_s, public_recovered_s, refused_s, sensitive_recovered_s
+from chaos.checkers.recovery import (
+    failed,
+    failover_s,
+    longest_s,
+    normal_p99_ms,
+    public_recovered_s,
+    refused_s,
+    sensitive_recovered_s,
+)
 from chaos.checkers.verdict import Check
 from chaos.drill.custody import directory
 from chaos.drill.session import Session, Window
@@ -178,6 +186,8 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
     public, sensitive = list(timeline.calls(PUBLIC)), list(timeline.calls(SENSITIVE))
     began = min((window.began_s for window in session.windows), default=None)
     healed = max((window.ended_s or end_s for window in session.windows), default=None)
+    # The first requests open connections, and perhaps the mesh has just started.
+    normal_ms = normal_p99_ms(timeline, session.drill.load.before_s / 2, end_s if began is None else began)
     watched_s = session.method_ended_s or max((call.due_s for call in public), default=0.0)
     return Figures(
         round(end_s, 1),
@@ -186,8 +196,8 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
         round(availability(public), 6),
         round(percentile_ms(public, 0.5), 1),
         round(percentile_ms(public, 0.99), 1),
-        round(session.normal_p99_ms, 1),
-        None if began is None else public_recovered_s(timeline, began, watched_s, session.normal_p99_ms),
+        round(normal_ms, 1),
+        None if began is None else public_recovered_s(timeline, began, watched_s, normal_ms),
         len(sensitive),
         failed(timeline, SENSITIVE),
         round(availability(sensitive), 6),

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from chaos.checkers.recovery import longest_s, public_recovered_s, sensitive_recovered_s
+from chaos.checkers.recovery import longest_s, normal_p99_ms, public_recovered_s, sensitive_recovered_s
 from chaos.load.arrivals import Arrivals, poisson
 from chaos.load.outcomes import CallFailed
 from chaos.load.timeline import PUBLIC, SENSITIVE, Timeline, availability, buckets, percentile_ms
@@ -64,6 +64,13 @@ def test_recovery_lasts_until_the_last_failure_or_slow_answer_and_no_longer() ->
     assert public_recovered_s(timeline(bad_s=(6.0,)), 5.0, 20.0, 10.0) == 1.5
     assert public_recovered_s(timeline(slow_s=(8.0,)), 5.0, 20.0, 10.0) == 3.5
     assert public_recovered_s(timeline(bad_s=(5.5,), slow_s=(8.0,)), 5.0, 20.0, 10.0) == 3.5
+
+
+def test_what_is_normal_is_the_highest_of_the_windows_before_the_fault() -> None:
+    assert normal_p99_ms(timeline(), 1.0, 9.0) == 10.0
+    assert normal_p99_ms(timeline(slow_s=(5.0, 12.0)), 1.0, 9.0) == 500.0
+    assert normal_p99_ms(timeline(slow_s=(0.5, 12.0)), 1.0, 9.0) == 10.0
+    assert normal_p99_ms(timeline(), 1.0, 1.5) == 0.0
 
 
 def test_sensitive_calls_have_recovered_after_their_last_failure() -> None:
