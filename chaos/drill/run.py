@@ -21,9 +21,10 @@ from chaoslib.experiment import run_experiment
 from chaos.drill import current, library
 from chaos.drill.custody import directory, heal_leftovers, locked
 from chaos.drill.errors import DrillRefused
+from chaos.drill.session import check_names
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
-from deploy.local import backup, small_disk
+from deploy.local import backup
 from deploy.local.errors import LauncherError, NotRunning, ProcessFailed
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
@@ -101,7 +102,7 @@ def game_day(minutes: float, seed: int) -> Iterator[str]:
     Each comes once before any comes again.
     """
     target = find(LauncherSettings())
-    names = [one.name for one in library.listed() if _fits(plan(one.name).drill, target)]
+    names = [one.name for one in library.listed() if _fits(one.name, target)]
     chance, ends = random.Random(seed), time.monotonic() + 60 * minutes  # noqa: S311 (no secret)
     while True:
         for name in chance.sample(names, len(names)):
@@ -110,11 +111,13 @@ def game_day(minutes: float, seed: int) -> Iterator[str]:
             yield name
 
 
-def _fits(drill: Drill, target: Target) -> bool:
-    enough = all(len(target.of(workload)) >= least for workload, least in drill.needs.items())
-    allowed = small_disk.possible() or not drill.root
-    enough = enough and all(len(target.spares) >= least for least in drill.spares.values())
-    return enough and allowed and set(target.links).issuperset(drill.blast_radius.links)
+def _fits(name: str, target: Target) -> bool:
+    experiment = library.read(library.find(name))
+    try:
+        check_names(library.check(experiment), target, library.targets(experiment))
+    except LauncherError:
+        return False
+    return True
 
 
 def scheduled(due: Iterable[tuple[datetime, str]]) -> Iterator[Done]:

@@ -20,7 +20,7 @@ def deletion_refused(target: Target, topic: str) -> str:
     """Why a topic is not deleted, though the brokers' own identity asks; nothing when it is.
 
     Raises:
-        NoAnswer: the cluster does not say, or there is no such topic.
+        NoAnswer: the cluster does not say.
     """
     admin = broker.admin(target.kafka_identity, target.kafka_bootstrap)
     try:

@@ -6,12 +6,15 @@ import socket
 import ssl
 import time
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 from cryptography import x509
 
+from chaos.drill.topics import deletion_refused
 from deploy.local.health import tls_context
 from deploy.local.kafka import broker
 from deploy.local.topics import crossing
@@ -150,3 +153,8 @@ async def test_a_rotated_certificate_is_served_without_a_restart(kafka: Kafka) -
             assert time.monotonic() < deadline, f"port {port} still serves the old certificate"
             await asyncio.sleep(0.2)
     assert kafka.mesh.process("kafka").pid == pid
+
+
+def test_no_topic_is_deleted_though_the_brokers_own_identity_asks(kafka: Kafka) -> None:
+    cluster: Any = SimpleNamespace(kafka_identity=kafka.identity("public", "kafka"), kafka_bootstrap=kafka.bootstrap)
+    assert "disabled" in deletion_refused(cluster, INWARD)
