@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY, generate_latest
 from deploy.local.settings import REPOSITORY
 from mesh.clock import SystemClock
 from public_edge.node import meters as edge
+from public_edge.spool.event import Kind
 from sync_bridge.inbound.domain import Tally
 from sync_bridge.inbound.meters import Lag
 from sync_bridge.inbound.meters import Meters as Inbound
@@ -47,7 +48,7 @@ def exported() -> str:
     spool = SimpleNamespace(counters=numbers, accepted=1, backlog_events=1, backlog_bytes=1)
     parts: dict[str, Any] = {
         "app": SimpleNamespace(answers={}),
-        "recorder": SimpleNamespace(recorded=[0] * 4),
+        "recorder": SimpleNamespace(recorded=[0] * (max(Kind) + 1), alone=[0] * (max(Kind) + 1)),
         "follower": SimpleNamespace(replayed=0),
         "spool": spool,
         "shipper": spool,
