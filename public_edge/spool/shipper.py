@@ -26,6 +26,7 @@ from public_edge.spool.spool import Spool
 from public_edge.spool.tracker import Tracker
 
 INFLIGHT_MAX = 50_000
+BATCH_MAX = 10_000
 IDLE_S = 0.2
 ACKNOWLEDGED_S = 0.05
 CHECKPOINT_EVERY_S = 1.0
@@ -73,6 +74,9 @@ class Shipper:
         self._stopping = threading.Event()
         self._renew = threading.Event()
         self._failure: KafkaError | None = None
+        # The broker refuses a batch and does not say for which of its records: those up to this one go one by one.
+        self._alone_upto = 0
+        self._one_by_one = False
         # When Kafka had acknowledged up to which sequence and what was counted, oldest first; at most one entry a step.
         self._acknowledged: deque[tuple[float, int, Counter[Cell]]] = deque()
         # Lines of the ledger that this producer has sent, and when Kafka had acknowledged which.
@@ -139,6 +143,7 @@ class Shipper:
         self._expected = self._spool.acknowledged + 1 if self._spool.watermark_known else None
         self._telling.clear()
         self._told.clear()
+        self._one_by_one = self._alone_upto > self._spool.acknowledged
         producer = Producer(
             self._access.options()
             | {
@@ -147,6 +152,7 @@ class Shipper:
                 "compression.type": "lz4",
                 "linger.ms": 5,
                 "message.timeout.ms": 0,
+                "batch.num.messages": 1 if self._one_by_one else BATCH_MAX,
                 "queue.buffering.max.messages": INFLIGHT_MAX,
                 "queue.buffering.max.kbytes": 65536,
                 "socket.timeout.ms": 10_000,
@@ -236,8 +242,11 @@ class Shipper:
         if error is None:
             self.counters.shipped += 1
             self._tracker.acknowledged(sequence, (minute, kind, message.partition() or 0))
-        elif error.code() in _HOPELESS:
+        elif error.code() in _HOPELESS and self._one_by_one:
             self._set_aside(sequence, kind, minute, error.name())
+        elif error.code() in _HOPELESS:
+            self._alone_upto = max(self._alone_upto, sequence)
+            self._failure = self._failure or error
         else:
             self._failure = self._failure or error
 
@@ -269,6 +278,8 @@ class Shipper:
             _, sequence, counts = self._acknowledged.popleft()
             self._books.count(counts)
             self._spool.acknowledge(sequence, self._books.note())
+        if self._one_by_one and self._spool.acknowledged >= self._alone_upto and not self._renew.is_set():
+            self.renew()
         if now - self._checkpoint_at >= CHECKPOINT_EVERY_S:
             self._checkpoint_at = now
             self._keep_books(producer, now)

@@ -1,14 +1,17 @@
 """Spool to Kafka and Kafka to snapshot, against a real broker."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from isthmus.catalog.v1 import catalog_pb2
 from isthmus.events.v1 import events_pb2
 
+from deploy.local.kafka import broker
 from mesh.clock import SystemClock
 from mesh.contract import load
 from public_edge.ads.catalogue import Catalogue, Share
@@ -170,6 +173,35 @@ def test_an_event_for_a_quorum_is_in_kafka_before_its_answer_and_on_the_disk_alo
     finally:
         shipper.stop(5)
         spool.close()
+
+
+def test_a_record_that_kafka_will_never_take_is_set_aside_alone(kafka, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    kind, small, huge = Kind.CONTENT_VIEW, events_pb2.ContentView(slug="a").SerializeToString(), os.urandom(8_000)
+    admin = broker.admin(kafka.identity("public", "kafka"), kafka.bootstrap)
+
+    def bound(operation: AlterConfigOpType) -> None:
+        entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=operation)
+        resource = ConfigResource(ResourceType.TOPIC, TOPICS[kind], incremental_configs=[entry])
+        for answer in admin.incremental_alter_configs([resource]).values():
+            answer.result(30)
+
+    spool = Spool(tmp_path)
+    access = KafkaAccess(kafka.bootstrap, kafka.identity("public", "edge"), "edge-1")
+    shipper = Shipper(spool, access, TOPICS, LEDGER, "edge-1")
+    numbers = range(30_000, 30_101)
+    for number in numbers:
+        spool.append(pack(kind, event_id(number), "", huge if number == 30_050 else small))
+    bound(AlterConfigOpType.SET)
+    try:
+        shipper.start()
+        until(lambda: spool.acknowledged == spool.written, "everything is shipped or set aside")
+    finally:
+        bound(AlterConfigOpType.DELETE)
+        shipper.stop(5)
+        spool.close()
+    assert shipper.counters.hopeless == 1
+    wanted = frozenset(event_id(number).hex() for number in numbers if number != 30_050)
+    assert landed(kafka, kind, wanted).keys() == wanted
 
 
 def campaign(name: str, weight: int = 1) -> bytes:
