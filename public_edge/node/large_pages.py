@@ -20,9 +20,13 @@ _REGION = re.compile(
 
 def collapse() -> int:
     """Move the large anonymous regions into large pages. Bytes of those where the kernel did so; 0 where it cannot."""
+    try:
+        regions = Path("/proc/self/smaps").read_text("ascii", "replace")
+    except OSError:
+        return 0
     libc = ctypes.CDLL(None)
     done = 0
-    for region in _REGION.finditer(Path("/proc/self/smaps").read_text("ascii", "replace")):
+    for region in _REGION.finditer(regions):
         first, end = int(region["first"], 16), int(region["end"], 16)
         size, resident = end - first, int(region["resident_kib"]) << 10
         if size >= REGION_BYTES_MIN and resident >= size * _RESIDENT_MIN:
