@@ -46,8 +46,9 @@ def _asked(node: str, slot: str, crawler: bool) -> bytes:
 
 
 @lru_cache(PARTS_MAX)
-def _seen(features: tuple[tuple[str, str], ...]) -> bytes:
-    return events_pb2.Impression(features=dict(features)).SerializeToString()
+def _said(feature: tuple[str, str]) -> bytes:
+    """Name and value. Of each by itself: what users say is rarely the same in all."""
+    return events_pb2.Impression(features=dict([feature])).SerializeToString()
 
 
 class Decider:
@@ -95,12 +96,12 @@ class Decider:
             event.accepted_time_us = now_us
             own = event.SerializeToString()
         asked = _asked(self._node, slot, self._crawlers.match(origin.user_agent))
-        seen = _seen(tuple(features.items()))
+        said = b"".join(map(_said, features.items()))
         if creative is None:
-            return Decision(self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, own + asked + seen))
+            return Decision(self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, own + asked + said))
         if not creative.answer:
             self._show_first(creative)
-        body = own + asked + seen + creative.event
+        body = own + asked + said + creative.event
         sequence = self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body)
         return Decision(sequence, creative, impression_id, self._click_urls.url(slot, event_id, creative.link, now_us))
 
