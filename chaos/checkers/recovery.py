@@ -10,13 +10,13 @@ WINDOW_S = 2.0
 STEP_S = 0.5
 
 
-def normal_p99_ms(timeline: Timeline, from_s: float, fault_at_s: float) -> float:
-    """What p99 is where nothing is wrong: the highest of any window before the fault, from `from_s` on.
+def normal_p99_ms(timeline: Timeline, from_s: float, until_s: float) -> float:
+    """What p99 is while there is nothing but the traffic: the highest of any window of that time.
 
-    The same windows as afterwards, with the same looks at the mesh beside them: the percentile of all that time
-    together is lower than that of some window always is, also where nothing is wrong.
+    Of the same windows as afterwards: the percentile of all that time together is lower than that of some window always
+    is, also where nothing is wrong.
     """
-    return max((percentile_ms(window, 0.99) for _, window in _windows(timeline, from_s, fault_at_s)), default=0.0)
+    return max((percentile_ms(window, 0.99) for _, window in _windows(timeline, from_s, until_s)), default=0.0)
 
 
 def public_recovered_s(timeline: Timeline, fault_at_s: float, until_s: float, normal_ms: float) -> float:

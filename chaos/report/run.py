@@ -186,8 +186,9 @@ def _figures(session: Session, outcome: Outcome | None, end_s: float) -> Figures
     public, sensitive = list(timeline.calls(PUBLIC)), list(timeline.calls(SENSITIVE))
     began = min((window.began_s for window in session.windows), default=None)
     healed = max((window.ended_s or end_s for window in session.windows), default=None)
-    # The first requests open connections, and perhaps the mesh has just started.
-    normal_ms = normal_p99_ms(timeline, session.drill.load.before_s / 2, end_s if began is None else began)
+    # The first requests open connections, and perhaps the mesh has just started: normal is the later half.
+    before_s = session.drill.load.before_s
+    normal_ms = normal_p99_ms(timeline, before_s / 2, before_s)
     watched_s = session.method_ended_s or max((call.due_s for call in public), default=0.0)
     return Figures(
         round(end_s, 1),

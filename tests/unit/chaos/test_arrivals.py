@@ -66,7 +66,7 @@ def test_recovery_lasts_until_the_last_failure_or_slow_answer_and_no_longer() ->
     assert public_recovered_s(timeline(bad_s=(5.5,), slow_s=(8.0,)), 5.0, 20.0, 10.0) == 3.5
 
 
-def test_what_is_normal_is_the_highest_of_the_windows_before_the_fault() -> None:
+def test_what_is_normal_is_the_highest_of_the_windows_of_the_calm_before() -> None:
     assert normal_p99_ms(timeline(), 1.0, 9.0) == 10.0
     assert normal_p99_ms(timeline(slow_s=(5.0, 12.0)), 1.0, 9.0) == 500.0
     assert normal_p99_ms(timeline(slow_s=(0.5, 12.0)), 1.0, 9.0) == 10.0
