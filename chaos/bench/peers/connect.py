@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 from sqlalchemy import make_url
 
@@ -152,7 +152,11 @@ def mirror(mesh: LocalMesh, topic: str, events: int, work: Path) -> float:
         known = reader.list_topics(timeout=10).topics
         if places[0].topic not in known or len(known[places[0].topic].partitions) < PARTITIONS:
             return 0
-        ends = [reader.get_watermark_offsets(place, timeout=10) for place in places]
+        try:
+            ends = [reader.get_watermark_offsets(place, timeout=10) for place in places]
+        except KafkaException:
+            # A topic that has only just been made may have no leader yet.
+            return 0
         return sum(end[1] for end in ends if end is not None)
 
     try:
