@@ -35,7 +35,7 @@ SOURCES = {load().events[source.message].topic: source for source in Source}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
-def until(held: Callable[[], bool], what: str, within_s: float = 40.0) -> None:
+def until(held: Callable[[], bool], what: str, within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while not held():
         assert time.monotonic() < deadline, what
