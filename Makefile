@@ -38,7 +38,7 @@ setup: $(SET_UP) ## Bring all that is needed: Python packages, Java, Kafka, data
 
 .PHONY: test
 test: setup browser softhsm lint ## Check style, types and architecture, then run every test
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=2 --no-loadscope-reorder
 
 .PHONY: lint
 lint: .venv/.packages ## Check style, types, architecture and contracts alone

@@ -9,8 +9,8 @@ import pytest_asyncio
 
 from deploy.local.mesh import LocalMesh
 from tests.e2e.public import JSON, bearer, public_client
-from tests.integration.conftest import PORTS, free_port_base
 from tests.integration.oauth.outside_providers import write_settings
+from tests.ports import PORTS, free_port_base
 
 SLOT = "end-to-end"
 LIVE_WITHIN_S = 60.0

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chaos.conservation import check
-from tests.integration.conftest import free_port_base
+from tests.ports import free_port_base
 
 
 async def test_nothing_is_lost_or_doubled_while_everything_is_killed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from chaos.load.rows import read_rows
 from deploy.local.mesh import LocalMesh
 from tests.e2e.command import isthmus
 from tests.e2e.public import quiet
-from tests.integration.conftest import free_port_base
+from tests.ports import free_port_base
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROWS_OF_EACH_FILE = 150

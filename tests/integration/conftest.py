@@ -1,10 +1,7 @@
 """A real PostgreSQL, a real Kafka and real certificates, each started once when the first test asks for it."""
 
 import asyncio
-import contextlib
 import itertools
-import random
-import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
@@ -21,12 +18,11 @@ from deploy.local.mesh import LocalMesh
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.identity.bundle import BEHIND_GATEWAY, bundle
+from tests.ports import free_port_base
 
 T = TypeVar("T")
 TRUST_DOMAIN = "isthmus.internal"
 START_DEADLINE_S = 120.0
-# More than a mesh with two edge nodes needs.
-PORTS = 64
 _database_numbers = itertools.count(1)
 
 
@@ -92,24 +88,6 @@ class Kafka:
     def resume(self) -> None:
         self.background.run(self.mesh.resume("kafka"))
         self.background.run(self.mesh.wait_ready("kafka"))
-
-
-def free_port_base(ports: int = PORTS) -> int:
-    """The first of `ports` neighbouring ports that nobody has."""
-    # In an order of chance: two runs at once on one machine must not look at the same ports at the same time.
-    bases = list(range(20000, 32000, ports))
-    for base in random.sample(bases, len(bases)):
-        if all(_free(port) for port in range(base, base + ports)):
-            return base
-    raise AssertionError("no free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
-        return True
-    return False
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A private room under test: a server of the mesh with real certificates, and tokens that verify."""
 
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,6 +29,7 @@ from security.tokens import inner
 from security.tokens.admission import STEP_UP_CONTEXT
 from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
+from tests.ports import free_port
 
 ISSUER = "https://localhost:1"
 CLIENT = "storefront"
@@ -89,7 +89,7 @@ class PrivateRoom:
             workload=workload,
             node=f"{workload}-1",
             identity_dir=self._issue(workload),
-            grpc_address=f"127.0.0.1:{_free_port()}",
+            grpc_address=f"127.0.0.1:{free_port()}",
             issuer=ISSUER,
         )
         self.identity = Identity(self.settings.identity_dir)
@@ -134,10 +134,3 @@ class PrivateRoom:
         root = (self.home / "ca" / "private" / "root.pem").read_bytes()
         wallet.write(directory, wallet.Wallet(self.authority.issue(workload, timedelta(hours=1)), root))
         return directory / "live"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

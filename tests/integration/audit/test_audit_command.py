@@ -33,9 +33,9 @@ from security.audit.cosignature import WITNESS_FILE
 from security.audit.note import Signer
 from security.audit.retention import LogRetention
 from tests.integration.audit.kept_log import ORIGIN
-from tests.integration.conftest import free_port_base
 from tests.integration.removing import remover
 from tests.integration.room import own, plain
+from tests.ports import free_port_base
 
 DEADLINE_S = 10.0
 COMMAND_S = 30.0

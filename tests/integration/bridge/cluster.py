@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from deploy.local.settings import REPOSITORY
 from mesh.environment import GRPC
 from sync_bridge.kafka import client_settings
 from tests.integration.room import own
+from tests.ports import free_port
 
 ZONES = {"edge": "public", "bridge-inbound": "private", "bridge-outbound": "private"}
 
@@ -57,7 +57,7 @@ class Cluster:
             "ISTHMUS_WORKLOAD": workload,
             "ISTHMUS_NODE": node,
             "ISTHMUS_IDENTITY_DIR": str(self.identities[workload]),
-            "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{_free_port()}",
+            "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{free_port()}",
             "ISTHMUS_DATABASE_URL": own(database_url, workload),
             "ISTHMUS_KAFKA_BOOTSTRAP": self.bootstrap,
         }
@@ -76,9 +76,3 @@ class Room:
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
         return self.process.wait(20)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

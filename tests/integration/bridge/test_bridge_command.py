@@ -19,7 +19,7 @@ from security.identity.bundle import bundle
 from sync_bridge.kafka import libpq_url
 from tests.integration.bridge import events
 from tests.integration.bridge.cluster import Cluster
-from tests.integration.conftest import free_port_base
+from tests.ports import free_port_base
 
 DEADLINE_S = 30.0
 

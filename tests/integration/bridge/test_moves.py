@@ -19,8 +19,9 @@ from sync_bridge.inbound.tables import TABLES
 from sync_bridge.kafka import libpq_url
 from tests.integration.bridge import events
 from tests.integration.bridge.cluster import Cluster, Room, until
-from tests.integration.conftest import Background, free_port_base
+from tests.integration.conftest import Background
 from tests.integration.room import own
+from tests.ports import free_port_base
 
 CLICK = events.topic_of(events.click(0))
 CAMPAIGN = "isthmus.campaign.v1"

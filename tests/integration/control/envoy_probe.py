@@ -17,7 +17,8 @@ import aiohttp
 from deploy.local import envoy
 from mesh.control.capabilities import Capability
 from mesh.control.snapshot import CLUSTER, ROUTES
-from tests.integration.control.world import eventually, free_port
+from tests.integration.control.world import eventually
+from tests.ports import free_port
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters."
 _LIMIT: Final = "envoy.filters.http.local_ratelimit"

@@ -24,7 +24,8 @@ from mesh.control.registry import Endpoint
 from mesh.control.resources.endpoints import assignment
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, pack
 from mesh.control.stream import converse
-from tests.integration.control.world import eventually, free_port
+from tests.integration.control.world import eventually
+from tests.ports import free_port
 
 GROUP: Final = "all"
 ENVOY: Final = "envoy"

@@ -15,7 +15,7 @@ from mesh.control.resources import rates
 from mesh.control.resources.view import View
 from mesh.control.snapshot import CLUSTER, ROUTES
 from tests.integration.control import envoy_probe
-from tests.integration.control.world import free_port
+from tests.ports import free_port
 
 BURST = 5
 CALLS = 60

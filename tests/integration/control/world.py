@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from deploy.local.xds_bootstrap import write_xds_bootstrap
 from mesh.environment import GRPC
 from security.identity.topology import OPERATORS
 from tests.integration.conftest import TRUST_DOMAIN, Identities
+from tests.ports import free_port
 
 UPSTREAM = "tests.integration.control.upstream"
 DEADLINE_S = 60.0
@@ -30,14 +30,6 @@ async def eventually(holds: Callable[[], Awaitable[bool]], what: str, within_s: 
         assert time.monotonic() - started < within_s, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.02)
     return time.monotonic() - started
-
-
-def free_port() -> int:
-    """One that the kernel has just given out: meshes under test side by side do not meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class World:
@@ -132,7 +124,8 @@ class World:
 
     async def kill(self, name: str) -> None:
         process = self.running.pop(name)
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
     async def stop(self) -> None:

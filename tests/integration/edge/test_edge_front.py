@@ -1,7 +1,6 @@
 """The HTTPS front on a real socket: who gets in, and that a rotation costs nobody a request."""
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,17 +9,12 @@ import aiohttp
 import pytest
 
 from public_edge.http.server import HttpServer
+from tests.ports import free_port
 from tests.unit.edge.edge_room import EdgeRoom
 
 ASK = {"slot": "top"}
 CLIENTS = 8
 ROTATIONS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def client_context(directory: Path, maximum: ssl.TLSVersion | None = None) -> ssl.SSLContext:

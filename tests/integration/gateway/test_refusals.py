@@ -6,7 +6,6 @@ ISTHMUS_WRITE_DOCS=1 writes the table anew.
 import importlib
 import os
 import re
-import socket
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -58,6 +57,7 @@ from tests.integration.gateway.attacks import (
     outside,
     proof,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CONTRACT = load()
@@ -152,9 +152,7 @@ class Zone:
         return directory / "live"
 
     async def serve(self, workload: str) -> MeshServer:
-        with socket.socket() as probe_:
-            probe_.bind(("127.0.0.1", 0))
-            self.addresses[workload] = f"127.0.0.1:{probe_.getsockname()[1]}"
+        self.addresses[workload] = f"127.0.0.1:{free_port()}"
         settings = ProcessSettings(
             home=self._home,
             zone="private",

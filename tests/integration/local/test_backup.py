@@ -17,8 +17,8 @@ from deploy.local.mesh import LocalMesh
 from deploy.local.postgres import NODES
 from deploy.local.restore import restore
 from deploy.local.settings import Home, LauncherSettings
-from tests.integration.conftest import free_port_base
 from tests.integration.control.world import eventually
+from tests.ports import free_port_base
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WRITERS = 3

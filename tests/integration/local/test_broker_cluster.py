@@ -12,7 +12,8 @@ from deploy.local.kafka import broker
 from deploy.local.mesh import LocalMesh
 from mesh import contract
 from mesh.contract.model import Direction
-from tests.integration.conftest import Background, Identities, free_port_base
+from tests.integration.conftest import Background, Identities
+from tests.ports import free_port_base
 
 DEADLINE_S = 60.0
 RECORDS = 50

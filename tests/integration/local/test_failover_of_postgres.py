@@ -20,8 +20,8 @@ from deploy.local.replication import Roles
 from deploy.local.settings import Home
 from mesh.database.engine import Database, async_engine, execute
 from mesh.errors import MeshError
-from tests.integration.conftest import free_port_base
 from tests.integration.control.world import eventually
+from tests.ports import free_port_base
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WRITERS = 4

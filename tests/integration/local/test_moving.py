@@ -12,8 +12,8 @@ from deploy.local.errors import LauncherError
 from deploy.local.mesh import LocalMesh
 from deploy.local.migrate import create_database
 from deploy.local.moving import copy_database
-from tests.integration.conftest import free_port_base
 from tests.integration.room import own, plain
+from tests.ports import free_port_base
 
 
 @pytest.fixture

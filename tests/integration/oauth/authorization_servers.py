@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from security.identity.agent import Agent
 from security.identity.authority import Authority
 from security.oauth import main as oauth_main
 from tests.integration.room import own
+from tests.ports import free_port
 
 ISSUER = "https://localhost:18400"
 START_S_MAX = 90.0
@@ -63,7 +63,7 @@ class Deployment:
     grpc_ports: list[int] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     # Where the outside identity providers will be, if a test starts them.
-    provider_port: int = field(default_factory=lambda: free_port())
+    provider_port: int = field(default_factory=free_port)
 
     def identity(self, process: str) -> Path:
         return self.home / "run" / process / "identity" / "live"
@@ -182,13 +182,6 @@ def running(deployed: Deployment, replicas: int) -> Iterator[None]:
                 assert process.wait(10) == 0
             finally:
                 process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start(deployed: Deployment, node: str) -> None:

@@ -8,9 +8,10 @@ from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
-from tests.integration.oauth.authorization_servers import OAUTH, Deployment, free_port, prepared, running
+from tests.integration.oauth.authorization_servers import OAUTH, Deployment, prepared, running
 from tests.integration.oauth.browser import LOGIN, PASSWORD
 from tests.integration.oauth.outside_providers import write_settings
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from mesh.tls import Identity
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.identity.front import GatewayFront
-from tests.integration.oauth.authorization_servers import free_port
+from tests.ports import free_port
 
 LIFE = timedelta(hours=1)
 

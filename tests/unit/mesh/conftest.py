@@ -1,7 +1,6 @@
 """Identities from a real authority, and a process that stands on one of them."""
 
 import dataclasses
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from mesh.settings import ProcessSettings
 from mesh.tls import Identity
 from security.identity import wallet
 from security.identity.authority import Authority
+from tests.ports import free_port
 
 
 @dataclasses.dataclass
@@ -53,13 +53,6 @@ class Zone:
             "grpc_address": f"127.0.0.1:{free_port()}",
         }
         return Member(ProcessSettings.model_validate(values | settings), Identity(directory), load())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from mesh.contract.model import RateClass, RateLimit
 from mesh.errors import ResourceExhausted, Unavailable
 from mesh.rates import Buckets
 from mesh.resilience import FAILURES_MAX, OPEN_S, RESERVE, Circuit, RetryBudget
-from tests.unit.mesh.conftest import Zone, free_port
+from tests.ports import free_port
+from tests.unit.mesh.conftest import Zone
 from tests.unit.mesh.test_server import HOLD, PROVIDER, Provider, serving, stub
 
 
