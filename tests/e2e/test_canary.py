@@ -1,0 +1,210 @@
+"""Marked values go through every call and into every kind of refusal, and are afterwards in no file of the mesh."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from google.protobuf import symbol_database
+
+from chaos.load.client import Answer, PublicClient
+from deploy.local import postgres
+from deploy.local.mesh import LocalMesh
+from deploy.local.topology import read
+from mesh.channel import Channels
+from mesh.contract import load
+from mesh.contract.model import DataClass, MethodPolicy
+from mesh.errors import PermissionDenied
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
+from tests.e2e.command import isthmus
+from tests.e2e.public import JSON, bearer, problem, public_client
+from tests.e2e.signin import authorize, create_account, enrol, sign_in
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+# No other test may write these.
+PHONE, NAME, ADDRESS = "+8613955501237", "Zephyrine Quackenbush", "9 Umbrellabird Terrace, Suzhou"
+OTHER_PHONE = "+8613955501238"
+LOGIN, DEVICE, OPENID = "zephyrine.q@canary.example", "canary-device-5f0c7714", "oCanary6_1Zephyrine"
+WRONG_PASSWORD = "parakeet canary goldfinch"
+MARKS = {"phone": PHONE, "name": NAME, "address": ADDRESS, "login": LOGIN, "password": WRONG_PASSWORD, "value": DEVICE}
+# Kept as it is, because it says nothing of anybody: where it is found, the search looks in the right places.
+SKU = "canary-sku-c41a"
+CALLS = load().methods.values()
+ROUTED = [method for method in CALLS if method.zone == "private" and method.http and method.scopes]
+INNER = [method for method in CALLS if method.zone == "private" and not method.http]
+# Where a path wants something in particular.
+IN_PATHS = {"purpose": "PURPOSE_MARKETING", "locale": "en"}
+
+
+class Visitor:
+    """Sends requests, and looks at each answer that is a refusal."""
+
+    def __init__(self, mesh: LocalMesh, client: PublicClient) -> None:
+        self._mesh = mesh
+        self.client = client
+        self.tokens: set[str] = set()
+
+    async def headers(self, scope: str) -> dict[str, str]:
+        headers = await bearer(self._mesh, self.client, scope)
+        self.keep(headers["authorization"])
+        return headers
+
+    def keep(self, token: str) -> None:
+        self.tokens.add(token.rpartition(".")[2])
+
+    async def send(self, verb: str, path: str, body: Any, headers: dict[str, str], status: int | None = None) -> Answer:
+        sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = await self.client.send(verb, path, None if verb in ("GET", "DELETE") else sent, headers)
+        if status is not None:
+            assert answer.status == status, (path, answer.status, answer.body)
+        if answer.status >= 400:
+            assert not found_in(answer.body), (path, answer.body)
+        return answer
+
+
+async def test_marked_values_are_in_no_file_and_no_refusal(mesh: LocalMesh, tmp_path: Path) -> None:
+    async with public_client(mesh) as client:
+        visitor = Visitor(mesh, client)
+        for method in ROUTED:
+            await refused_in_every_way(visitor, method)
+        for method in INNER:
+            await refused_to_a_neighbour(mesh, method)
+        member_id = await lived(visitor, mesh)
+    proof = tmp_path / "proof.jsonl"
+    for command in (
+        ("keys", "shred", member_id, "--yes", "--proof", str(proof)),
+        ("audit", "export", "--output", str(mesh.home.root / "run" / "canary-export.jsonl")),
+    ):
+        code, _, errors = await isthmus(*command, home=mesh.home.root, port_base=mesh.settings.port_base)
+        assert code == 0, errors
+    async with await postgres.connect(mesh.home) as connection:
+        await connection.execute("CHECKPOINT")
+    needles = {needle for mark in (*MARKS.values(), OTHER_PHONE, OPENID) for needle in forms(mark)}
+    needles |= {token.encode() for token in visitor.tokens}
+    places = set[str]()
+    for path in mesh.home.root.rglob("*"):
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            # PostgreSQL and Kafka remove files as they work.
+            continue
+        hits = [needle for needle in needles if needle in content]
+        assert not hits, f"{path} holds {hits}"
+        if SKU.encode() in content or member_id.encode() in content:
+            places.add(path.relative_to(mesh.home.root).parts[0])
+    # What may be seen is there: in the tables and their log, and in what was said about the calls.
+    assert {"data", "run"} <= places
+
+
+async def refused_in_every_way(visitor: Visitor, method: MethodPolicy) -> None:
+    rule = method.http[0]
+    path = re.sub(r"\{([^}]+)\}", lambda field: IN_PATHS.get(field[1].rpartition(".")[2], "canary-1"), rule.template)
+    personal = {
+        field.name: MARKS[field.name]
+        for field in load().fields(method.request).values()
+        if field.data_class >= DataClass.PERSONAL
+    }
+    right = await visitor.headers(" ".join(sorted(method.scopes)))
+    wrong = await visitor.headers("catalog.read" if "catalog.read" not in method.scopes else "orders.read")
+    misplaced = {"remark": f"{NAME}, {PHONE}, {ADDRESS}"}
+    for headers, body in (
+        (JSON, personal | misplaced),
+        (JSON | {"authorization": f"Bearer {PHONE}"}, personal),
+        (wrong, personal),
+        (right, personal),
+        (right, personal | misplaced),
+        (right, {name: [mark] for name, mark in personal.items()} or misplaced),
+        (right, {name: mark * 400 for name, mark in personal.items()} or misplaced),
+        (right, f'{{"name": "{NAME}", "phone": "{PHONE}'.encode()),
+    ):
+        await visitor.send(rule.verb, path, body, headers)
+
+
+async def refused_to_a_neighbour(mesh: LocalMesh, method: MethodPolicy) -> None:
+    """Somebody with a certificate of the zone who may not call it."""
+    table = read(mesh.home.topology)
+    serving = [
+        process for process in table.processes if process.workload == method.served_in("private") and process.pid
+    ]
+    neighbour = "catalog-1" if "catalog" not in method.callers else "warehouse"
+    channels = Channels(Identity(mesh.home.identity(neighbour)), load())
+    try:
+        channel = channels.direct(
+            str(serving[0].listen("grpc")), SpiffeId("private", method.workload, table.trust_domain)
+        )
+        request = symbol_database.Default().GetSymbol(method.request)()
+        for field in load().fields(method.request).values():
+            if field.data_class >= DataClass.PERSONAL:
+                setattr(request, field.name, f"{NAME} {PHONE}")
+        call: Any = channel.unary_unary(method.path, lambda sent: sent.SerializeToString(), bytes)
+        with pytest.raises(PermissionDenied) as refused:
+            await call(request, timeout=10)
+        assert not found_in(str(refused.value).encode())
+    finally:
+        await channels.close()
+
+
+async def lived(visitor: Visitor, mesh: LocalMesh) -> str:
+    """A member's whole life, with what goes wrong in it. Returns the id."""
+    client = visitor.client
+    writing = await visitor.headers("members.write")
+    person = {"idempotency_key": "canary-key-1", "phone": PHONE, "name": NAME, "address": ADDRESS}
+    registered = json.loads((await visitor.send("POST", "/v1/members", person, writing, 200)).body)
+    member_id = str(registered["member_id"])
+    await visitor.send("POST", "/v1/members", person, writing, 200)
+    await visitor.send("POST", "/v1/members", person | {"name": f"{NAME} II"}, writing, 409)
+    await visitor.send("POST", "/v1/members", person | {"idempotency_key": "canary-key-2"}, writing, 409)
+    await visitor.send(
+        "POST", "/v1/members", person | {"idempotency_key": "canary-key-3", "phone": PHONE[:-1]}, writing, 400
+    )
+
+    own = f"/v1/members/{member_id}"
+    for kind, value in (("DEVICE", DEVICE), ("OPENID", OPENID), ("PHONE", OTHER_PHONE)):
+        linked = {"kind": f"IDENTIFIER_KIND_{kind}", "value": value}
+        await visitor.send("POST", f"{own}/identifiers", linked, writing, 200)
+        await visitor.send("POST", "/v1/members:resolve", linked, await visitor.headers("members.read"), 200)
+
+    await create_account(mesh, client, member_id, LOGIN)
+    accounts = await visitor.headers("accounts.write")
+    taken = {"member_id": member_id, "login": LOGIN, "password": WRONG_PASSWORD}
+    await visitor.send("POST", "/v1/accounts", taken, accounts, 409)
+    with pytest.raises(AssertionError):
+        await authorize(client, LOGIN, WRONG_PASSWORD, "members.read")
+    second = await enrol(mesh, client, member_id)
+    token = await sign_in(client, LOGIN, "members.read members.reveal orders.write", second=second)
+    visitor.keep(token)
+    member = JSON | {"authorization": f"Bearer {token}"}
+    await visitor.send("GET", own, None, member, 200)
+    shown = await visitor.send("POST", f"{own}:reveal", {"purpose": "PURPOSE_ACCOUNT"}, member, 200)
+    assert NAME.encode() in shown.body
+    exported = await visitor.send("GET", f"{own}:export", None, member, 200)
+    assert ADDRESS.encode() in exported.body
+    await visitor.send("PUT", f"{own}/consents/PURPOSE_MARKETING", {"granted": True}, member, 403)
+    line = {"sku": SKU, "quantity": 1, "amount": {"minor": 1, "currency": "USD"}}
+    order = {"idempotency_key": "canary-order-1", "member_id": member_id, "lines": [line]}
+    placed = json.loads((await visitor.send("POST", "/v1/orders", order, member, 200)).body)
+    hold = {"idempotency_key": "canary-hold-1", "order_id": placed["order"]["order_id"], "amount": line["amount"]}
+    await visitor.send("POST", "/v1/payments", hold, await visitor.headers("payments.write orders.read"), 200)
+    problem(await visitor.send("GET", "/v1/members/somebody-else", None, member), 403)
+    return member_id
+
+
+def forms(mark: str) -> Iterator[bytes]:
+    """How a value may lie somewhere: as it is, in other alphabets, or as a hash that anybody can compute."""
+    for text in {mark, mark.removeprefix("+86")}:
+        plain = text.encode()
+        yield from (plain, plain.hex().encode(), quote_plus(text).encode(), base64.b64encode(plain).rstrip(b"="))
+        for digest in (hashlib.sha256(plain).digest(), hashlib.sha1(plain).digest(), hashlib.md5(plain).digest()):
+            yield from (digest, digest.hex().encode(), base64.b64encode(digest).rstrip(b"="))
+
+
+def found_in(content: bytes) -> list[str]:
+    return [mark for mark in (*MARKS.values(), OTHER_PHONE, OPENID) if mark.encode() in content]
