@@ -33,6 +33,8 @@ from deploy.local.settings import Home
 PROCESSES: Final = ("edge-gateway", "core-gateway", "gateway", "oauth", "catalog")
 PATH: Final = "/v1/campaigns"
 METHOD: Final = "/isthmus.catalog.v1.Catalog/ListCampaigns"
+# Decisions alone are asked about a method of members' rate class: of the catalog's a caller may make 2,000 a second.
+DECIDED: Final = "/isthmus.orders.v1.Orders/GetOrder"
 CALLERS: Final = 8
 ROUNDS: Final = 5
 SECONDS: Final = 3.0
@@ -121,16 +123,17 @@ async def _calls(mesh: LocalMesh) -> AsyncIterator[tuple[Call, Call, Call]]:
         _channel(mesh, "catalog-1") as service,
         _channel(mesh, "gateway-1") as gateway,
     ):
-        token = PatientToken(client, "storefront", key, "catalog.read")
+        token = PatientToken(client, "storefront", key, "catalog.read orders.read")
         headers = await token.authorization()
-        check = _asked(mesh)
-        check.attributes.request.http.headers.update(headers)
+        check, about_orders = _asked(mesh), _asked(mesh, DECIDED)
+        for asked in (check, about_orders):
+            asked.attributes.request.http.headers.update(headers)
         decisions = external_auth_pb2_grpc.AuthorizationStub(gateway)
         catalog = catalog_pb2_grpc.CatalogStub(service)
         inner: dict[str, object] = {"until": 0.0, "metadata": ()}
 
         async def decide() -> None:
-            answer = await decisions.Check(check, timeout=5.0)
+            answer = await decisions.Check(about_orders, timeout=5.0)
             if answer.status.code != 0:
                 raise BenchError(f"the decision was a refusal: {answer.denied_response.body}")
 
@@ -154,11 +157,11 @@ async def _calls(mesh: LocalMesh) -> AsyncIterator[tuple[Call, Call, Call]]:
         yield through, direct, decide
 
 
-def _asked(mesh: LocalMesh) -> external_auth_pb2.CheckRequest:
+def _asked(mesh: LocalMesh, method: str = METHOD) -> external_auth_pb2.CheckRequest:
     """What the core gateway asks about a call from outside, but for its token."""
     check = external_auth_pb2.CheckRequest()
     check.attributes.request.http.method = "GET"
-    check.attributes.request.http.path = METHOD
+    check.attributes.request.http.path = method
     outside = f"Hash={'0' * 64};URI=spiffe://{mesh.settings.trust_domain}/public/edge-gateway"
     check.attributes.request.http.headers["x-forwarded-client-cert"] = outside
     return check
