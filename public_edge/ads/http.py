@@ -45,6 +45,10 @@ def _asked(text: str) -> DecideBody:
         else:
             name, value = query.pair(part)
             into = fields
+            if name.startswith(_FEATURE):
+                # Percent-encoded it is the same name (RFC 3986, section 6.2.2.2).
+                name, value = _feature(part)
+                into = features
         if name in into:
             raise query.invalid("query", "a parameter is given twice")
         into[name] = value

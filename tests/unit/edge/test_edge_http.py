@@ -104,6 +104,16 @@ async def test_http_takes_what_the_contract_takes(room: EdgeRoom, fields: dict[s
     assert not grpc_refuses(fields)
 
 
+async def test_a_name_is_the_same_however_it_is_encoded(room: EdgeRoom) -> None:
+    plain, encoded = (f"{DECIDE}?slot=top&{name}=1" for name in ("features.x", "%66eatures%2Ex"))
+    answers = [await room.ask("GET", asked, x_request_id="one") for asked in (plain, encoded)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[0].body == answers[1].body
+    one, other = room.events()
+    assert one.body == other.body
+    assert (await room.ask("GET", f"{encoded}&features.x=2")).status == 400
+
+
 RECEIPT: dict[str, object] = {"slug": "about", "delivery_id": "0" * 31 + "a", "step": "RECEIPT_STEP_OPENED"}
 
 
