@@ -78,7 +78,6 @@ class Batch:
     counts: dict[Partition, int] = field(default_factory=dict)
     # When some of the events were accepted, evenly drawn; microseconds.
     accepted_us: list[int] = field(default_factory=list)
-
     # When the last record of each partition was written to its log; microseconds.
     written_us: dict[Partition, int] = field(default_factory=dict)
 

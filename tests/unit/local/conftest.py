@@ -1,13 +1,15 @@
-"""Rows of tiny real processes."""
+"""Rows of tiny real processes, and what breaks them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from deploy.local.faults import Faults
 from deploy.local.health import NotReady, Probe
 from deploy.local.settings import Home
+from deploy.local.supervisor import Supervisor
 from deploy.local.table import Row
 from deploy.local.topology import Process
 
@@ -59,3 +61,16 @@ def file_probe(path: Path) -> Probe:
             raise NotReady(f"{path.name} is not there")
 
     return probe
+
+
+@pytest.fixture
+async def faults(supervisor: Supervisor, tmp_path: Path) -> AsyncIterator[Faults]:
+    """Of the processes of the module's own `supervisor`."""
+    faults = Faults(supervisor, Home(tmp_path))
+    yield faults
+    await faults.close()
+
+
+def asked(do: str, **more: object) -> dict[str, object]:
+    """A fault of the process `one`, as the launcher's door is asked for it."""
+    return {"do": do, "process": "one", "lease": "key", "ttl_s": 60, **more}

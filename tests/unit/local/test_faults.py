@@ -17,7 +17,7 @@ from deploy.local.settings import Home
 from deploy.local.supervisor import Child, State, Supervisor
 from deploy.local.table import Row
 from deploy.local.topology import Process
-from tests.unit.local.conftest import file_probe
+from tests.unit.local.conftest import asked, file_probe
 
 DEADLINE_S = 30.0
 # Says that it has started: a fault must not meet the interpreter's own start.
@@ -37,17 +37,6 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     await supervisor.start()
     yield supervisor
     await supervisor.stop()
-
-
-@pytest.fixture
-async def faults(supervisor: Supervisor, tmp_path: Path) -> AsyncIterator[Faults]:
-    faults = Faults(supervisor, Home(tmp_path))
-    yield faults
-    await faults.close()
-
-
-def asked(do: str, **more: object) -> dict[str, object]:
-    return {"do": do, "process": "one", "lease": "key", "ttl_s": 60, **more}
 
 
 async def becomes(child: Child, state: State) -> None:
