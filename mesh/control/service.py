@@ -79,7 +79,7 @@ class ControlService(ControlServicer):
     ) -> pb.CompareConfigurationsResponse:
         before, after = (self._kept(request.group, name) for name in (request.before, request.after))
         answer = pb.CompareConfigurationsResponse(differences=map(_difference, differences(before, after)))
-        return _bounded(answer)
+        return _bounded(answer, "compare configurations that lie closer to each other: isthmus config diff")
 
     async def GetConfiguration(
         self,
@@ -93,7 +93,8 @@ class ControlService(ControlServicer):
             for kind, resources in sorted(self._kept(request.group, name).items())
             for each, resource in sorted(resources.items())
         ]
-        return _bounded(pb.GetConfigurationResponse(configuration=name, resources=found))
+        answer = pb.GetConfigurationResponse(configuration=name, resources=found)
+        return _bounded(answer, "read it where the control plane keeps it: run/<name>/configurations/ of its home")
 
     async def InjectFault(
         self,
@@ -181,12 +182,12 @@ class ControlService(ControlServicer):
         return found
 
 
-def _bounded(answer: _Answer) -> _Answer:
+def _bounded(answer: _Answer, remedy: str) -> _Answer:
     if answer.ByteSize() > _ANSWER_BYTES_MAX:
         raise ResourceExhausted(
             "ANSWER_TOO_LARGE",
             f"the answer has {answer.ByteSize()} bytes, more than one may have",
-            remedy="compare configurations that lie closer to each other: isthmus config diff",
+            remedy=remedy,
         )
     return answer
 
