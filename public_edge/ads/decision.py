@@ -26,6 +26,26 @@ class ClickUrls(Protocol):
     def url(self, slot: str, impression_id: bytes, part: bytes, now_us: int) -> bytes: ...
 
 
+class Features(msgspec.Struct, frozen=True, gc=False):
+    """What a request says of its user: by name, and as it stands in an impression."""
+
+    values: Mapping[str, str] = {}
+    event: bytes = b""
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> "Features":
+        return cls(values, b"".join(map(_said, values.items())))
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """What is asked for. source_time_us: microseconds since the epoch; 0: now."""
+
+    slot: str
+    features: Features = Features()
+    viewer: str = ""
+    source_time_us: int = 0
+
+
 class Decision(msgspec.Struct, gc=False):
     """Without a creative, no campaign may be shown; that the slot was asked for is recorded all the same."""
 
@@ -41,7 +61,7 @@ class Decision(msgspec.Struct, gc=False):
 
 
 @lru_cache(PARTS_MAX)
-def _asked(node: str, slot: str, crawler: bool) -> bytes:
+def _where(node: str, slot: str, crawler: bool) -> bytes:
     return events_pb2.Impression(node=node, slot=slot, crawler=crawler).SerializeToString()
 
 
@@ -70,18 +90,15 @@ class Decider:
         """Whether an answer has to wait for the disk, so that only `decide` will do."""
         return self._recorder.waits(Kind.IMPRESSION)
 
-    async def decide(
-        self, slot: str, features: Mapping[str, str], viewer: str, source_time_us: int, origin: Origin
-    ) -> Decision:
+    async def decide(self, asked: Asked, origin: Origin) -> Decision:
         """Raises NotFound for a slot that no campaign names, Unavailable when the event cannot be recorded."""
-        decision = self.decide_at_once(slot, features, viewer, source_time_us, origin)
+        decision = self.decide_at_once(asked, origin)
         await self._recorder.synced(Kind.IMPRESSION, decision.sequence)
         return decision
 
-    def decide_at_once(
-        self, slot: str, features: Mapping[str, str], viewer: str, source_time_us: int, origin: Origin
-    ) -> Decision:
+    def decide_at_once(self, asked: Asked, origin: Origin) -> Decision:
         """The same in any thread, where no answer waits for the disk."""
+        slot, features = asked.slot, asked.features
         if not self._chooser.index.knows(slot):
             raise NotFound("SLOT_UNKNOWN", "no campaign names this slot")
         now_us = self._clock.now_us()
@@ -89,32 +106,29 @@ class Decider:
         event_id, seed = digest[:16], int.from_bytes(digest[16:], "big")
         impression_id = event_id.hex()
         with self._choosing:
-            creative = self._chooser.choose(slot, features, viewer, seed, now_us)
+            creative = self._chooser.choose(slot, features.values, asked.viewer, seed, now_us)
             event = self._own
             event.event_id = impression_id
-            event.source_time_us = source_time_us or now_us
+            event.source_time_us = asked.source_time_us or now_us
             event.accepted_time_us = now_us
-            own = event.SerializeToString()
-        asked = _asked(self._node, slot, self._crawlers.match(origin.user_agent))
-        said = b"".join(map(_said, features.items()))
+            body = event.SerializeToString()
+        body += _where(self._node, slot, self._crawlers.match(origin.user_agent)) + features.event
         if creative is None:
-            return Decision(self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, own + asked + said))
+            return Decision(self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body))
         if not creative.answer:
             self._show_first(creative)
-        body = own + asked + said + creative.event
-        sequence = self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body)
+        sequence = self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body + creative.event)
         return Decision(sequence, creative, impression_id, self._click_urls.url(slot, event_id, creative.link, now_us))
 
     def _show_first(self, creative: Creative) -> None:
         shown = events_pb2.Impression(campaign_id=creative.campaign_id, creative_id=creative.creative_id)
         creative.event = shown.SerializeToString()
         creative.link = self._click_urls.part(creative)
+        fields = {
+            "campaign_id": creative.campaign_id,
+            "creative_id": creative.creative_id,
+            "title": creative.title,
+            "image_url": creative.image_url,
+        }
         # The last of the three: another thread that sees it finds the others.
-        creative.answer = msgspec.json.encode(
-            {
-                "campaign_id": creative.campaign_id,
-                "creative_id": creative.creative_id,
-                "title": creative.title,
-                "image_url": creative.image_url,
-            }
-        )
+        creative.answer = b'","creative":%b,"click_url":"' % msgspec.json.encode(fields)

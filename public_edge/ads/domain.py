@@ -10,6 +10,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 Targeting = tuple[tuple[str, str], ...]
 # The values of a set of features, in the order of their names; None: not said.
@@ -19,6 +20,9 @@ Values = tuple[str | None, ...]
 DRAWS_MAX = 8
 SCAN_MAX = 256
 VIEWERS_MAX = 200_000
+# Of a budget, what a campaign holds ready to be given out: as far as CPython keeps whole numbers at hand.
+READY_MAX = 256
+SAME_MAX = 4096
 EXHAUSTED_MAX = 100_000
 DAY_US = 86_400_000_000
 NEVER_US = 1 << 63
@@ -37,7 +41,7 @@ class Creative:
     landing_url: str
     # What all its showings share, as it leaves the node; made when it is first shown. Kept here and not in a cache
     # beside: with many campaigns most of a decision's time goes into fetching what no processor cache still holds.
-    # Its JSON in an answer; b"" until it is shown.
+    # Its JSON in an answer, from the end of the impression id to the beginning of the click URL; b"" until it is shown.
     answer: bytes = b""
     # Its fields of an impression, serialized.
     event: bytes = b""
@@ -69,19 +73,40 @@ class Candidate:
     """A campaign on this node, with what of its budget is left here. Belongs to whoever chooses.
 
     Holds once more what a choice asks of the campaign: with many campaigns most of a choice's time goes into fetching
-    from memory what no processor cache still holds, and so that is one object.
+    from memory what no processor cache still holds, and so that is one object, and its numbers are shared ones.
     """
 
-    __slots__ = ("campaign", "campaign_id", "cap", "creatives", "ends_us", "remaining")
+    __slots__ = ("_later", "campaign", "campaign_id", "cap", "creatives", "ends_us", "only", "ready")
 
     def __init__(self, campaign: Campaign, remaining: int | None) -> None:
         """remaining: impressions that this node may still give it; None: without limit."""
-        self.remaining = remaining
-        self.ends_us = campaign.ends_us or NEVER_US
-        self.cap = campaign.frequency_cap_per_day
+        # Impressions that may be given at once; 0: none is left, -1: without limit.
+        self.ready = -1 if remaining is None else min(remaining, READY_MAX)
+        self._later = 0 if remaining is None else remaining - self.ready
+        self.ends_us = _same(campaign.ends_us or NEVER_US)
+        self.cap = _same(campaign.frequency_cap_per_day)
         self.campaign_id = campaign.campaign_id
         self.creatives = campaign.creatives
+        self.only = campaign.creatives[0] if len(campaign.creatives) == 1 else None
         self.campaign = campaign
+
+    @property
+    def remaining(self) -> int | None:
+        """In any thread; what is being made ready at that very moment may be missing, and is never there twice."""
+        return None if self.ready < 0 else self.ready + self._later
+
+    def refill(self) -> bool:
+        """Make more ready when the last that was is given out; false when that was the last of the budget."""
+        ready = min(self._later, READY_MAX)
+        self._later -= ready
+        self.ready = ready
+        return ready > 0
+
+
+@lru_cache(SAME_MAX)
+def _same(number: int) -> int:
+    """One object for the equal numbers of many campaigns."""
+    return number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,17 +256,16 @@ class Chooser:
 
     def _take(self, candidate: Candidate, viewer: str, number: int, now_us: int) -> Creative | None:
         """One of the campaign's creatives, counted; None, and nothing counted, when the campaign may not be shown."""
-        remaining = candidate.remaining
-        if remaining == 0 or now_us >= candidate.ends_us:
+        ready = candidate.ready
+        if not ready or now_us >= candidate.ends_us:
             return None
         if candidate.cap and viewer and not self.caps.take(viewer, candidate.campaign_id, candidate.cap, now_us):
             return None
-        if remaining is not None:
-            candidate.remaining = remaining - 1
-            if remaining == 1:
-                self.exhausted.append(candidate)
-        creatives = candidate.creatives
-        return creatives[number % len(creatives)] if len(creatives) > 1 else creatives[0]
+        if ready > 1:
+            candidate.ready = ready - 1
+        elif ready == 1 and not candidate.refill():
+            self.exhausted.append(candidate)
+        return candidate.only or candidate.creatives[number % len(candidate.creatives)]
 
 
 def _unit(number: int) -> float:

@@ -80,7 +80,8 @@ class Spool:
         self._segments: deque[SegmentFile] = deque(recovered.segments)
         # The watermark may be ahead of the disk: Kafka can acknowledge what a power cut then took from the page cache.
         self._first = self._written = self._synced = max(recovered.last, self.acknowledged)
-        self._bytes_written = sum(entry.size for entry in recovered.segments)
+        # Of all segments that were ever here, and how much of it is gone.
+        self._bytes_sealed = sum(entry.size for entry in recovered.segments)
         self._bytes_removed = 0
         self._bounded_bytes_max = int(self.limits.bytes_max * self.limits.bounded_share)
         self._retired: list[tuple[int, int]] = []
@@ -92,7 +93,8 @@ class Spool:
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.arrived = threading.Event()
-        self._end = 0
+        # Where the newest segment ends, and up to where it takes any event without another look.
+        self._end = self._free_end = 0
         self._create_segment(0)
         sync_directory(directory)
         self._thread = threading.Thread(target=self._sync_forever, name="spool-sync", daemon=True)
@@ -114,7 +116,7 @@ class Spool:
 
     @property
     def backlog_bytes(self) -> int:
-        return self._bytes_written - self._bytes_removed
+        return self._bytes_sealed + self._end - self._bytes_removed
 
     @property
     def backlog_events(self) -> int:
@@ -129,7 +131,7 @@ class Spool:
             return self._write(record.encode(self._written + 1, payload), (payload,), durable)
 
     def append_many(self, payloads: Sequence[bytes], *, durable: bool = False) -> int | None:
-        """Write a group in one system call and return the sequence of its last event; None when the group was shed."""
+        """Write a group in one step and return the sequence of its last event; None when the group was shed."""
         encode = record.encode
         with self._appending:
             first = self._written + 1
@@ -212,6 +214,7 @@ class Spool:
         if self._closing:
             return
         self._closing = True
+        self._free_end = 0
         self._urgent.set()
         self._wake.set()
         self._thread.join(CLOSE_TIMEOUT_S)
@@ -224,30 +227,40 @@ class Spool:
         os.close(self._owner)
 
     def _write(self, frames: bytes, payloads: Sequence[bytes], durable: bool) -> int | None:
+        end = self._end + len(frames)
+        if end > self._free_end:
+            if not self._make_room(len(frames), payloads, durable):
+                return None
+            end = self._end + len(frames)
+        self._pages[self._end : end] = frames
+        self._end = end
+        self._written = written = self._written + len(payloads)
+        if not self._dirty:
+            self._dirty = True
+            self._wake.set()
+        if not self.arrived.is_set():
+            self.arrived.set()
+        return written
+
+    def _make_room(self, size: int, payloads: Sequence[bytes], durable: bool) -> bool:
+        """Whether so many bytes may be written now. Raises SpoolFull, SpoolFailed."""
         if self._failure is not None or self._closing:
             raise SpoolFailed(str(self._failure or "closed"))
-        size = len(frames)
         bound = self.limits.bytes_max if durable else self._bounded_bytes_max
-        if self._bytes_written - self._bytes_removed + size > bound:
+        if self.backlog_bytes + size > bound:
             return self._decline(payloads, durable, "the spool is at its bound")
         if self._end + size > len(self._pages):
             try:
                 self._rotate(size)
             except OSError as error:
                 return self._decline(payloads, durable, error.strerror or str(error))
-        end = self._end + size
-        self._pages[self._end : end] = frames
-        self._end = end
-        self._bytes_written += size
-        self._written += len(payloads)
-        if not self._dirty:
-            self._dirty = True
-            self._wake.set()
-        if not self.arrived.is_set():
-            self.arrived.set()
-        return self._written
+        self._free_end = min(len(self._pages), self._end + self._bounded_bytes_max - self.backlog_bytes)
+        if self._failure is not None or self._closing:
+            # Whoever set it has set the end as well, perhaps just before we did.
+            self._free_end = 0
+        return True
 
-    def _decline(self, payloads: Sequence[bytes], durable: bool, why: str) -> int | None:
+    def _decline(self, payloads: Sequence[bytes], durable: bool, why: str) -> bool:
         decline = self.declined.refused if durable else self.declined.shed
         for payload in payloads:
             decline(payload[0] if payload else 0)
@@ -255,7 +268,7 @@ class Spool:
             self.counters.refused += len(payloads)
             raise SpoolFull(why)
         self.counters.shed += len(payloads)
-        return None
+        return False
 
     def _create_segment(self, room: int) -> None:
         """Begin a segment with space for at least `room` bytes. Raises OSError when the disk has none."""
@@ -273,7 +286,7 @@ class Spool:
             raise
         pages[: segment.HEADER_BYTES] = segment.header(first)
         self._pages, self._descriptor, self._end = pages, descriptor, segment.HEADER_BYTES
-        self._bytes_written += segment.HEADER_BYTES
+        self._free_end = 0
         self._segments.append(SegmentFile(path, first, last=first - 1, size=0))
 
     def _rotate(self, room: int) -> None:
@@ -282,6 +295,7 @@ class Spool:
             sealed = self._segments[-1]
             self._create_segment(room)
             sealed.last, sealed.size = self._written, end
+            self._bytes_sealed += end
             self._retired.append((retired, end))
         pages.close()
 
@@ -297,6 +311,7 @@ class Spool:
                 self._sync()
             except OSError as error:
                 self._failure = error
+                self._free_end = 0
             if self._loop is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._settle)
             if self._failure is not None:

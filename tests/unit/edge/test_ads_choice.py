@@ -205,7 +205,7 @@ def test_none_is_shown_when_none_may_be_and_the_search_is_bounded() -> None:
     ads.chooser._take = counted  # type: ignore[method-assign]
     for candidates in (group.members for group in ads.groups()):
         for candidate in candidates:
-            candidate.remaining = 0
+            candidate.ready = 0
     assert ads.choose() is None
     assert len(looked) <= DRAWS_MAX + SCAN_MAX
 
@@ -267,5 +267,5 @@ def _with_nothing_left(ads: Ads) -> Index:
     for group in fresh.groups():
         for member in group.members:
             if member.remaining is not None:
-                member.remaining = 0
+                member.ready = 0
     return fresh.chooser.index
