@@ -1,6 +1,7 @@
 """The HTTP front of a process: for the gateway alone, TLS 1.3 alone, and never away while its leaf is replaced."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from granian.constants import Interfaces
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -16,7 +18,7 @@ from starlette.routing import Route
 from mesh.tls import Identity
 from security.identity import wallet
 from security.identity.authority import Authority
-from security.identity.front import GatewayFront
+from security.identity.front import GatewayFront, OneSocketServer
 from tests.ports import free_port
 
 LIFE = timedelta(hours=1)
@@ -55,8 +57,8 @@ class Front:
         """Status line of one request on a connection of its own, and the serial of the certificate it met."""
         reader, writer = await self.connect(peer, version)
         try:
-            socket = writer.get_extra_info("ssl_object")
-            serial = x509.load_der_x509_certificate(socket.getpeercert(binary_form=True)).serial_number
+            tls = writer.get_extra_info("ssl_object")
+            serial = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True)).serial_number
             writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             line = await reader.readline()
             if not line:
@@ -114,3 +116,12 @@ async def test_each_rotated_leaf_is_shown_without_a_failed_request(front: Front)
         kept.append(await front.connect("core-gateway"))
     kept.pop()[1].close()
     assert not front.stopping.is_set()
+
+
+def test_no_answer_waits_until_what_was_sent_before_it_is_acknowledged() -> None:
+    server = OneSocketServer(object(), address="127.0.0.1", port=free_port(), interface=Interfaces.RSGI)
+    server._init_shared_socket()
+    with server._socket, socket.create_connection(server._socket.getsockname()):
+        accepted, _ = server._socket.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
