@@ -89,9 +89,10 @@ def _revoked(home: Home, process: Process, kept: Leaf | None) -> Leaf:
 
 
 def _leaf(home: Home, process: Process, trust_domain: str, how: str) -> Leaf:
+    addresses = [one.address for one in process.listens]
     if how == EXPIRED:
         authority = Authority.open_or_create(home.root / "ca" / process.zone, trust_domain, process.zone)
-        return authority.issue(process.workload, SHORTEST)
+        return authority.issue(process.workload, SHORTEST, addresses)
     with tempfile.TemporaryDirectory() as elsewhere:
         stranger = Authority.open_or_create(Path(elsewhere) / process.zone, trust_domain, process.zone)
-        return stranger.issue(process.workload, timedelta(hours=12))
+        return stranger.issue(process.workload, timedelta(hours=12), addresses)

@@ -55,7 +55,9 @@ class Agent:
     def round(self) -> int:
         """Look at every holder once; returns how many leaves were issued."""
         self._authority = self._authority.reopened().rotated()
-        found = holders(self._home, self._authority.zone) | self._always
+        listed = holders(self._home, self._authority.zone)
+        names = {one.process for one in listed}
+        found = listed | {one for one in self._always if one.process not in names}
         for gone in self._checked.keys() - found:
             del self._checked[gone]
         issued = 0
@@ -78,7 +80,7 @@ class Agent:
         why = self._reason_to_issue(holder, directory, roots)
         if not why:
             return False
-        leaf = self._authority.issue(holder.workload, self._ttl)
+        leaf = self._authority.issue(holder.workload, self._ttl, holder.addresses)
         gateway = self._authority.gateway_pem if holder.workload in BEHIND_GATEWAY else None
         wallet.write(directory, wallet.Wallet(leaf, roots, gateway))
         self._issued.add(1, {"workload": holder.workload})
@@ -100,7 +102,7 @@ class Agent:
             gateway = self._authority.gateway_pem if holder.workload in BEHIND_GATEWAY else None
             issuer = self._authority.issuer_of(holder.workload)
             spiffe_id = str(SpiffeId(self._authority.zone, holder.workload, self._authority.trust_domain))
-            why = wallet.fault(directory, issuer, spiffe_id, roots, gateway)
+            why = wallet.fault(directory, issuer, spiffe_id, roots, gateway, holder.addresses)
             if why:
                 return why
             self._remember(holder, directory, roots)

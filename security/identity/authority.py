@@ -6,7 +6,7 @@ RFC 5280 section 4.2, so that strict verifiers accept it: authority and subject 
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +32,7 @@ from mesh.files import (
 from mesh.spiffe import SpiffeId
 from security.identity import rotation
 
+LOOPBACK = "127.0.0.1"
 ROOT_LIFE = timedelta(days=365)
 # A verifier whose clock is this far behind ours still accepts a new certificate.
 CLOCK_SKEW = timedelta(seconds=60)
@@ -127,8 +128,9 @@ class Authority:
     def issuer_of(self, workload: str) -> Issuer:
         return self._gateway if workload == GATEWAYS.get(self.zone) else self._root
 
-    def issue(self, workload: str, ttl: timedelta) -> Leaf:
-        """Issue a leaf with a new key for `workload`, valid for `ttl` from now but never beyond its issuer."""
+    def issue(self, workload: str, ttl: timedelta, addresses: Iterable[str] = ()) -> Leaf:
+        """Issue a leaf with a new key for `workload`, valid for `ttl` from now but never beyond its issuer. `addresses`
+        (IPv4) are where it listens, beside this machine's own."""
         if not timedelta(seconds=2) <= ttl <= LEAF_LIFE_MAX:
             raise FailedPrecondition("LEAF_LIFE", f"a leaf lives from 2 s to {LEAF_LIFE_MAX}, not {ttl}")
         issuer = self.issuer_of(workload)
@@ -140,7 +142,7 @@ class Authority:
             x509.UniformResourceIdentifier(str(SpiffeId(self.zone, workload, self.trust_domain))),
             x509.DNSName(f"{workload}.{self.zone}.{self.trust_domain}"),
             x509.DNSName("localhost"),
-            x509.IPAddress(IPv4Address("127.0.0.1")),
+            *(x509.IPAddress(IPv4Address(one)) for one in sorted({LOOPBACK, *addresses})),
         ]
         certificate = (
             x509.CertificateBuilder()

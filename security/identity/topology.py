@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from mesh.errors import FailedPrecondition
 from mesh.files import read_file
@@ -19,6 +21,8 @@ class Holder:
 
     process: str
     workload: str
+    # IPv4, where it listens.
+    addresses: tuple[str, ...] = ()
 
 
 # Whoever runs the installation has an identity in each zone: services know the operator of their own zone only.
@@ -34,7 +38,7 @@ def holders(home: Path, zone: str) -> frozenset[Holder]:
     try:
         table = json.loads(read_file(home / "topology.json"))
         rows = [row for row in table["processes"] if row["zone"] == zone]
-        found = frozenset(Holder(row["name"], row["workload"]) for row in rows)
+        found = frozenset(Holder(row["name"], row["workload"], _addresses(row)) for row in rows)
     except FileNotFoundError:
         return operator
     except (ValueError, KeyError, TypeError, FailedPrecondition) as error:
@@ -46,3 +50,7 @@ def holders(home: Path, zone: str) -> frozenset[Holder]:
             if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH_MAX or not NAME_LETTERS.issuperset(name):
                 raise FailedPrecondition("TOPOLOGY_MALFORMED", f"not a process or workload name: {name!r}")
     return found | operator
+
+
+def _addresses(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted({str(IPv4Address(listen["address"])) for listen in row.get("listens", ())}))

@@ -6,7 +6,7 @@ before the live one is kept for the reader who resolved the link just before the
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -93,7 +93,14 @@ def fingerprint(directory: Path) -> Fingerprint | None:
     return tuple((name, stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_mode) for name, stat in stats)
 
 
-def fault(directory: Path, issuer: Issuer, spiffe_id: str, bundle_pem: bytes, gateway_pem: bytes | None) -> str:
+def fault(
+    directory: Path,
+    issuer: Issuer,
+    spiffe_id: str,
+    bundle_pem: bytes,
+    gateway_pem: bytes | None,
+    addresses: Iterable[str] = (),
+) -> str:
     """Why the live version cannot be used any more, or an empty string if it can (but for its age)."""
     try:
         live = (directory / LIVE).resolve(strict=True)
@@ -111,6 +118,8 @@ def fault(directory: Path, issuer: Issuer, spiffe_id: str, bundle_pem: bytes, ga
         names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         if names.get_values_for_type(x509.UniformResourceIdentifier) != [spiffe_id]:
             return "it names another workload"
+        if not {*addresses}.issubset(map(str, names.get_values_for_type(x509.IPAddress))):
+            return "it does not name where the process listens"
         chain[0].verify_directly_issued_by(issuer.certificate)
     except FileNotFoundError:
         return "there is none yet"
