@@ -179,8 +179,8 @@ def disturb_link(
     directions: list[str] | None = None,
     loss: float = 0.0,
 ) -> str:
-    """Disturb what crosses between the zones: `core` (edge gateway to core gateway) or `kafka` (bridges to broker); or
-    what the rooms say to their `database`.
+    """Disturb what crosses between the zones: `core` (edge gateway to core gateway), `kafka` (bridges to broker) or all
+    of it, the cable between the `zones` (which knows black-hole alone); or what the rooms say to their `database`.
 
     `mode` is black-hole (nothing arrives until it is healed), reset (connections are torn), half-open (the far side
     forgets them and the near side is not told), lossy (`loss`, a share of what is sent, tears its connection) or slow

@@ -22,6 +22,7 @@ from chaos.checkers import audit
 from chaos.checkers.operator import operator
 from chaos.drill import current, library, spec
 from chaos.drill.custody import locked
+from chaos.drill.errors import DrillRefused
 from chaos.drill.session import Session
 from chaos.drill.settlement import Outcome
 from chaos.report.run import Report, write
@@ -59,6 +60,10 @@ def before_experiment_control(context: dict[str, Any], **arguments: Any) -> None
         except LauncherError as error:
             current.refuse(error)
             _record_refusal(library.name_of(context))
+            raise InterruptExecution(str(error)) from error
+        except Exception as error:
+            # Chaos Toolkit would pass over it in silence and look at a mesh without traffic.
+            current.refuse(DrillRefused(f"The drill could not begin: {error!r}", "See `isthmus check`"))
             raise InterruptExecution(str(error)) from error
         stack.callback(session.close)
         current.enter(session)

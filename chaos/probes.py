@@ -37,11 +37,11 @@ def mesh_is_ready() -> bool:
     """Whether every process of the mesh runs and says that it is ready. Who is not is asked twice more: a machine that
     is busy with the traffic makes one answer late."""
     session = _session()
-    wrong = session.look(session.target.unwell(), ANSWER_DEADLINE_S)
+    wrong = session.looker.unwell()
     for _ in range(SECOND_LOOKS):
         if wrong:
             time.sleep(0.5)
-            wrong = session.look(session.target.unwell(wrong), ANSWER_DEADLINE_S)
+            wrong = session.looker.unwell(wrong)
     return not wrong
 
 

@@ -28,10 +28,10 @@ class Machine:
 
     @property
     def links(self) -> list[str]:
-        """None where the mesh was started without."""
-        if links.NAME not in self.nodes:
-            return []
-        found: list[str] = door.call(door.path(self.home, links.NAME), do="active")["links"]
+        """Those that the mesh was started with: through proxies, and the cable between the zones' own networks."""
+        found: list[str] = self.ask(do="active")["links"]
+        if links.NAME in self.nodes:
+            found = found + self.ask(links.NAME, do="active")["links"]
         return found
 
     @property

@@ -21,7 +21,7 @@ from chaoslib.experiment import run_experiment
 from chaos.drill import current, library
 from chaos.drill.custody import directory, heal_leftovers, locked
 from chaos.drill.errors import DrillRefused
-from chaos.drill.session import check_names
+from chaos.drill.session import asked_for, check_names
 from chaos.drill.spec import Drill
 from chaos.drill.target import Target, find
 from deploy.local import backup
@@ -201,8 +201,7 @@ def _wanted(names: Iterable[str]) -> dict[str, str]:
     drills = [plan(name).drill for name in names]
     needs = [drill.needs for drill in drills]
     settings = {"ISTHMUS_FAULT_LINKS": "true", "ISTHMUS_DATABASE_STANDBY": "true"}
-    if any("database" in drill.blast_radius.links for drill in drills):
-        settings["ISTHMUS_FAULT_LINK_DATABASE"] = "true"
+    settings |= dict.fromkeys(asked_for(link for drill in drills for link in drill.blast_radius.links), "true")
     spares = max((drill.spares.get("edge", 0) for drill in drills), default=0)
     if spares:
         settings["ISTHMUS_EDGE_SPARES"] = str(spares)

@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import getpass
-import sys
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from isthmus.audit.v1 import audit_pb2 as pb
 
@@ -20,13 +20,14 @@ from chaos.drill.crowd import Crowd
 from chaos.drill.custody import heal_leftovers, journal
 from chaos.drill.errors import BadExperiment, DrillRefused, TooWide
 from chaos.drill.library import Targets
+from chaos.drill.looker import Looker
 from chaos.drill.loop import Loop
 from chaos.drill.settlement import Measured, Outcome, settled
 from chaos.drill.spec import Drill
 from chaos.drill.target import OVERRIDES, Target, find, new_key
 from chaos.drill.undo import Undo, UndoJournal
 from chaos.load.outcomes import CallFailed
-from deploy.local import door, links, overriding, small_disk
+from deploy.local import door, links, networks, overriding, small_disk
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
 
@@ -34,12 +35,8 @@ WELL_AGAIN_WITHIN_S = 120.0
 OPEN_DEADLINE_S = 240.0
 SETTLE_DEADLINE_S = 240.0
 READ_WITHIN_S = 60.0
-# How long a look may keep the interpreter while a request of the traffic is due.
-SWITCH_INTERVAL_S = 0.001
 # How far the warehouse may be behind the edge when nothing is wrong.
 BEHIND_S = 3.0
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -72,7 +69,10 @@ class Session:
     landed_after_s: float | None = None
     _healed_s: float = 0.0
     _watching: "Future[None] | None" = None
-    _looking: Loop | None = None
+    looker: Looker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looker = Looker(self.target)
 
     @classmethod
     def open(cls, name: str, drill: Drill, named: Targets) -> "Session":
@@ -86,16 +86,15 @@ class Session:
         healed = heal_leftovers(target)
         loop = Loop()
         crowd = Crowd(target, drill.load, drill.seed)
+        session = cls(name, drill, target, loop, crowd, journal(target.home), healed_before=healed)
         try:
-            loop.run(target.require_well(WELL_AGAIN_WITHIN_S if healed else 5.0), OPEN_DEADLINE_S)
+            session.looker.require_well(WELL_AGAIN_WITHIN_S if healed else 5.0)
             loop.run(crowd.open(), OPEN_DEADLINE_S)
-            session = cls(name, drill, target, loop, crowd, journal(target.home), healed_before=healed)
             # What cannot be put on record is not done.
             session.record = session.put_on_record(pb.ACTIVITY_DRILL_BEGUN)
             loop.run(session._warm_up(), OPEN_DEADLINE_S)
         except BaseException as error:
-            loop.run(crowd.close(), 30)
-            loop.close()
+            session.close()
             if isinstance(error, MeshError | CallFailed | TimeoutError):
                 raise DrillRefused(f"The mesh does not answer: {error}", "See `isthmus check`") from error
             raise
@@ -130,7 +129,8 @@ class Session:
         """
         blast.check_link(self.drill.radius, link)
         what = f"link {link}: {fault['mode']}"
-        self._break(what, links.NAME, {"do": "disturb", "link": link, "ttl_s": for_s, **fault})
+        at = door.LAUNCHER if link == networks.CABLE else links.NAME
+        self._break(what, at, {"do": "disturb", "link": link, "ttl_s": for_s, **fault})
 
     def add_nodes(self, workload: str, nodes: int, for_s: float) -> None:
         """Let spare nodes of a workload run for so long. Nothing is broken by that, so no blast radius is asked for."""
@@ -169,14 +169,6 @@ class Session:
             self._watch_backlog()
         return [one.what for one in left]
 
-    def look(self, work: Coroutine[Any, Any, T], deadline_s: float) -> T:
-        """Ask the mesh itself how it is, on a loop of its own: to ask thirty processes takes so long that the traffic's
-        loop would send late, and what is late there counts as the mesh's own slowness."""
-        if self._looking is None:
-            self._looking = Loop()
-            sys.setswitchinterval(SWITCH_INTERVAL_S)
-        return self._looking.run(work, deadline_s)
-
     def recovered(self, names: Iterable[str], within_s: float) -> float:
         """Wait until these processes are ready; returns the seconds that it took.
 
@@ -184,7 +176,7 @@ class Session:
             MeshUnwell: they were not.
         """
         wanted, began = set(names), time.monotonic()
-        self.look(self.target.require_well(within_s, wanted), within_s + 30)
+        self.looker.require_well(within_s, wanted)
         for window in self.windows:
             if window.ended_s is None and window.key.partition("/")[2] in wanted:
                 window.ended_s = self.now_s
@@ -196,7 +188,7 @@ class Session:
         Raises:
             MeshUnwell: not within WELL_AGAIN_WITHIN_S.
         """
-        self.look(self.target.require_well(WELL_AGAIN_WITHIN_S), WELL_AGAIN_WITHIN_S + 30)
+        self.looker.require_well(WELL_AGAIN_WITHIN_S)
         for window in self.windows:
             if window.ended_s is None:
                 window.ended_s = self.now_s
@@ -221,14 +213,16 @@ class Session:
         return self.loop.run(settled(self.crowd, self.target, self.drill.expect, measured), SETTLE_DEADLINE_S)
 
     def close(self) -> None:
-        if self._looking is not None:
-            self._looking.close()
+        self.looker.close()
         try:
             self.loop.run(self.crowd.close(), 30)
         finally:
             self.loop.close()
 
     async def _warm_up(self) -> None:
+        # What stands now stays: to look through all of it would hold the traffic up for a tenth of a second at times.
+        gc.collect()
+        gc.freeze()
         self.crowd.begin()
         await asyncio.sleep(self.drill.load.before_s)
 
@@ -277,6 +271,13 @@ class Session:
                 window.ended_s = self.now_s
 
 
+def asked_for(links_: Iterable[str]) -> list[str]:
+    """The settings with which a mesh has these links."""
+    through = ["ISTHMUS_FAULT_LINKS"]
+    others = {"database": [*through, "ISTHMUS_FAULT_LINK_DATABASE"], networks.CABLE: ["ISTHMUS_ZONE_NETWORKS"]}
+    return sorted({name for link in links_ for name in others.get(link, through)})
+
+
 def check_names(drill: Drill, target: Target, named: Targets) -> None:
     """
     Raises:
@@ -303,7 +304,8 @@ def check_names(drill: Drill, target: Target, named: Targets) -> None:
         raise BadExperiment(f"This mesh has not {', '.join(few)}", "See the experiment for how to start it")
     if drill.root and not small_disk.possible():
         raise BadExperiment("It takes root, mkfs.ext4 and loop devices", "Run the mesh and the drill as root")
+    if networks.CABLE in radius.links and not networks.possible():
+        raise BadExperiment("The zones cannot have networks of their own", networks.REMEDY)
     if radius.links and (missing := sorted(set(radius.links) - set(target.links))):
-        also = " and ISTHMUS_FAULT_LINK_DATABASE=true" if "database" in missing else ""
-        remedy = f"Start the mesh with ISTHMUS_FAULT_LINKS=true{also}"
+        remedy = f"Start the mesh with {' and '.join(f'{name}=true' for name in asked_for(missing))}"
         raise BadExperiment(f"This mesh has no link {', '.join(missing)}", remedy)

@@ -1,6 +1,5 @@
 """The mesh that a drill acts on: found by its home, broken through its backend, its own word on how it is."""
 
-import asyncio
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chaos.drill.backend import Backend
-from chaos.drill.errors import DrillRefused, MeshUnwell
+from chaos.drill.errors import DrillRefused
 from chaos.drill.machine import OVERRIDES, Machine
 from deploy.local import door, topology
 from deploy.local.kafka import broker
@@ -57,7 +56,7 @@ class Target:
 
     @property
     def urls(self) -> dict[str, str]:
-        return urls(self.settings)
+        return urls(self.home, self.table)
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -92,19 +91,6 @@ class Target:
 
     async def unwell(self, names: Collection[str] | None = None) -> dict[str, str]:
         return await self.backend.unwell(names)
-
-    async def require_well(self, within_s: float = 0.0, names: Collection[str] | None = None) -> None:
-        """
-        Raises:
-            NotRunning: no mesh here.
-            MeshUnwell: it did not become well in time, and why.
-        """
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + within_s
-        while wrong := await self.unwell(names):
-            if loop.time() >= ends:
-                raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong.values())[:300]}", "See `isthmus check`")
-            await asyncio.sleep(0.5)
 
 
 def find(settings: LauncherSettings) -> Target:

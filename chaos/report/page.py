@@ -21,7 +21,8 @@ main { padding: 24px 5vw 60px; max-width: 1300px; }
 .tile { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 14px 18px; }
 .tile b { display: block; font-size: 44px; line-height: 1.1; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); } .tile.bad b { color: var(--bad); } .tile.good b { color: var(--good); }
-svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
+svg { box-sizing: border-box; width: 100%; height: auto; background: var(--card); border: 1px solid var(--rule);
+  border-radius: 10px; }
 svg text { fill: var(--ink); font: 17px system-ui, sans-serif; } svg .tick { fill: var(--soft); }
 svg .panel { fill: var(--soft); } svg .what { font-weight: 600; } svg .none { fill: var(--good); font-size: 30px; }
 svg .grid { stroke: var(--rule); } svg .axis { stroke: var(--soft); } svg .fault { fill: var(--shade); opacity: 0.35; }

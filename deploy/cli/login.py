@@ -36,21 +36,21 @@ def login(
 ) -> None:
     """Sign in with a code and keep the tokens in ISTHMUS_HOME, readable by its owner alone (RFC 8628)."""
     with clear_errors():
+        from deploy.local import topology
         from deploy.local.mesh import urls
         from deploy.local.settings import LauncherSettings
         from mesh.files import write_file
 
-        settings = LauncherSettings()
-        server = _Server(
-            gateway or urls(settings)["edge_gateway"], root or settings.layout.root / "ca" / "public" / "root.pem"
-        )
+        home = LauncherSettings().layout
+        gateway = gateway or urls(home, topology.read(home.topology))["edge_gateway"]
+        server = _Server(gateway, root or home.root / "ca" / "public" / "root.pem")
         begun = server.post("/oauth/device_authorization", {"scope": scope} if scope else {})
         if as_json:
             print_json({"verification_uri": begun["verification_uri_complete"], "user_code": begun["user_code"]})
         else:
             console().print(f"Open {begun['verification_uri_complete']}\nand look for the code {begun['user_code']}")
         given = _wait(server, begun)
-        path = settings.layout.root / "run" / "operator" / "login.json"
+        path = home.root / "run" / "operator" / "login.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps(given).encode(), PRIVATE_MODE)
         if as_json:

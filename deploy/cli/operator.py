@@ -49,6 +49,7 @@ async def gateway(scope: str) -> "AsyncIterator[grpc.aio.Channel]":
 
     Raises LauncherError as `channels` does.
     """
+    from deploy.local import topology
     from deploy.local.errors import LauncherError, NotRunning
     from deploy.local.mesh import urls
     from deploy.local.settings import LauncherSettings
@@ -56,14 +57,15 @@ async def gateway(scope: str) -> "AsyncIterator[grpc.aio.Channel]":
     from mesh.client.token import ClientToken
     from mesh.errors import MeshError
 
-    settings = LauncherSettings()
-    identity = settings.layout.identity("operator")
+    home = LauncherSettings().layout
+    identity = home.identity("operator")
     if not identity.exists():
         raise NotRunning("The operator has no identity", "Start the mesh with `make run`")
     token = ClientToken("operator", None, scope)
     root, own = identity / "bundle.pem", identity / "keypair.pem"
     try:
-        async with Isthmus(urls(settings)["core_gateway"], token, root_certificate=root, certificate=own) as mesh:
+        url = urls(home, topology.read(home.topology))["core_gateway"]
+        async with Isthmus(url, token, root_certificate=root, certificate=own) as mesh:
             yield mesh.channel
     except MeshError as error:
         remedy = error.remedy or "See `isthmus status`"

@@ -51,4 +51,4 @@ async def collect() -> dict[str, Any]:
     # The operator is an identity, not a process, and so is a Kafka that a user brought.
     rows = [one for one in table.processes if one.runs]
     reports = await asyncio.gather(*(report(process) for process in rows))
-    return {"home": str(home.root), "urls": urls(settings), "processes": reports}
+    return {"home": str(home.root), "urls": urls(home, table), "processes": reports}

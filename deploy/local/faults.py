@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import psycopg
 
-from deploy.local import replication, slow_disk, small_disk, spoiling
+from deploy.local import links, replication, slow_disk, small_disk, spoiling
 from deploy.local.errors import LauncherError
 from deploy.local.leases import BadFault, Leases
+from deploy.local.networks import CABLE, Networks
 from deploy.local.restore import restore
 from deploy.local.settings import Home
 from deploy.local.supervisor import Child, Supervisor
@@ -28,13 +29,19 @@ TURN_S = 0.2
 SKEWED = "deploy.local.skewed"
 SKEW_S_MAX = 86_400
 FREE_BYTES_MAX = 1 << 30
+# Calls between the zones are made by the public one.
+SENDS = {"public": "there", "private": "back"}
 
 
 class Faults:
     """What the launcher's door does. One mesh, one instance."""
 
-    def __init__(self, supervisor: Supervisor, home: Home, backed_up: Path | None = None) -> None:
+    def __init__(
+        self, supervisor: Supervisor, home: Home, backed_up: Path | None = None, networks: Networks | None = None
+    ) -> None:
         self._backed_up = backed_up
+        self._networks = networks
+        self._cut = False
         self._supervisor = supervisor
         self._home = home
         self._leases = Leases()
@@ -56,6 +63,7 @@ class Faults:
             "spoil-identity": self._spoil_identity,
             "lose-identity": self._lose_identity,
             "lose-data": self._lose_data,
+            "disturb": self._disturb,
             "heal": self._heal,
         }
 
@@ -79,7 +87,8 @@ class Faults:
 
     async def _active(self, request: dict[str, Any]) -> dict[str, Any]:
         states = {name: str(child.state) for name, child in self._supervisor.children.items()}
-        return {"leases": self._leases.active(), "states": states, "spares": self._spares()}
+        lines = [CABLE] if self._networks else []
+        return {"leases": self._leases.active(), "states": states, "spares": self._spares(), "links": lines}
 
     def _spares(self) -> list[str]:
         children = self._supervisor.children
@@ -318,6 +327,28 @@ class Faults:
         await self._supervisor.suspend(name)
         shutil.rmtree(aside, ignore_errors=True)
         data.rename(aside)
+        return {}
+
+    async def _disturb(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Cut the cable between the zones' own networks: what the public zone sends `there`, or what comes `back`."""
+        networks = self._networks
+        if networks is None or request.get("link") != CABLE:
+            raise BadFault(f"{request.get('link')!r} is no link of the launcher's (ISTHMUS_ZONE_NETWORKS)")
+        fault = links.fault(request)
+        if fault.mode != "black-hole":
+            raise BadFault(f"the cable between the zones can be cut (black-hole), and not be {fault.mode}")
+        key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
+        if self._cut:
+            raise BadFault("the cable between the zones is cut already")
+        silenced = [zone for zone, way in SENDS.items() if way in fault.directions]
+
+        async def join() -> None:
+            await asyncio.to_thread(networks.mend)
+            self._cut = False
+
+        self._cut = True
+        self._leases.begin(key, f"link {CABLE}: {fault.mode}", ttl_s, join)
+        await asyncio.to_thread(networks.cut, silenced)
         return {}
 
     async def _heal(self, request: dict[str, Any]) -> dict[str, Any]:

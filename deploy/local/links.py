@@ -71,6 +71,19 @@ class Fault(BaseModel):
         return self
 
 
+def fault(request: dict[str, Any]) -> Fault:
+    """Of a request to disturb a link.
+
+    Raises:
+        BadFault: it makes no sense.
+    """
+    try:
+        return Fault(**{name: value for name, value in request.items() if name not in _ADDRESSED})
+    except pydantic.ValidationError as error:
+        wrong = error.errors()[0]
+        raise BadFault(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
+
+
 class Way(BaseModel):
     listen: str
     to: str
@@ -236,13 +249,9 @@ class Links:
         if link.fault is not None:
             raise BadFault(f"the link {link.name} is disturbed already")
         key, ttl_s = self._leases.check(request.get("lease"), request.get("ttl_s"))
-        try:
-            fault = Fault(**{name: value for name, value in request.items() if name not in _ADDRESSED})
-        except pydantic.ValidationError as error:
-            wrong = error.errors()[0]
-            raise BadFault(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
-        link.disturb(fault)
-        self._leases.begin(key, f"link {link.name}: {fault.mode}", ttl_s, link.heal)
+        wrong = fault(request)
+        link.disturb(wrong)
+        self._leases.begin(key, f"link {link.name}: {wrong.mode}", ttl_s, link.heal)
 
 
 async def _open_unix(

@@ -26,9 +26,11 @@ from deploy.local.door import Door
 from deploy.local.failover import Failover
 from deploy.local.faults import Faults
 from deploy.local.kafka import broker
-from deploy.local.settings import LauncherSettings
+from deploy.local.networks import Networks
+from deploy.local.settings import Home, LauncherSettings
 from deploy.local.supervisor import Child, Supervisor
 from deploy.local.table import Row
+from deploy.local.topology import Topology, url
 
 
 class LocalMesh:
@@ -50,11 +52,13 @@ class LocalMesh:
         given = {"home": home, "port_base": port_base, "edge_nodes": edge_nodes, "kafka_brokers": kafka_brokers}
         self.settings = LauncherSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
         self.home = self.settings.layout
-        self.rows = _select(table.build(self.settings), frozenset(only))
+        self._table = table.build(self.settings)
+        self.rows = _select(self._table, frozenset(only))
         self.swept: tuple[str, ...] = ()
         self._on_change = on_change
         self._supervisor = Supervisor(self.home, self.rows, self._changed)
-        self._faults = Faults(self._supervisor, self.home, self.settings.backup)
+        self._networks = Networks(self.settings.port_base) if self.settings.zone_networks else None
+        self._faults = Faults(self._supervisor, self.home, self.settings.backup, self._networks)
         self._door = Door(door.path(self.home), self._faults.handle)
         gateways = [row.process for row in self.rows if row.process.workload.endswith("-gateway")]
         self._fallbacks = [gateway_fallback.fallback(self.home, gateway) for gateway in gateways]
@@ -79,6 +83,7 @@ class LocalMesh:
         self._lock = preflight.open_home(self.home)
         try:
             preflight.check_disk(self.settings)
+            preflight.check_networks(self.settings)
             backup.check(self.settings)
             if not self.settings.kafka_bootstrap:
                 broker.check_size(self.home, self.settings.kafka_brokers)
@@ -86,6 +91,8 @@ class LocalMesh:
             self.swept = await asyncio.to_thread(preflight.sweep, self.home, self.rows)
             await asyncio.to_thread(small_disk.recover, self.home)
             preflight.check_ports(self.rows)
+            if self._networks:
+                await asyncio.to_thread(self._networks.up)
             self._write_topology()
             await self._door.open()
             for fallback in self._fallbacks:
@@ -148,7 +155,7 @@ class LocalMesh:
 
     @property
     def urls(self) -> dict[str, str]:
-        return urls(self.settings)
+        return urls(self.home, table.topology(self.settings, self._table, {}))
 
     @property
     def database_url(self) -> str:
@@ -192,16 +199,21 @@ class LocalMesh:
     def _release(self) -> None:
         if self._lock:
             self._write_topology()
+            if self._networks:
+                self._networks.down()
             self._lock.close()
             self._lock = None
 
 
-def urls(settings: LauncherSettings) -> dict[str, str]:
+def urls(home: Home, table: Topology) -> dict[str, str]:
     """Where a user finds what."""
+    edge, core = (table.process(f"{name}-gateway").listen("https") for name in ("edge", "core"))
+    assert edge is not None
+    assert core is not None
     return {
-        "edge_gateway": f"https://localhost:{settings.port_base}",
-        "core_gateway": f"https://localhost:{settings.port_base + 1}",
-        "public_root_certificate": (settings.layout.root / "ca" / "public" / "root.pem").as_uri(),
+        "edge_gateway": url(edge.address, edge.port),
+        "core_gateway": url(core.address, core.port),
+        "public_root_certificate": (home.root / "ca" / "public" / "root.pem").as_uri(),
     }
 
 

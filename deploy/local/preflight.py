@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from deploy.local import envoy, postgres, processes
-from deploy.local.errors import AlreadyRunning, DiskFull, HomeNotWritable, PortTaken, ToolMissing
+from deploy.local.errors import AlreadyRunning, DiskFull, HomeNotWritable, LauncherError, PortTaken, ToolMissing
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.table import Row
 
@@ -43,6 +43,15 @@ def open_home(home: Home) -> IO[str]:
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
+
+
+def check_networks(settings: LauncherSettings) -> None:
+    """Raises LauncherError where the zones' own networks would hide what a user brought along."""
+    brought = [name for name in ("database_url", "kafka_bootstrap") if getattr(settings, name)]
+    if settings.zone_networks and brought:
+        names = " and ".join(f"ISTHMUS_{name.upper()}" for name in brought)
+        remedy = f"Leave out ISTHMUS_ZONE_NETWORKS or {names}"
+        raise LauncherError(f"No way leads from the zones' own networks to {names}", remedy)
 
 
 def check_disk(settings: LauncherSettings) -> None:
@@ -88,6 +97,9 @@ def java_version() -> int:
 def check_ports(rows: Iterable[Row]) -> None:
     """Raises PortTaken for the first port that cannot be bound now."""
     for row in rows:
+        if row.namespace:
+            # A network of its own has all its ports free.
+            continue
         for listen in row.process.listens:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

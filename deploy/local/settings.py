@@ -9,6 +9,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from deploy.local import networks
+from deploy.local.topology import LOOPBACK
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # The longest path of a Unix socket that Linux takes (sun_path, less the closing zero).
 SOCKET_PATH_BYTES_MAX = 107
@@ -99,9 +102,15 @@ class LauncherSettings(BaseSettings):
     fault_links: bool = False
     # With them, lead the rooms' way to our own database through one, too: every statement then passes Python.
     fault_link_database: bool = False
+    # Give each zone a network namespace of its own, and one cable between them that drills can cut. Takes root.
+    zone_networks: bool = False
     # The least free space on the disk of the home, in MiB, to start at all.
     disk_free_mib_min: int = Field(default=1024, ge=0)
 
     @property
     def layout(self) -> Home:
         return Home(self.home.absolute())
+
+    def address(self, zone: str) -> str:
+        """Where the processes of a zone listen."""
+        return networks.address(self.port_base, zone) if self.zone_networks else LOOPBACK

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from signal import SIGKILL
 
-from deploy.local import processes
+from deploy.local import networks, processes
 from deploy.local.errors import LauncherError, ProcessFailed
 from deploy.local.health import NotReady, check_identity
 from deploy.local.settings import REPOSITORY, Home
@@ -305,6 +305,8 @@ class Supervisor:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         # setpriv asks the kernel for a SIGTERM at the launcher's death, then becomes the command: same pid.
         wrapper = () if row.command[0] == "setpriv" else ("setpriv", "--pdeathsig", "TERM", "--")
+        if row.namespace:
+            wrapper = (*networks.entrance(row.namespace), *wrapper)
         with log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *wrapper,

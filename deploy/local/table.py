@@ -8,11 +8,11 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from string import ascii_lowercase
 
-from deploy.local import backup, copies, envoy, links, postgres, replication
+from deploy.local import backup, copies, envoy, links, networks, postgres, replication
 from deploy.local.health import Probe, probe
 from deploy.local.kafka import broker
 from deploy.local.settings import Home, LauncherSettings
-from deploy.local.topology import Listen, Process, Topology
+from deploy.local.topology import Listen, Process, Topology, url
 from deploy.local.xds_bootstrap import write_xds_bootstrap
 from mesh.database.migrate import owners
 from mesh.database.roles import as_role
@@ -44,6 +44,8 @@ class Row:
     spare: bool = False
     stop_signal: Signals = SIGTERM
     grace_s: float = 15.0
+    # The network that it runs in; "" is this machine's.
+    namespace: str = ""
 
     @property
     def name(self) -> str:
@@ -110,8 +112,9 @@ def public_view(table: Topology) -> Topology:
     def seen(process: Process) -> Process:
         if process.name != "core-gateway":
             return process
-        listens = (replace(one, port=core.port) if one.name == "https" else one for one in process.listens)
-        return replace(process, listens=tuple(listens))
+        there = (replace(one, address=core.address, port=core.port) for one in process.listens if one.name == "https")
+        listens = (*there, *(one for one in process.listens if one.name != "https"))
+        return replace(process, listens=listens)
 
     return replace(table, processes=tuple(map(seen, table.processes)))
 
@@ -159,6 +162,9 @@ class _Builder:
         rows.append(self.gateway("edge-gateway", "public", self.edge_port, client_cert=False))
         rows.append(self.gateway("core-gateway", "private", self.core_port, client_cert=True))
         rows.extend(self.spares())
+        if self.settings.zone_networks:
+            base = self.settings.port_base
+            rows = [replace(row, namespace=networks.namespace(base, row.process.zone)) for row in rows]
         return tuple(rows)
 
     def spares(self) -> list[Row]:
@@ -182,10 +188,10 @@ class _Builder:
         parts = self.settings.sub_zones
         return ascii_lowercase[number % parts] if parts > 1 else ""
 
-    def listens(self, names: tuple[str, ...]) -> tuple[Listen, ...]:
-        first = self.next_port
+    def listens(self, names: tuple[str, ...], zone: str) -> tuple[Listen, ...]:
+        first, address = self.next_port, self.settings.address(zone)
         self.next_port += len(names)
-        return tuple(Listen(name, "127.0.0.1", first + n, PROTOCOLS[name]) for n, name in enumerate(names))
+        return tuple(Listen(name, address, first + n, PROTOCOLS[name]) for n, name in enumerate(names))
 
     def python(
         self,
@@ -198,7 +204,9 @@ class _Builder:
         sub_zone: str = "",
     ) -> Row:
         """A process of the mesh itself: one module, run with `python -m`."""
-        process = Process(name or workload, zone, workload, name or workload, None, self.listens(listens), sub_zone)
+        process = Process(
+            name or workload, zone, workload, name or workload, None, self.listens(listens, zone), sub_zone
+        )
         environment = self.environment(process)
         if workload.startswith("control-"):
             self.control[zone] = str(process.listen("ads"))
@@ -250,7 +258,7 @@ class _Builder:
             "ISTHMUS_NODE": process.node,
             "ISTHMUS_IDENTITY_DIR": str(self.home.identity(process.name)),
             "ISTHMUS_TRUST_DOMAIN": self.settings.trust_domain,
-            "ISTHMUS_ISSUER": f"https://localhost:{self.edge_port}",
+            "ISTHMUS_ISSUER": url(self.settings.address("public"), self.edge_port),
             **GRPC,
             # One arena for each of a process' many threads would double its resident memory.
             "MALLOC_ARENA_MAX": "2",
@@ -319,7 +327,9 @@ class _Builder:
 
     def kafka(self) -> list[Row]:
         names = ("kafka", "raft", "private") if self.settings.fault_links else ("kafka", "raft")
-        cluster = [Process(name, "public", broker.WORKLOAD, name, None, self.listens(names)) for name in self.brokers]
+        cluster = [
+            Process(name, "public", broker.WORKLOAD, name, None, self.listens(names, "public")) for name in self.brokers
+        ]
         seen = [
             self.link("kafka", "kafka", str(private))
             if (private := one.listen("private"))
@@ -347,7 +357,8 @@ class _Builder:
     def link(self, name: str, protocol: str, to: str) -> str:
         """One more way over a link between the zones; returns where it listens."""
         ways = self.ways.setdefault(name, [])
-        listen = Listen(f"{name}-{len(ways) + 1}" if ways else name, "127.0.0.1", self.next_port, protocol)
+        address = self.settings.address("public")
+        listen = Listen(f"{name}-{len(ways) + 1}" if ways else name, address, self.next_port, protocol)
         self.next_port += 1
         self.link_listens += (listen,)
         ways.append({"listen": str(listen), "to": to})
@@ -358,7 +369,7 @@ class _Builder:
         return self.settings.fault_links and self.settings.fault_link_database and not self.settings.database_url
 
     def links(self) -> Row:
-        self.link("core", "https", f"127.0.0.1:{self.core_port}")
+        self.link("core", "https", f"{self.settings.address('private')}:{self.core_port}")
         if self.link_before_database:
             self.database_from_rooms = postgres.url(self.home, nodes=self.database_nodes, through=f"{links.NAME}-")
             for node in self.database_nodes:
@@ -371,7 +382,8 @@ class _Builder:
         return Row(process, command, environment, ready=probe(self.home, process))
 
     def gateway(self, name: str, zone: str, port: int, client_cert: bool) -> Row:
-        listens = (Listen("https", "127.0.0.1", port, "https", client_cert=client_cert), *self.listens(("metrics",)))
+        https = Listen("https", self.settings.address(zone), port, "https", client_cert=client_cert)
+        listens = (https, *self.listens(("metrics",), zone))
         process = Process(name, zone, name, name, None, listens, self.sub_zone(0))
         control = self.control[zone]
 

@@ -8,6 +8,13 @@ from pathlib import Path
 from deploy.local.errors import NotRunning
 from mesh.files import PUBLIC_MODE, write_file
 
+LOOPBACK = "127.0.0.1"
+
+
+def url(address: str, port: int) -> str:
+    """As people write it: browsers take this machine for a secure place by its name alone."""
+    return f"https://{'localhost' if address == LOOPBACK else address}:{port}"
+
 
 @dataclass(frozen=True)
 class Listen:

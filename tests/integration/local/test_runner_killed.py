@@ -1,6 +1,6 @@
 """The runner of a drill is killed in the middle of every kind of fault, and the next one heals all of them.
 
-Those of calls are the control planes' own: what they lay for a while, they take back by themselves.
+Those of PostgreSQL have their tests beside its own, those of calls on a whole mesh (tests/e2e/test_drill.py).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from cryptography import x509
 
 from chaos.drill import custody
 from chaos.drill.target import Target
-from deploy.local import door, links, small_disk, topology
+from deploy.local import door, links, networks, small_disk, topology
 from deploy.local.door import Door
 from deploy.local.faults import Faults
 from deploy.local.links import Links, Way
@@ -28,9 +28,11 @@ from deploy.local.topology import Listen, Process, Topology
 from security.identity import wallet
 from security.identity.authority import Authority
 from tests.integration.local.killed_runner import Step, killed
+from tests.ports import free_port_base
 
 DEADLINE_S = 60.0
 FOR_S = 500.0
+CABLE = [networks.CABLE] if networks.possible() else []
 MODES = ("black-hole", "reset", "half-open", "lossy", "slow")
 STAY = "import pathlib, signal, sys; pathlib.Path(sys.argv[1]).touch(); signal.pause()"
 # Faults that are over as soon as they are made, and those of PostgreSQL, which have tests of their own beside its own.
@@ -61,7 +63,8 @@ class World:
     async def broken(self) -> set[str]:
         looked = {name: look(self, name) for name, look in LOOKS.items() if name in ARGUMENTS}
         found = {name for name, is_broken in looked.items() if is_broken}
-        return found | {name for name, link in self.links.links.items() if link.fault is not None}
+        cut = {name for name in CABLE if any(name in str(one["what"]) for one in active(self))}
+        return found | cut | {name for name, link in self.links.links.items() if link.fault is not None}
 
     def row(self, name: str) -> Row:
         return self.supervisor.children[name].row
@@ -118,7 +121,10 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     topology.write(home.topology, Topology("isthmus.internal", tuple(row.process for row in rows)))
     supervisor = Supervisor(home, rows)
     await supervisor.start()
-    faults = Faults(supervisor, home)
+    cables = networks.Networks(free_port_base()) if CABLE else None
+    if cables is not None:
+        cables.up()
+    faults = Faults(supervisor, home, networks=cables)
     lines = Links({f"link-{mode}": [Way(listen="127.0.0.1:0", to="127.0.0.1:9")] for mode in MODES})
     doors = [Door(door.path(home), faults.handle), Door(door.path(home, links.NAME), lines.handle)]
     for one in doors:
@@ -128,6 +134,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         await one.close()
     await faults.close()
     await supervisor.stop()
+    if cables is not None:
+        cables.down()
 
 
 async def becomes(world: World, broken: set[str]) -> None:
@@ -148,12 +156,13 @@ def steps() -> list[Step]:
         ("break_link", {"link": f"link-{mode}", "for_s": FOR_S, "mode": mode, "loss": 0.5 if mode == "lossy" else 0.0})
         for mode in MODES
     ]
+    of_links += [("break_link", {"link": name, "for_s": FOR_S, "mode": "black-hole"}) for name in CABLE]
     return [("add_nodes", {"workload": "edge", "nodes": 1, "for_s": FOR_S}), *of_processes, *of_links]
 
 
 async def test_whatever_a_killed_runner_had_broken_is_healed_by_the_next(world: World) -> None:
-    every = {*ARGUMENTS, *(f"link-{mode}" for mode in MODES)}
-    links_ = [f"link-{mode}" for mode in MODES]
+    links_ = [*CABLE, *(f"link-{mode}" for mode in MODES)]
+    every = {*ARGUMENTS, *links_}
     radius = {"workloads": ["edge"], "whole": ["edge"], "processes_max": 12, "links": links_}
     assert await world.broken() == set()
     await killed(world.home.root, radius, steps())
@@ -170,7 +179,10 @@ async def test_whatever_a_killed_runner_had_broken_is_healed_by_the_next(world: 
 
 def test_every_kind_of_fault_is_in_this_test_or_in_that_of_its_server(tmp_path: Path) -> None:
     lasting = (
-        Faults(Supervisor(Home(tmp_path), []), Home(tmp_path)).does.keys() - {"active", "heal"} - NO_LEASE - OF_POSTGRES
+        Faults(Supervisor(Home(tmp_path), []), Home(tmp_path)).does.keys()
+        - {"active", "heal", "disturb"}
+        - NO_LEASE
+        - OF_POSTGRES
     )
     assert lasting - ARGUMENTS.keys() <= (set() if small_disk.possible() else {"fill-disk"})
     assert set(MODES) == set(links.MODES)

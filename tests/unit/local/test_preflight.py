@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import preflight
-from deploy.local.errors import AlreadyRunning, DiskFull, HomeNotWritable, PortTaken, ToolMissing
+from deploy.local.errors import AlreadyRunning, DiskFull, HomeNotWritable, LauncherError, PortTaken, ToolMissing
 from deploy.local.settings import Home, LauncherSettings
 from deploy.local.table import Row
 from deploy.local.topology import Listen, Process
@@ -33,6 +33,12 @@ def test_a_taken_port_is_named_with_who_needs_it_and_who_has_it() -> None:
 def test_a_nearly_full_disk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match="Make room"):
         preflight.check_disk(LauncherSettings(home=tmp_path, disk_free_mib_min=2**40))
+
+
+def test_networks_that_would_hide_the_users_own_database_are_refused(tmp_path: Path) -> None:
+    settings = LauncherSettings(home=tmp_path, zone_networks=True, database_url="postgresql://db.example/isthmus")
+    with pytest.raises(LauncherError, match="Leave out ISTHMUS_ZONE_NETWORKS or ISTHMUS_DATABASE_URL"):
+        preflight.check_networks(settings)
 
 
 def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from deploy.local import table, topology
+from deploy.local import networks, table, topology
 from deploy.local.errors import LauncherError, NotRunning
 from deploy.local.kafka import broker
 from deploy.local.settings import SOCKET_PATH_BYTES_MAX, Home, LauncherSettings
@@ -34,6 +34,23 @@ def test_the_gateways_have_the_two_fixed_ports_and_only_the_edge_takes_clients_w
     open_to_all = [listen.port for row in found.values() for listen in row.process.listens if not listen.client_cert]
     assert open_to_all == [30000]
     assert found["core-gateway"].process.listens[0].port == 30001
+
+
+def test_with_networks_of_their_own_the_zones_listen_on_their_own_addresses_and_know_the_other_by_its_own(
+    tmp_path: Path,
+) -> None:
+    settings = {"port_base": 30000, "zone_networks": True, "fault_links": True}
+    found = rows(tmp_path, **settings)
+    for row in found.values():
+        zone = row.process.zone
+        assert row.namespace == networks.namespace(30000, zone)
+        assert {one.address for one in row.process.listens} <= {networks.address(30000, zone)}
+    everybody = topology.Topology("isthmus.internal", tuple(row.process for row in found.values()))
+    link = found["links"].process.listen("core")
+    assert link is not None
+    seen = table.public_view(everybody).process("core-gateway").listen("https")
+    assert str(seen) == str(link)
+    assert found["edge-1"].environment["ISTHMUS_ISSUER"] == f"https://{networks.address(30000, 'public')}:30000"
 
 
 def test_every_workload_of_the_contract_is_in_the_table_in_its_zone(tmp_path: Path) -> None:
