@@ -76,15 +76,19 @@ async def execute(
 ) -> Sequence[Any]:
     """Run one statement in a transaction of its own, in one round trip. Returns its rows, if any, as named tuples."""
     assert isinstance(engine, Database), "lone statements need an engine of async_engine()"
-    sql, connections = _driver_sql(statement, engine.dialect), engine.connections
+    (sql, bound), connections = _driver_sql(statement, engine.dialect), engine.connections
+    if bound and parameters:
+        parameters = {**parameters, **{name: of(parameters[name]) for name, of in bound}}
     # PostgreSQL makes a lone statement a transaction by itself: no BEGIN, no COMMIT to wait for.
     return await _repeated(lambda: connections.execute(sql, parameters))
 
 
 @lru_cache(maxsize=1024)
-def _driver_sql(statement: TextClause, dialect: Dialect) -> str:
-    """With the driver's placeholders for SQLAlchemy's."""
-    return str(statement.compile(dialect=dialect))
+def _driver_sql(statement: TextClause, dialect: Dialect) -> tuple[str, Sequence[tuple[str, Callable[[Any], Any]]]]:
+    """With the driver's placeholders for SQLAlchemy's, and what the types of its parameters do to them."""
+    compiled = statement.compile(dialect=dialect)
+    processors = ((name, each.type.bind_processor(dialect)) for name, each in compiled.binds.items())
+    return str(compiled), [(name, processor) for name, processor in processors if processor is not None]
 
 
 async def transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:

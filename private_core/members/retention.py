@@ -15,11 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mesh.contract import Contract
 from mesh.database.engine import execute, transact
 from private_core.members.store import ERASE, MEMBER
-from private_core.storage.encrypted import RowCipher
+from private_core.storage.encrypted import RowCipher, only_envelopes
 from private_core.times import to_datetime
 from security.audit.removal import Remover
 from security.audit.transactional import record
-from security.keys.envelope import Envelope
 from security.keys.port import KekRef, WrappedKey
 from security.keys.vault import Vault
 
@@ -75,10 +74,11 @@ class MemberRetention:
         self.thin = tuple(column for column, kept in days.items() if kept and kept != self.erased_after)
         self.thinned_after = min((days[column] for column in self.thin), default=0)
         cleared = ", ".join(f"{column} = :{column}" for column in self._cipher.columns)
-        self._clear = text(
+        clear = text(
             f"UPDATE members.member SET thinned_time = :now, {cleared}"  # noqa: S608
             " WHERE member_id = :member_id AND used_time < :before AND thinned_time IS NULL"
         )
+        self._clear = only_envelopes(clear, MEMBER)
 
     async def round(self) -> int:
         """Erase and thin out whoever is past it. Gives how many members. Raises MeshError."""
@@ -118,12 +118,12 @@ class MemberRetention:
     async def _thin_one(self, row: Any, before: datetime) -> bool:
         member_id: str = row.member_id
         wrapped = WrappedKey(bytes(row.key_id), KekRef(row.kek_id, row.kek_version), bytes(row.wrapped))
-        stored = {column: Envelope.parse(bytes(getattr(row, column))) for column in self._cipher.columns}
+        stored = {column: getattr(row, column) for column in self._cipher.columns}
         clear = self._cipher.open(await self._vault.key(wrapped, member_id), member_id, stored)
         key, new = await self._vault.new_key(member_id)
         sealed = self._cipher.seal(key, member_id, clear | dict.fromkeys(self.thin, ""))
-        about = {"member_id": member_id, "before": before, "now": self._before(0)}
-        about |= {column: bytes(envelope) for column, envelope in sealed.items()}
+        about: dict[str, Any] = {"member_id": member_id, "before": before, "now": self._before(0)}
+        about |= sealed
         rekeyed = {"key_id": new.key_id, "kek_id": new.kek.id, "kek_version": new.kek.version}
         rekeyed |= {"wrapped": new.ciphertext, "old": wrapped.ciphertext, "member_id": member_id}
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mesh.clock import Clock, SystemClock
 from mesh.database.engine import execute, transact
 from private_core.members.domain import Consent, Member, Particulars, Purpose, region_other, registered_already
-from private_core.storage.encrypted import Encrypted, RowCipher
+from private_core.storage.encrypted import Encrypted, RowCipher, only_envelopes
 from private_core.storage.idempotency import Answer, Idempotency, Intent
 from security.audit import attached
 from security.audit.attached import RECORDED
@@ -83,23 +83,26 @@ _EXISTS: Final = text("SELECT used_time FROM members.member WHERE member_id = :w
 _COUNT: Final = text("SELECT count(*) FROM members.member WHERE erased_time IS NULL")
 # One round trip. The record of the intent hangs on the member: of a phone that is taken, or an intent that is known,
 # nothing is stored.
-_REGISTER: Final = text(
-    f"""
-    WITH added AS (
-        INSERT INTO members.member
-            (member_id, phone_index, phone, name, address, registered_time, used_time, region)
-        SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time, :registered_time, :region
-        WHERE NOT EXISTS (SELECT FROM members.idempotency WHERE intent = :intent)
-        ON CONFLICT (phone_index) DO NOTHING RETURNING member_id
-    ), keyed AS (
-        INSERT INTO members.data_key (subject, key_id, kek_id, kek_version, wrapped)
-        SELECT member_id, :key_id, :kek_id, :kek_version, :wrapped FROM added
-    ), claimed AS (
-        INSERT INTO members.idempotency (intent, body, answer, refusal)
-        SELECT :intent, :body, :answer, :refusal FROM added
-    ), recorded AS ({RECORDED.format(of="added")})
-    SELECT member_id FROM added
-    """  # noqa: S608
+_REGISTER: Final = only_envelopes(
+    text(
+        f"""
+        WITH added AS (
+            INSERT INTO members.member
+                (member_id, phone_index, phone, name, address, registered_time, used_time, region)
+            SELECT :member_id, :phone_index, :phone, :name, :address, :registered_time, :registered_time, :region
+            WHERE NOT EXISTS (SELECT FROM members.idempotency WHERE intent = :intent)
+            ON CONFLICT (phone_index) DO NOTHING RETURNING member_id
+        ), keyed AS (
+            INSERT INTO members.data_key (subject, key_id, kek_id, kek_version, wrapped)
+            SELECT member_id, :key_id, :kek_id, :kek_version, :wrapped FROM added
+        ), claimed AS (
+            INSERT INTO members.idempotency (intent, body, answer, refusal)
+            SELECT :intent, :body, :answer, :refusal FROM added
+        ), recorded AS ({RECORDED.format(of="added")})
+        SELECT member_id FROM added
+        """  # noqa: S608
+    ),
+    MEMBER,
 )
 ERASE: Final = text(
     """
@@ -171,7 +174,7 @@ class MemberStore:
             "kek_version": wrapped.kek.version,
             "wrapped": wrapped.ciphertext,
         }
-        values |= {name: bytes(envelope) for name, envelope in sealed.items()}
+        values |= sealed
         # Two calls with one key and two phones at once: the second finds the key taken when it is too late to look.
         with contextlib.suppress(UniqueViolation):
             if await execute(self._engine, _REGISTER, values | intent.parameters | answer.parameters | answer.audited):

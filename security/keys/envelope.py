@@ -11,8 +11,11 @@ value that is copied to any other place does not open there.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from cryptography.exceptions import InvalidTag
 
 from security.keys.aead import NONCE_BYTES, TAG_BYTES, Aead
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, EnvelopeUnsupported
@@ -102,36 +105,51 @@ class Envelope(bytes):
 class DataKey:
     """The key of one data subject. Seals and opens that subject's values only."""
 
-    __slots__ = ("_aead", "_header", "key_id")
+    __slots__ = ("_aead", "_end", "_header", "_middle", "key_id")
 
     def __init__(self, key_id: bytes, kek: KekRef, key: bytes) -> None:
         self.key_id = key_id
         self._header = header(kek, key_id)
+        # Where the nonce begins and where it ends, in what is sealed now.
+        self._end = len(self._header)
+        self._middle = self._end + NONCE_BYTES
         self._aead = Aead(key)
 
     def seal(self, plaintext: bytes, place: Place) -> Envelope:
         """Raises KeyExhausted."""
-        return self.seal_at(plaintext, place.encoded())
+        return self.seal_each([(plaintext, place.encoded())])[0]
 
-    def open(self, envelope: Envelope, place: Place) -> bytes:
-        """Raises EnvelopeRejected for a value of another subject, another place, or an altered one."""
-        return self.open_at(envelope, place.encoded())
+    def open(self, stored: bytes, place: Place) -> bytes:
+        """Raises EnvelopeRejected for a value of another subject, another place, or an altered one; else as `parse`."""
+        return self.open_at(stored, place.encoded())
 
-    def seal_at(self, plaintext: bytes, place: bytes) -> Envelope:
-        """`seal` for whoever has the place encoded already."""
-        header = self._header
-        nonce, sealed = self._aead.seal(plaintext, header + place)
-        return Envelope(header + nonce + sealed)
+    def seal_each(self, values: Sequence[tuple[bytes, bytes]]) -> list[Envelope]:
+        """`seal` for the values of a row at once, each a plaintext and its encoded place."""
+        header, encrypt, sealed, at = self._header, self._aead.encrypt, [], 0
+        # Together: to ask the system takes as long as to encrypt.
+        nonces = self._aead.nonces(len(values))
+        for plaintext, place in values:
+            nonce = nonces[at : at + NONCE_BYTES]
+            at += NONCE_BYTES
+            sealed.append(Envelope(header + nonce + encrypt(nonce, plaintext, header + place)))
+        return sealed
 
-    def open_at(self, envelope: Envelope, place: bytes) -> bytes:
+    def open_at(self, stored: bytes, place: bytes) -> bytes:
         """`open` for whoever has the place encoded already."""
-        end = envelope[2] + _HEADER_BYTES
-        middle = end + NONCE_BYTES
-        # The header as it was when the value was sealed: the data key may have been wrapped under another KEK since.
-        header = envelope[:end]
-        if header != self._header and header[-KEY_ID_BYTES:] != self.key_id:
-            raise EnvelopeRejected
-        return self._aead.open(envelope[end:middle], envelope[middle:], header + place)
+        header, end, middle = self._header, self._end, self._middle
+        if stored[:end] != header:
+            # As it was when the value was sealed: the data key may have been wrapped under another KEK since.
+            envelope = Envelope.parse(stored)
+            end = envelope.end
+            header, middle = envelope[:end], end + NONCE_BYTES
+            if envelope.key_id != self.key_id:
+                raise EnvelopeRejected
+        try:
+            return self._aead.decrypt(stored[end:middle], stored[middle:], header + place)
+        except (InvalidTag, ValueError):
+            # Cut short, the nonce included, or whole and of another place. The cause would say no more.
+            Envelope.parse(stored)
+            raise EnvelopeRejected from None
 
 
 def header(kek: KekRef, key_id: bytes) -> bytes:

@@ -9,12 +9,15 @@ import psycopg
 import pytest
 from isthmus.members.v1 import members_pb2 as pb
 from isthmus.members.v1.members_pb2_grpc import MembersStub
+from sqlalchemy import text
+from sqlalchemy.exc import StatementError
 
 from mesh.contract import load
 from mesh.contract.model import DataClass
+from mesh.database.engine import async_engine, execute, transact
 from mesh.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from private_core.members.store import MEMBER
-from private_core.storage.encrypted import Encrypted
+from private_core.storage.encrypted import Encrypted, only_envelopes
 from security.keys.errors import KekUnknown
 from security.keys.keyring import Keyring
 from tests.integration.members.conftest import (
@@ -31,7 +34,7 @@ from tests.integration.members.conftest import (
     registered,
     store_of,
 )
-from tests.integration.room import CLIENT, PrivateRoom, plain
+from tests.integration.room import CLIENT, PrivateRoom, own, plain
 
 if TYPE_CHECKING:
     from isthmus.members.v1.members_pb2_grpc import MembersAsyncStub
@@ -191,6 +194,20 @@ async def test_no_sensitive_column_is_left_unencrypted() -> None:
     sensitive = {field.name for field in fields if field.data_class >= DataClass.PERSONAL}
     encrypted = {column.name for column in MEMBER.columns if isinstance(column.type, Encrypted)}
     assert sensitive == encrypted
+
+
+async def test_no_statement_binds_plaintext_where_an_encrypted_column_is(members: "MembersAsyncStub", url: str) -> None:
+    statement = only_envelopes(
+        text("UPDATE members.member SET phone = :phone, name = :name, address = :address"), MEMBER
+    )
+    values = {"phone": None, "name": None, "address": ADDRESS}
+    engine = async_engine(own(url, "members"))
+    with pytest.raises(TypeError, match="envelopes only"):
+        await execute(engine, statement, values)
+    with pytest.raises(StatementError, match="envelopes only") as refused:
+        await transact(engine, lambda connection: connection.execute(statement, values))
+    await engine.dispose()
+    assert ADDRESS not in str(refused.value)
 
 
 async def test_a_value_moved_to_another_row_or_column_does_not_open(

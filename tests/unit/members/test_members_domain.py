@@ -1,6 +1,7 @@
 """A record is for its own member alone, and personal values show nowhere by accident."""
 
 import pytest
+from sqlalchemy.engine.default import DefaultDialect
 
 from private_core.members.domain import Member, Particulars, registered_already, require_own
 from private_core.members.store import MEMBER
@@ -37,7 +38,7 @@ def test_the_refusal_of_a_second_registration_names_nobody() -> None:
 
 def test_an_encrypted_column_takes_no_plaintext_and_does_not_repeat_it() -> None:
     with pytest.raises(TypeError) as refused:
-        Encrypted().process_bind_param("+8613812340099", None)  # type: ignore[arg-type]
+        Encrypted().bind_processor(DefaultDialect())(b"+8613812340099")
     assert "138" not in str(refused.value)
 
 
