@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from isthmus.money.v1 import money_pb2
 from isthmus.payments.v1 import payments_pb2 as pb
 
 from chaos.bench.report import Result
-from chaos.bench.rounds import AT_ONCE, ROUNDS, at_once, compared, libpq, one_by_one, record
+from chaos.bench.rounds import AT_ONCE, ROUNDS, at_once, compared, grown, libpq, one_by_one, record
 from mesh.call import Call, Claims, begin
 from mesh.clock import SystemClock
 from mesh.contract import load
@@ -44,76 +43,81 @@ class _Provider:
     take = release = give_back = hold
 
 
-async def measure(url: str) -> list[Result]:
-    engine = async_engine(url, "bench", pool_size=AT_ONCE)
-    service = PaymentsService(PaymentStore(engine), _Orders(), _Provider(), SystemClock())
-    statements: list[tuple[str, Any]] = []
-
-    async def ours(count: int) -> None:
-        await at_once([lambda: _captured(service) for _ in range(count)])
-
-    async def bare() -> None:
-        connections = [await _plain(url) for _ in range(AT_ONCE)]
-        try:
-            idle = list(connections)
-
-            async def one(four: Sequence[tuple[str, Any]]) -> None:
-                connection = idle.pop()
-                for sql, parameters in four:
-                    await (await connection.execute(sql, parameters)).fetchall()
-                idle.append(connection)
-
-            fours = [statements[at : at + 4] for at in range(0, len(statements), 4)]
-            started = time.perf_counter()
-            await at_once([partial(one, four) for four in fours])
-            took.append(time.perf_counter() - started)
-        finally:
-            for connection in connections:
-                await connection.close()
-
-    took: list[float] = []
-    rounds = []
-    await ours(AT_ONCE * 4)
-    for _ in range(ROUNDS):
-        # What the room says to the database is written down once, with the ids that a second time needs.
-        with _written_down(engine, statements):
-            await one_by_one([lambda: _captured(service) for _ in range(PAYMENTS)])
-        _renamed(statements)
-        started = time.perf_counter()
-        await ours(PAYMENTS)
-        mine = time.perf_counter() - started
-        await bare()
-        rounds.append((mine, took[-1]))
-        statements.clear()
-    everything = compared(
-        "captured payments, all in their transactions", "payments/s", "the same SQL bare", PAYMENTS, rounds, 0.6
-    )
-    few = statistics.median(mine for mine, _ in rounds)
-    grown = []
+async def measure(few_url: str, many_url: str) -> list[Result]:
+    few, many = _Books(few_url), _Books(many_url)
+    # The first round of each warms caches, connections and their plans, and counts for nothing.
+    await few.beside_bare()
+    _vacuum(few_url)
+    await few.beside_bare()
+    rounds = [await few.beside_bare() for _ in range(ROUNDS)]
+    results = [
+        compared(
+            "captured payments, all in their transactions", "payments/s", "the same SQL bare", PAYMENTS, rounds, 0.6
+        )
+    ]
     held = 0
     for postings in POSTINGS:
-        _fill_books(url, held, postings)
+        _fill(many_url, held, postings)
         held = postings
-        took_s = []
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            await ours(PAYMENTS)
-            took_s.append(time.perf_counter() - started)
-        grown.append(_on_grown(postings, few, statistics.median(took_s)))
-    await engine.dispose()
-    return [everything, *grown]
+        _vacuum(few_url, many_url)
+        await many.take()
+        await few.take()
+        taken = [(await many.take(), await few.take()) for _ in range(ROUNDS)]
+        name, counts = f"captured payments on {postings:,} postings", (PAYMENTS, PAYMENTS)
+        results.append(grown(name, "payments/s", "on few, beside", counts, taken))
+    await few.close()
+    await many.close()
+    return results
 
 
-def _on_grown(postings: int, few_s: float, many_s: float) -> Result:
-    return Result(
-        name=f"captured payments on {postings:,} postings",
-        value=round(PAYMENTS / many_s, 1),
-        unit="payments/s",
-        baseline="on nearly none",
-        baseline_value=round(PAYMENTS / few_s, 1),
-        ratio=round(few_s / many_s, 3),
-        target=0.7,
-    )
+class _Books:
+    """A payments room on a database of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._engine = async_engine(url, "bench", pool_size=AT_ONCE)
+        self._service = PaymentsService(PaymentStore(self._engine), _Orders(), _Provider(), SystemClock())
+        self._plain: list[psycopg.AsyncConnection[Any]] = []
+
+    async def close(self) -> None:
+        for connection in self._plain:
+            await connection.close()
+        await self._engine.dispose()
+
+    async def take(self) -> float:
+        """Seconds for PAYMENTS, authorised and captured."""
+        started = time.perf_counter()
+        await at_once([lambda: _captured(self._service) for _ in range(PAYMENTS)])
+        return time.perf_counter() - started
+
+    async def beside_bare(self) -> tuple[float, float]:
+        """Seconds for PAYMENTS, and for what they say to the database alone."""
+        mine = await self.take()
+        return mine, await self.bare()
+
+    async def bare(self) -> float:
+        """Seconds for the statements of PAYMENTS, on plain connections."""
+        statements: list[tuple[str, Any]] = []
+        # What the room says to the database is written down once, with the ids that a second time needs.
+        with _written_down(self._engine, statements):
+            await one_by_one([lambda: _captured(self._service) for _ in range(PAYMENTS)])
+        _renamed(statements)
+        # Kept from round to round, as the room keeps its own, with the plans that they have prepared.
+        while len(self._plain) < AT_ONCE:
+            url = libpq(self._url)
+            self._plain.append(await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=2))
+        idle = list(self._plain)
+
+        async def one(four: Sequence[tuple[str, Any]]) -> None:
+            connection = idle.pop()
+            for sql, parameters in four:
+                await (await connection.execute(sql, parameters)).fetchall()
+            idle.append(connection)
+
+        fours = [statements[at : at + 4] for at in range(0, len(statements), 4)]
+        started = time.perf_counter()
+        await at_once([partial(one, four) for four in fours])
+        return time.perf_counter() - started
 
 
 async def _captured(service: PaymentsService) -> None:
@@ -165,7 +169,7 @@ def _renamed(statements: list[tuple[str, Any]]) -> None:
             begins["operation_id"] = ends["operation_id"] = secrets.token_hex(16)
 
 
-def _fill_books(url: str, held: int, postings: int) -> None:
+def _fill(url: str, held: int, postings: int) -> None:
     """Add what is missing from `held` to `postings`."""
     with psycopg.connect(libpq(url)) as connection:
         connection.execute("SET session_replication_role = replica")
@@ -184,9 +188,9 @@ def _fill_books(url: str, held: int, postings: int) -> None:
             " (VALUES ('provider:receivable', 1), ('merchant:revenue', -1)) AS leg (account, sign)",
         ):
             connection.execute(statement, {"first": held // 2 + 1, "last": postings // 2})
-    with psycopg.connect(libpq(url), autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE")
 
 
-async def _plain(url: str) -> psycopg.AsyncConnection[Any]:
-    return await psycopg.AsyncConnection.connect(libpq(url), autocommit=True, prepare_threshold=2)
+def _vacuum(*urls: str) -> None:
+    for url in urls:
+        with psycopg.connect(libpq(url), autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")

@@ -49,9 +49,10 @@ def run(home: Path) -> list[Result]:
 
 async def _measure(bench: Path) -> list[Result]:
     results = [_sealing()]
-    async with _databases(bench, "books", "log") as (for_books, for_log):
-        results += await books.measure(for_books)
-        results += await leaves.measure(for_log, bench)
+    names = ("few_books", "many_books", "few_leaves", "many_leaves")
+    async with _databases(bench, *names) as (few_books, many_books, few_leaves, many_leaves):
+        results += await books.measure(few_books, many_books)
+        results += await leaves.measure(few_leaves, many_leaves, bench)
     return results
 
 
