@@ -77,11 +77,14 @@ BEGIN_AGAIN: Final[dict[Kind, TextClause]] = {
 }
 
 # Of holds whose time is over, at which nobody is: begins the release of what is left. Named after the payment, so that
-# there is one for each.
+# there is one for each. Those that cannot begin are left out before the limit, or else they would keep others from it.
 BEGIN_EXPIRY: Final = text(
     f"""
     WITH ready AS (
-        SELECT * FROM payments.payment WHERE state = 'authorized' AND expires_time < now()
+        SELECT * FROM payments.payment AS payment WHERE state = 'authorized' AND expires_time < now() AND NOT EXISTS (
+            SELECT FROM payments.operation WHERE operation.payment_id = payment.payment_id
+                AND (kind = 'expire' OR (kind IN ('capture', 'void') AND progress = 'open'))
+        )
         ORDER BY expires_time LIMIT :limit FOR UPDATE SKIP LOCKED
     ), operation AS (
         INSERT INTO payments.operation (operation_id, payment_id, kind, amount)
@@ -131,10 +134,11 @@ _OPERATION: Final = f"""
     """  # noqa: S608
 OPERATION: Final = text(_OPERATION.format(where="operation_id = :operation_id"))
 
-# What nobody finishes any more: begun longer ago than any call lives. The oldest first.
+# What nobody finishes any more: begun longer ago than any call lives. By chance: what waits for its payer for hours, or
+# for a silent provider, must not keep the others from their turn.
 ABANDONED: Final = text(
     _OPERATION.format(where="progress = 'open' AND operation.created_time < now() - CAST(:age AS interval)")
-    + " ORDER BY operation.created_time LIMIT :limit"
+    + " ORDER BY random() LIMIT :limit"
 )
 
 PAYMENT: Final = text(f"SELECT {_PAYMENT} FROM payments.payment AS payment WHERE payment_id = :payment_id")  # noqa: S608

@@ -135,7 +135,7 @@ class PaymentStore:
         raise error_of(domain.busy())
 
     async def abandoned(self, age_s: float, limit: int) -> list[Operation]:
-        """Open operations older than `age_s`, the oldest first."""
+        """Open operations older than `age_s`; of more than `limit`, others each time."""
         age = timedelta(seconds=age_s)
         rows = await execute(self._engine, statements.ABANDONED, {"age": age, "limit": limit})
         return [_operation(row) for row in rows]

@@ -209,6 +209,32 @@ async def test_what_is_left_of_a_hold_runs_out(room: "Room") -> None:
     assert refused.value.reason == "PAYMENT_NOT_AUTHORIZED"
 
 
+async def test_holds_that_cannot_be_released_keep_no_others_from_running_out(room: "Room") -> None:
+    for number in range(2):
+        room.order(f"order-{number}")
+    room.hold_s = -1.0
+    room.__post_init__()
+    first, second = [await room.authorize(f"order-{number}", f"key-hold-{number}") for number in range(2)]
+    # The release of the first is under way and the provider silent: its hold is as it was.
+    begun = [await room.store.begin_expiries(1) for _ in range(3)]
+    assert [[one.payment.payment_id for one in each] for each in begun] == [
+        [first.payment_id],
+        [second.payment_id],
+        [],
+    ]
+
+
+async def test_what_stays_open_keeps_nothing_else_from_being_settled(room: "Room") -> None:
+    room.hold_s = -1.0
+    room.__post_init__()
+    for number in range(2):
+        room.order(f"order-{number}")
+        await room.authorize(f"order-{number}", f"key-hold-{number}")
+    open_ = {one.operation_id for one in await room.store.begin_expiries(2)}
+    found = {one.operation_id for _ in range(64) for one in await room.store.abandoned(0, 1)}
+    assert found == open_
+
+
 async def test_refunds_in_parts_never_exceed_what_was_captured(room: "Room") -> None:
     room.order("order-1")
     held = await room.authorize("order-1", "key-hold-1")
