@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from isthmus.members.v1 import members_pb2
     from isthmus.members.v1.members_pb2_grpc import DataKeysAsyncStub
 
+    from security.keys.seal import Seal
+
 BATCH = 500
 PROOF_POLL_S = 0.5
 PROOF_WAIT_S = 30.0
 ROOT_WAIT_S = 120.0
+
+Room = Annotated[str, typer.Option(help="Whose keyring: members or oauth.")]
 
 app = typer.Typer(help="The keys of personal data.", no_args_is_help=True)
 
@@ -97,6 +102,85 @@ def shred(
         console().print(f"{escape(member_id)} is erased; leaf {erased['leaf_index']} says so, in {escape(str(proof))}")
 
 
+@app.command()
+def backup(
+    copy: Annotated[Path, typer.Argument(help="Where the copy goes. It may lie beside the database's backups.")],
+    recovery_key: Annotated[
+        Path, typer.Option(help="The key it is wrapped under, made if missing: keep it elsewhere.")
+    ],
+    room: Room = "members",
+    as_json: Json = False,
+) -> None:
+    """Copy a keyring, wrapped under a recovery key (RFC 5649). After each rotation take another, destroy the older."""
+    from security.keys import recovery
+
+    with clear_errors(), _told():
+        keyring, seal = _keyring(room)
+        versions = recovery.back_up(keyring, seal, recovery.open_or_create(recovery_key), copy)
+    _copied(f"{room} {copy.name}", versions, f"are in {copy}, wrapped under {recovery_key}", as_json)
+
+
+@app.command()
+def restore(
+    copy: Annotated[Path, typer.Argument(help="A copy that `isthmus keys backup` made.")],
+    recovery_key: Annotated[Path, typer.Option(help="The key that it was wrapped under.")],
+    room: Room = "members",
+    as_json: Json = False,
+) -> None:
+    """Make a lost keyring again of its copy. A keyring that is there is left as it is."""
+    from security.keys import recovery
+
+    with clear_errors(), _told():
+        keyring, seal = _keyring(room)
+        versions = recovery.restore(copy, recovery.read_recovery_key(recovery_key), keyring, seal)
+    _copied(f"{room} from {copy.name}", versions, f"are back in {keyring}", as_json)
+
+
+def _keyring(room: str) -> tuple[Path, "Seal"]:
+    from deploy.local.errors import LauncherError, UnknownName
+    from deploy.local.settings import LauncherSettings
+    from security.keys.seal import KeyFileSeal, PassphraseSeal
+
+    below = {"members": "data/keys/members", "oauth": "run/oauth"}
+    if room not in below:
+        raise UnknownName(f"{room} has no keyring", f"It is one of {', '.join(below)}")
+    if room == "members" and os.environ.get("ISTHMUS_KMS", "keyring") != "keyring":
+        raise LauncherError("The keys of members are not in a keyring", "Back up the system that holds them")
+    keyring = LauncherSettings().layout.root / below[room] / "keyring.json"
+    passphrase = os.environ.get("ISTHMUS_KEYRING_PASSPHRASE") if room == "members" else None
+    if room == "members" and (elsewhere := os.environ.get("ISTHMUS_KEYRING")):
+        keyring = Path(elsewhere)
+    return keyring, PassphraseSeal(Path(passphrase)) if passphrase else KeyFileSeal.beside(keyring)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    from deploy.local.errors import LauncherError
+    from mesh.errors import MeshError
+
+    try:
+        yield
+    except MeshError as error:
+        raise LauncherError(error.message, error.remedy) from error
+    except OSError as error:
+        raise LauncherError(
+            f"{error.filename}: {error.strerror}", "Name files that are there and may be written"
+        ) from error
+
+
+def _copied(about: str, versions: list[int], where: str, as_json: bool) -> None:
+    """On record and said: a copy opens what it opens until its keys are retired, and longer."""
+    from isthmus.audit.v1 import audit_pb2
+
+    from deploy.cli import audit_log
+
+    trace_id = audit_log.record_if_there(audit_pb2.ACTIVITY_KEYS_COPIED, about)
+    if as_json:
+        print_json({"versions": versions, "recorded": trace_id})
+    else:
+        console().print(f"Versions {', '.join(map(str, versions))} {escape(where)}")
+
+
 @asynccontextmanager
 async def _connected() -> AsyncIterator["DataKeysAsyncStub"]:
     from isthmus.members.v1.members_pb2_grpc import DataKeysStub
@@ -137,16 +221,10 @@ async def _rotate(go_on: bool, retire: bool, quiet: bool) -> dict[str, Any]:
 async def _shred(member_id: str, proof: Path) -> dict[str, Any]:
     from isthmus.audit.v1 import audit_pb2
     from isthmus.members.v1 import members_pb2 as pb
-    from isthmus.oauth.v1 import oauth_pb2
-    from isthmus.oauth.v1.oauth_pb2_grpc import AccountsStub
 
     from deploy.cli import audit_log
-    from deploy.cli.operator import channels
     from deploy.local.errors import LauncherError
 
-    # The account first: without it nobody signs in as a member who is no more. A repetition finds nothing left of it.
-    async with channels("oauth") as (channel, *_):
-        await AccountsStub(channel).EraseAccount(oauth_pb2.EraseAccountRequest(member_id=member_id))
     async with _connected() as keys:
         erased = await keys.EraseMember(pb.EraseMemberRequest(member_id=member_id))
     method = "/isthmus.members.v1.DataKeys/EraseMember"

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from private_core.refusals import Absent, Duplicate, Forbidden, Malformed, WrongState
 
@@ -103,6 +103,13 @@ def no_grade() -> Forbidden:
 
 def grade_without_end() -> Malformed:
     return Malformed("GRADE_WITHOUT_END", "a grade is given for some days", "say for how many, 366 at most")
+
+
+class Accounts(Protocol):
+    """Port to the authorization server."""
+
+    async def erase(self, member_id: str) -> None:
+        """End all that the member has open, and remove their account. That there is none is no error."""
 
 
 def require_own(member_id: str, subject: str) -> None:

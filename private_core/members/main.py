@@ -8,6 +8,9 @@ from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.rounds import Rounds
 from mesh.server import ServerBuilder
+from private_core.members.accounts import INTERVAL_S as ACCOUNTS_INTERVAL_S
+from private_core.members.accounts import AccountErasure
+from private_core.members.clients import AccountsClient
 from private_core.members.grades import Grades
 from private_core.members.identity import IdentityGraph
 from private_core.members.residence import require_region
@@ -52,10 +55,12 @@ async def main(settings: MembersSettings, process: Process) -> None:
     server.add(members_pb2_grpc.add_IdentitiesServicer_to_server, IdentitiesService(graph, clock))
     server.add(members_pb2_grpc.add_GradesServicer_to_server, GradesService(grades))
     rotation = KeyRotation(engine, kms, vault)
-    server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, clock))
+    accounts = AccountsClient(process.channels.open("oauth"))
+    server.add(members_pb2_grpc.add_DataKeysServicer_to_server, DataKeysService(store, rotation, accounts, clock))
     remover = Remover(settings, clock)
     expiry = Expiry.of_idempotency(engine, remover, "members", settings.idempotency_s).rounds()
     retention = Rounds("retention", MemberRetention(engine, vault, process.contract, remover).round, INTERVAL_S)
-    await process.serve(server.build(), sink, tokens, expiry, retention)
+    leavers = Rounds("accounts", AccountErasure(engine, accounts, clock).round, ACCOUNTS_INTERVAL_S)
+    await process.serve(server.build(), sink, tokens, expiry, retention, leavers)
     await kms.close()
     await engine.dispose()

@@ -17,7 +17,7 @@ from mesh.database.engine import execute, transact
 from private_core.members.store import ERASE, MEMBER
 from private_core.storage.encrypted import RowCipher, only_envelopes
 from private_core.times import to_datetime
-from security.audit.removal import Remover
+from security.audit.removal import Moment, Remover
 from security.audit.transactional import record
 from security.keys.port import KekRef, WrappedKey
 from security.keys.vault import Vault
@@ -82,12 +82,13 @@ class MemberRetention:
 
     async def round(self) -> int:
         """Erase and thin out whoever is past it. Gives how many members. Raises MeshError."""
-        return await self._erase() + await self._thin_out()
+        moment = await self._remover.moment(self._engine)
+        return await self._erase(moment) + await self._thin_out(moment)
 
-    async def _erase(self) -> int:
+    async def _erase(self, moment: Moment) -> int:
         gone = 0
         for _ in range(_BATCHES_MAX if self.erased_after else 0):
-            erased = await transact(self._engine, self._erase_some)
+            erased = await transact(self._engine, lambda connection: self._erase_some(connection, moment))
             for member_id in erased:
                 self._vault.forget(member_id)
             gone += len(erased)
@@ -95,34 +96,36 @@ class MemberRetention:
                 break
         return gone
 
-    async def _erase_some(self, connection: AsyncConnection) -> list[str]:
-        found = await connection.execute(_PAST, {"before": self._before(self.erased_after), "limit": _BATCH})
+    async def _erase_some(self, connection: AsyncConnection, moment: Moment) -> list[str]:
+        before, now = to_datetime(moment.before_us(self.erased_after)), to_datetime(moment.now_us)
+        found = await connection.execute(_PAST, {"before": before, "limit": _BATCH})
         erased = [str(member_id) for member_id in found.scalars()]
         for member_id in erased:
-            await connection.execute(ERASE, {"member_id": member_id, "now": self._before(0)})
+            about = {"member_id": member_id, "now": now, "account_erased_time": None}
+            await connection.execute(ERASE, about)
             await record(connection, self._remover.record(PLACE, 1, member_id))
         return erased
 
-    async def _thin_out(self) -> int:
+    async def _thin_out(self, moment: Moment) -> int:
         gone = 0
+        before, now = to_datetime(moment.before_us(self.thinned_after)), to_datetime(moment.now_us)
         for _ in range(_BATCHES_MAX if self.thin else 0):
-            before = self._before(self.thinned_after)
             rows = await execute(self._engine, _THICK, {"before": before, "limit": _BATCH})
             # The keys' own system may be slow, and no row is locked while it is asked.
-            thinned = [await self._thin_one(row, before) for row in rows]
+            thinned = [await self._thin_one(row, before, now) for row in rows]
             gone += sum(thinned)
             if len(rows) < _BATCH or not any(thinned):
                 break
         return gone
 
-    async def _thin_one(self, row: Any, before: datetime) -> bool:
+    async def _thin_one(self, row: Any, before: datetime, now: datetime) -> bool:
         member_id: str = row.member_id
         wrapped = WrappedKey(bytes(row.key_id), KekRef(row.kek_id, row.kek_version), bytes(row.wrapped))
         stored = {column: getattr(row, column) for column in self._cipher.columns}
         clear = self._cipher.open(await self._vault.key(wrapped, member_id), member_id, stored)
         key, new = await self._vault.new_key(member_id)
         sealed = self._cipher.seal(key, member_id, clear | dict.fromkeys(self.thin, ""))
-        about: dict[str, Any] = {"member_id": member_id, "before": before, "now": self._before(0)}
+        about: dict[str, Any] = {"member_id": member_id, "before": before, "now": now}
         about |= sealed
         rekeyed = {"key_id": new.key_id, "kek_id": new.kek.id, "kek_version": new.kek.version}
         rekeyed |= {"wrapped": new.ciphertext, "old": wrapped.ciphertext, "member_id": member_id}
@@ -140,6 +143,3 @@ class MemberRetention:
             return False
         self._vault.forget(member_id)
         return True
-
-    def _before(self, days: int) -> datetime:
-        return to_datetime(self._remover.before_us(days))

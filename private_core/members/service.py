@@ -245,9 +245,10 @@ class GradesService(members_pb2_grpc.GradesServicer):
 class DataKeysService(members_pb2_grpc.DataKeysServicer):
     """Rotation and erasure, for the operator."""
 
-    def __init__(self, store: MemberStore, rotation: KeyRotation, clock: Clock) -> None:
+    def __init__(self, store: MemberStore, rotation: KeyRotation, accounts: domain.Accounts, clock: Clock) -> None:
         self._store = store
         self._rotation = rotation
+        self._accounts = accounts
         self._clock = clock
 
     async def GetKeyStatus(self, request: pb.GetKeyStatusRequest, context: Any) -> pb.GetKeyStatusResponse:
@@ -272,6 +273,8 @@ class DataKeysService(members_pb2_grpc.DataKeysServicer):
         return pb.RetireKeksResponse(retired=await self._rotation.retire())
 
     async def EraseMember(self, request: pb.EraseMemberRequest, context: Any) -> pb.EraseMemberResponse:
+        # Without it nobody signs in as a member who is no more. A repetition finds nothing left of it.
+        await self._accounts.erase(request.member_id)
         with translated():
             erased_time_us = await self._store.erase(request.member_id, self._clock.now_us())
             if erased_time_us is None:

@@ -116,6 +116,7 @@ ERASE: Final = text(
         UPDATE members.merge SET split_time = :now WHERE :member_id IN (merged, kept) AND split_time IS NULL
     )
     UPDATE members.member SET erased_time = coalesce(erased_time, :now),
+        account_erased_time = coalesce(account_erased_time, :account_erased_time),
         phone_index = NULL, phone = NULL, name = NULL, address = NULL
     WHERE member_id = :member_id RETURNING erased_time
     """
@@ -236,12 +237,15 @@ class MemberStore:
         return count
 
     async def erase(self, member_id: str, now_us: int) -> int | None:
-        """Destroy the member's data key and envelopes. Gives when that was first done; None: no such member.
+        """Destroy the data key and envelopes of a member who has no account any more.
+
+        Gives when that was first done; None: no such member.
 
         What the key sealed is noise from then on, wherever a copy of it lies.
         """
         now = _EPOCH + timedelta(microseconds=now_us)
-        rows = await execute(self._engine, ERASE, {"member_id": member_id, "now": now})
+        about = {"member_id": member_id, "now": now, "account_erased_time": now}
+        rows = await execute(self._engine, ERASE, about)
         self._vault.forget(member_id)
         return (rows[0].erased_time - _EPOCH) // timedelta(microseconds=1) if rows else None
 

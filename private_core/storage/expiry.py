@@ -3,7 +3,7 @@
 Of idempotency records an open one stays: it stands for work.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import text
@@ -53,16 +53,18 @@ class Expiry:
 
     async def round(self) -> int:
         """Let everything go that is old enough. Gives how many rows. Raises MeshError."""
+        if not self._days:
+            return 0
+        before = to_datetime((await self._remover.moment(self._engine)).before_us(self._days))
         gone = 0
-        for _ in range(_BATCHES_MAX if self._days else 0):
-            rows = await transact(self._engine, self._step)
+        for _ in range(_BATCHES_MAX):
+            rows = await transact(self._engine, lambda connection: self._step(connection, before))
             gone += rows
             if rows < _BATCH:
                 break
         return gone
 
-    async def _step(self, connection: AsyncConnection) -> int:
-        before = to_datetime(self._remover.before_us(self._days))
+    async def _step(self, connection: AsyncConnection, before: datetime) -> int:
         rows = (await connection.execute(self._delete, {"before": before, "limit": _BATCH})).rowcount
         if rows:
             await record(connection, self._remover.record(self._table, rows))

@@ -79,21 +79,27 @@ class LogRetention:
 
     async def round(self) -> int:
         """Remove what is past its rule. Gives how many records. Raises MeshError."""
-        return sum([await self._follow(rule) for rule in self._rules])
+        moment = await self._remover.moment(self._engine)
+        return sum([await self._follow(rule, moment.before_us(rule.days)) for rule in self._rules])
 
-    async def _follow(self, rule: Rule) -> int:
+    async def _follow(self, rule: Rule, before_us: int) -> int:
         gone = 0
         for _ in range(_BATCHES_MAX):
-            removed = await transact(self._engine, lambda connection: self._step(connection, rule))
+            removed = await transact(self._engine, lambda connection: self._step(connection, rule, before_us))
             gone += removed
             if removed < _BATCH:
                 break
         return gone
 
-    async def _step(self, connection: AsyncConnection, rule: Rule) -> int:
+    async def _step(self, connection: AsyncConnection, rule: Rule, before_us: int) -> int:
         await connection.execute(_ALONE)
-        asked = {"methods": rule.methods, "among": rule.among, "never": AUDITED_AS, "limit": _BATCH}
-        asked["before"] = self._remover.before_us(rule.days)
+        asked = {
+            "methods": rule.methods,
+            "among": rule.among,
+            "never": AUDITED_AS,
+            "limit": _BATCH,
+            "before": before_us,
+        }
         past = (await connection.execute(_PAST, asked)).all()
         if not past:
             return 0

@@ -7,8 +7,11 @@ from isthmus.audit.v1 import audit_pb2 as pb
 from isthmus.audit.v1 import audit_pb2_grpc
 
 from mesh.call import current_call
+from mesh.clock import Clock, SystemClock
+from mesh.errors import FailedPrecondition
 from security.audit import attached
 from security.audit.record import Decision
+from security.audit.removal import DAY_US
 from security.audit.store import AuditStore, RemovalProof, Selection, StoredCheckpoint, StoredRecord
 
 PAGE_SIZE: Final = 100
@@ -16,11 +19,13 @@ PAGE_SIZE_MAX: Final = 1000
 REMOVALS_MAX: Final = 100
 # Sequences and indices are signed in SQL; beyond their end lies nothing.
 _POSITION_MAX: Final = 2**63 - 1
+_APART_US_MAX: Final = 300_000_000
 
 
 class AuditLogService(audit_pb2_grpc.AuditLogServicer):
-    def __init__(self, store: AuditStore) -> None:
+    def __init__(self, store: AuditStore, clock: Clock | None = None) -> None:
         self._store = store
+        self._clock = clock or SystemClock()
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> pb.ListRecordsResponse:
         selection = Selection(
@@ -78,6 +83,18 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
         said = pb.Activity.Name(request.activity).removeprefix("ACTIVITY_")
         attached.note(f"{said} {request.about}".rstrip())
         return pb.RecordActivityResponse(trace_id=current_call().trace_id)
+
+    async def AcceptClock(self, request: pb.AcceptClockRequest, context: Any) -> pb.AcceptClockResponse:
+        now_us = self._clock.now_us()
+        if abs(request.now_us - now_us) > _APART_US_MAX:
+            raise FailedPrecondition(
+                "CLOCKS_DISAGREE",
+                "the log's clock and yours are more than five minutes apart",
+                remedy="Set right the one that is wrong, and ask again.",
+            )
+        before_us = await self._store.accept_clock(now_us)
+        attached.note(f"CLOCK_ACCEPTED {(now_us - before_us) // DAY_US} days ahead")
+        return pb.AcceptClockResponse(before_us=before_us)
 
 
 def _position(number: int) -> int:

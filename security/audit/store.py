@@ -96,6 +96,13 @@ _COSIGNED_NOTE: Final = CHECKPOINT.c.note.concat(func.coalesce(_COSIGNATURES, ""
 _KEEP_COSIGNATURE: Final = text(
     "INSERT INTO audit.cosignature (tree_size, witness, line) VALUES (:size, :witness, :line) ON CONFLICT DO NOTHING"
 )
+_ACCEPT: Final = text(
+    """
+    UPDATE audit.retention_clock SET newest = to_timestamp(CAST(:now_us AS bigint) / 1e6), refused = NULL
+    FROM (SELECT newest FROM audit.retention_clock) AS was
+    RETURNING CAST(extract(epoch FROM was.newest) * 1e6 AS bigint) AS before_us
+    """
+)
 _LEAVES_PAGE: Final = 10_000
 _RECORDS: Final = select(RECORD, LEAF.c.leaf_index).outerjoin(LEAF, LEAF.c.record_sequence == RECORD.c.sequence)
 
@@ -184,6 +191,10 @@ class AuditStore:
         query = _within(query, selection.from_time_us, selection.to_time_us)
         query = query.order_by(sequence.desc() if selection.newest_first else sequence)
         return [_stored(row) for row in await self._all(query.limit(limit))]
+
+    async def accept_clock(self, now_us: int) -> int:
+        """Let retention go on from `now_us`. Gives the newest time that it had believed; both since the epoch."""
+        return int((await execute(self._engine, _ACCEPT, {"now_us": now_us}))[0].before_us)
 
     async def leaves(self, first: int, end: int, limit: int) -> Sequence[StoredRecord]:
         """At most `limit` records of the leaves [first, end), in the tree's order. What was removed is left out."""

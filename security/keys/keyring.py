@@ -52,7 +52,7 @@ class Keyring:
         seal: by default a key file in the folder `seals` beside the keyring's own. Raises KeyringUnusable, or
         FailedPrecondition when others may read one of the files.
         """
-        seal = seal or KeyFileSeal(path.parents[1] / "seals" / f"{path.parent.name}.key")
+        seal = seal or KeyFileSeal.beside(path)
         with locked(path):
             if not path.exists():
                 made = f"local-{os.urandom(4).hex()}", {1: os.urandom(KEY_BYTES)}, os.urandom(KEY_BYTES)

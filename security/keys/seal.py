@@ -41,6 +41,11 @@ class KeyFileSeal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @classmethod
+    def beside(cls, keyring: Path) -> "KeyFileSeal":
+        """In the folder `seals` beside the keyring's own."""
+        return cls(keyring.parents[1] / "seals" / f"{keyring.parent.name}.key")
+
     def key(self, salt: bytes) -> bytes:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
         with locked(self._path):

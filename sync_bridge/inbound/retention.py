@@ -15,9 +15,10 @@ import psycopg
 
 from mesh.contract import Contract
 from mesh.contract.model import DataClass
+from mesh.errors import MeshError
 from mesh.logs import logger
 from security.audit.postgres import INSERT, parameters
-from security.audit.removal import Remover
+from security.audit.removal import Moment, Remover
 from sync_bridge.inbound.tables import Table
 from sync_bridge.ledger.settlement import EMPTY
 
@@ -57,13 +58,16 @@ def kept(contract: Contract, tables: Mapping[str, Table]) -> Kept:
 
 
 def sweep(connection: psycopg.Connection, wanted: Kept, remover: Remover) -> dict[str, int]:
-    """Remove what is too old; returns how many rows of which table. Nothing when another worker is at it."""
-    sweeping = _Sweep(connection, remover)
+    """Remove what is too old; returns how many rows of which table. Nothing when another worker is at it.
+
+    Raises ClockDisbelieved, or psycopg.Error.
+    """
     lock = connection.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,)).fetchone()
     if lock is None or not lock[0]:
         return {}
     removed: dict[str, int] = {}
     try:
+        sweeping = _Sweep(connection, remover, remover.moment_by(connection))
         places = [(f"warehouse.{name}", "accepted_time", days) for name, days in wanted.days.items()]
         # Lines first: a line without its rows would not balance, rows without their line are only not counted.
         for table, column, days in [("bridge.ledger", "minute", wanted.ledger_days), *places]:
@@ -83,10 +87,11 @@ def sweep(connection: psycopg.Connection, wanted: Kept, remover: Remover) -> dic
 class _Sweep:
     connection: psycopg.Connection
     remover: Remover
+    moment: Moment
 
     def remove(self, place: str, delete: str, days: int, **values: str) -> int:
         total = 0
-        before = datetime.fromtimestamp(self.remover.before_us(days) / 1e6, UTC)
+        before = datetime.fromtimestamp(self.moment.before_us(days) / 1e6, UTC)
         for _ in range(STEPS_MAX):
             with self.connection.transaction():
                 rows = self.connection.execute(delete, {"before": before, "limit": ROWS_PER_STEP, **values}).rowcount
@@ -123,7 +128,7 @@ class Retention:
             await asyncio.sleep(EVERY_S)
             try:
                 removed = await asyncio.to_thread(self._sweep)
-            except psycopg.Error as error:
+            except (psycopg.Error, MeshError) as error:
                 self._log.warning("not_swept", error=type(error).__name__)
             else:
                 self._log.info("swept", **removed)

@@ -21,6 +21,6 @@ class Ahead:
 
 
 def remover(days: float = 0, workload: str = "members") -> Remover:
-    """A process of `workload` whose clock is `days` ahead."""
+    """A process of `workload` whose clock is `days` ahead, and is believed."""
     settings = ProcessSettings(zone="private", workload=workload, node=f"{workload}-1", identity_dir=Path("none"))
-    return Remover(settings, Ahead(days))
+    return Remover(settings, Ahead(days), step_days_max=1_000_000)

@@ -15,3 +15,7 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA audit
 GRANT SELECT ON audit.record, audit.leaf, audit.checkpoint, audit.cosignature, audit.removal, audit.removed TO isthmus_audit;
 GRANT INSERT ON audit.leaf, audit.checkpoint, audit.cosignature, audit.removal, audit.removed TO isthmus_audit;
 GRANT DELETE ON audit.record TO isthmus_audit;
+-- Whoever removes asks whether its clock is believed. What was newest is moved back or on by the log's own process alone.
+GRANT EXECUTE ON FUNCTION audit.believe
+    TO isthmus_orders, isthmus_payments, isthmus_members, isthmus_warehouse, isthmus_bridge_inbound, isthmus_audit;
+GRANT SELECT, UPDATE ON audit.retention_clock TO isthmus_audit;

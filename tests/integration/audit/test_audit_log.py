@@ -14,6 +14,7 @@ from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
 from sqlalchemy import make_url, text
 
 from deploy.local.mesh import LocalMesh
+from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
 from mesh.errors import FailedPrecondition, InvalidArgument, PermissionDenied
@@ -22,6 +23,7 @@ from security.audit.inspection import ROWS
 from security.audit.port import AuditUnavailable
 from security.audit.postgres import COPIED_MIN, PostgresAuditSink
 from security.audit.record import AuditRecord, Decision
+from security.audit.removal import DAY_US
 from security.audit.service import AuditLogService
 from security.audit.store import AuditStore, Selection
 from tests.integration.conftest import Background
@@ -311,3 +313,19 @@ async def test_what_an_operator_did_beside_the_services_is_on_record(
         ("FIELDS_INVALID", "INVALID_ARGUMENT", "operator"),
         ("CALLER_NOT_ALLOWED", "PERMISSION_DENIED", "orders"),
     ]
+
+
+async def test_an_operator_accepts_a_clock_that_agrees_with_their_own(
+    tmp_path: Path, sink: PostgresAuditSink, store: AuditStore
+) -> None:
+    room, before, now_us = PrivateRoom(tmp_path, "audit"), await newest(store), SystemClock().now_us()
+    await store.accept_clock(now_us - 40 * DAY_US)
+    adder = audit_pb2_grpc.add_AuditLogServicer_to_server
+    async with room.serving(adder, AuditLogService(store), sink), room.caller("operator") as channel:
+        accept = AuditLogStub(channel).AcceptClock
+        with pytest.raises(FailedPrecondition, match="CLOCKS_DISAGREE"):
+            await accept(pb.AcceptClockRequest(now_us=now_us - DAY_US))
+        answer = await accept(pb.AcceptClockRequest(now_us=now_us))
+        assert abs(answer.before_us - (now_us - 40 * DAY_US)) <= 1
+    noted = [stored.record.reason for stored in await store.list(Selection(before), 10)]
+    assert noted == ["CLOCKS_DISAGREE", "CLOCK_ACCEPTED 40 days ahead"]

@@ -14,6 +14,7 @@ from isthmus.members.v1.members_pb2_grpc import GradesStub, MembersStub
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.database.migrate import Owner, migrate
+from mesh.errors import Unavailable
 from private_core.members import store as members_store
 from private_core.members.grades import Grades
 from private_core.members.identity import IdentityGraph
@@ -73,8 +74,28 @@ def adder(services: tuple[MembersService, IdentitiesService, DataKeysService, Gr
     members_pb2_grpc.add_DataKeysServicer_to_server(keys, server)
 
 
+class ErasedAccounts:
+    """In place of the authorization server: whose account was erased, and a server that may be away."""
+
+    def __init__(self) -> None:
+        self.erased: list[str] = []
+        self.away = False
+
+    async def erase(self, member_id: str) -> None:
+        if self.away:
+            raise Unavailable("AWAY", "the authorization server does not answer")
+        self.erased.append(member_id)
+
+
 @pytest.fixture
-async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["MembersAsyncStub"]:
+def accounts() -> ErasedAccounts:
+    return ErasedAccounts()
+
+
+@pytest.fixture
+async def members(
+    url: str, room: PrivateRoom, keyring: Path, accounts: "ErasedAccounts"
+) -> AsyncIterator["MembersAsyncStub"]:
     """A stub with the core gateway's certificate; every test begins with no member."""
     with psycopg.connect(plain(url)) as connection:
         connection.execute(
@@ -93,7 +114,7 @@ async def members(url: str, room: PrivateRoom, keyring: Path) -> AsyncIterator["
         service = MembersService(store, graph, grades, bodies, "CN", SystemClock())
         identities = IdentitiesService(graph, SystemClock())
         rotation = KeyRotation(store._engine, ring, Vault(ring, "isthmus"), settled_s=0)
-        keys = DataKeysService(store, rotation, SystemClock())
+        keys = DataKeysService(store, rotation, accounts, SystemClock())
         async with (
             room.serving(adder, (service, identities, keys, GradesService(grades)), sink),
             room.caller() as channel,

@@ -9,7 +9,8 @@ from isthmus.members.v1 import members_pb2 as pb
 
 from mesh.contract import load
 from mesh.database.engine import async_engine
-from mesh.errors import NotFound
+from mesh.errors import NotFound, Unavailable
+from private_core.members.accounts import AccountErasure
 from private_core.members.identity import IdentityGraph
 from private_core.members.retention import MemberRetention
 from private_core.members.store import MemberStore
@@ -19,7 +20,15 @@ from security.keys.errors import EnvelopeRejected
 from security.keys.keyring import Keyring
 from security.keys.port import WrappedKey
 from security.keys.vault import Vault
-from tests.integration.members.conftest import ADDRESS, NAME, PHONE, own_record, registered, store_of
+from tests.integration.members.conftest import (
+    ADDRESS,
+    NAME,
+    PHONE,
+    ErasedAccounts,
+    own_record,
+    registered,
+    store_of,
+)
 from tests.integration.removing import Ahead, remover
 from tests.integration.room import PrivateRoom, own, plain
 
@@ -104,6 +113,26 @@ async def test_who_never_came_back_is_erased_and_who_did_is_not(
     for member_id in (back, merged, there):
         assert (await own_record(members, room, member_id)).name == NAME
     assert await retained(url, keyring, PERSONAL + 1) == 0
+
+
+async def test_the_account_of_who_was_erased_follows_once_the_authorization_server_answers(
+    members: "MembersAsyncStub", room: PrivateRoom, url: str, keyring: Path, accounts: ErasedAccounts
+) -> None:
+    gone = await registered(members, room)
+    await retained(url, keyring, PERSONAL + 1)
+    there = await registered(members, room, "key-00000002")
+    engine = async_engine(own(url, "members"))
+    erasure = AccountErasure(engine, accounts, Ahead(0))
+    accounts.away = True
+    with pytest.raises(Unavailable):
+        await erasure.round()
+    assert accounts.erased == []
+    accounts.away = False
+    assert await erasure.round() == 1
+    assert await erasure.round() == 0
+    await engine.dispose()
+    assert accounts.erased == [gone]
+    assert (await own_record(members, room, there)).name == NAME
 
 
 async def test_who_comes_back_while_their_values_go_keeps_all_of_them(

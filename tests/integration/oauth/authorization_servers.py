@@ -148,6 +148,7 @@ _WORKLOADS = {
     "oauth-2": "oauth",
     "core-gateway": "core-gateway",
     "orders-1": "orders",
+    "members-1": "members",
     "gateway": "gateway",
     "sandbox-id": "sandbox-id",
 }

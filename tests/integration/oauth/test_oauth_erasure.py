@@ -62,6 +62,6 @@ async def test_an_erased_members_account_goes_with_all_that_hangs_on_it(deployme
     again = Browser(deployment)
     assert again.send(again.open(), fields={"login": LOGIN}).status != 200
     # A repetition, and an id that never had an account, are no errors.
-    await erase(deployment, "operator")
+    await erase(deployment, "members-1")
     with psycopg.connect(plain(deployment.url)) as connection:
         connection.execute("DELETE FROM oauth.revocations WHERE kind = 'subject'")

@@ -172,6 +172,8 @@ BEYOND = {
     ("bridge-outbound", "bridge.dead_letter", "INSERT"),
     # By what a trigger lets go.
     ("audit", "audit.record", "DELETE"),
+    # When an operator accepts a clock.
+    ("audit", "audit.retention_clock", "UPDATE"),
     *((workload, "audit.record", "INSERT") for workload in WORKLOADS if workload != "audit"),
     *((workload, "audit.alembic_version", "SELECT") for workload in WORKLOADS if workload != "audit"),
 }

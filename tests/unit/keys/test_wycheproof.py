@@ -1,4 +1,4 @@
-"""Project Wycheproof's vectors for AES-GCM, HMAC and Ed25519, driven through our own wrappers."""
+"""Project Wycheproof's vectors for AES-GCM, AES-KWP, HMAC and Ed25519, driven through our own wrappers."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from security.audit.note import NoteRejected, Verifier
 from security.keys.aead import KEY_BYTES, NONCE_BYTES, TAG_BYTES, Aead
 from security.keys.blind_index import INDEX_BYTES, BlindIndex
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected
+from security.keys.recovery import unwrap, wrap
 
 
 def groups_of(name: str) -> list[dict[str, Any]]:
@@ -92,3 +93,24 @@ def test_a_notes_signature_is_judged_as_every_vector_says() -> None:
                     verifier._check(signature, message)
             driven += 1
     assert driven >= 150
+
+
+def test_keys_are_wrapped_with_padding_as_every_vector_says() -> None:
+    driven = refused = 0
+    for group in groups_of("aes_kwp_test.json"):
+        for case in group["tests"]:
+            key, message, wrapped = (bytes.fromhex(case[name]) for name in ("key", "msg", "ct"))
+            if group["keySize"] != KEY_BYTES * 8:
+                with pytest.raises((ValueError, EnvelopeMalformed)):
+                    unwrap(key, wrapped)
+                refused += 1
+                continue
+            driven += 1
+            if case["result"] == "invalid":
+                with pytest.raises((EnvelopeRejected, EnvelopeMalformed)):
+                    unwrap(key, wrapped)
+            else:
+                assert unwrap(key, wrapped) == message, case["tcId"]
+                assert wrap(key, message) == wrapped, case["tcId"]
+    assert driven >= 60
+    assert refused >= 100

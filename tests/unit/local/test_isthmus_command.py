@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from deploy.cli.main import app
 from deploy.local import preflight
 from deploy.local.settings import Home
+from security.keys.keyring import Keyring
 
 
 def isthmus(*arguments: str) -> Result:
@@ -55,3 +56,24 @@ def test_whoever_types_no_command_is_told_which_there_are() -> None:
     shown = isthmus("--help").stdout
     for command in ("run", "status", "check", "demo", "policy", "config"):
         assert command in shown
+
+
+def test_a_keyring_is_copied_and_brought_back_also_where_no_mesh_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTHMUS_HOME", str(tmp_path))
+    keyring, copy = tmp_path / "data" / "keys" / "members" / "keyring.json", tmp_path / "copy.json"
+    recovery = ("--recovery-key", str(tmp_path / "recovery.key"))
+    assert "keyring.json" in isthmus("keys", "backup", str(copy), *recovery).stderr
+    Keyring.open(keyring)
+    done = isthmus("keys", "backup", str(copy), *recovery, "--json")
+    assert json.loads(done.stdout)["versions"] == [1]
+    assert "not on record" in done.stderr
+    there = isthmus("keys", "restore", str(copy), *recovery)
+    assert there.exit_code != 0
+    assert "Move it away first" in there.stderr
+    keyring.unlink()
+    assert isthmus("keys", "restore", str(copy), *recovery).exit_code == 0
+    assert Keyring.open(keyring).id in copy.read_text()
+    for refused in (("backup", str(copy), *recovery, "--room", "ads"), ("restore", str(tmp_path), *recovery)):
+        assert isthmus("keys", *refused).exit_code != 0

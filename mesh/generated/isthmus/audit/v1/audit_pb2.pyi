@@ -38,6 +38,8 @@ class _ActivityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Activity.Val
     """What the mesh runs by was changed: routes, overrides, policy."""
     ACTIVITY_GLASS_BROKEN: _Activity.ValueType  # 8
     """Somebody used the way in for emergencies."""
+    ACTIVITY_KEYS_COPIED: _Activity.ValueType  # 9
+    """Keys were written to a copy of their keyring, or brought back from one."""
 
 class Activity(_Activity, metaclass=_ActivityEnumTypeWrapper):
     """What an operator did, and how it ended."""
@@ -55,6 +57,8 @@ ACTIVITY_CONFIGURATION_CHANGED: Activity.ValueType  # 7
 """What the mesh runs by was changed: routes, overrides, policy."""
 ACTIVITY_GLASS_BROKEN: Activity.ValueType  # 8
 """Somebody used the way in for emergencies."""
+ACTIVITY_KEYS_COPIED: Activity.ValueType  # 9
+"""Keys were written to a copy of their keyring, or brought back from one."""
 Global___Activity: _TypeAlias = Activity  # noqa: Y015
 
 class _Decision:
@@ -623,3 +627,43 @@ class RecordActivityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordActivityResponse: _TypeAlias = RecordActivityResponse  # noqa: Y015
+
+@_typing.final
+class AcceptClockRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_US_FIELD_NUMBER: _builtins.int
+    now_us: _builtins.int
+    """What the operator's own clock says, microseconds since the epoch. It must agree with the service's within five minutes."""
+    def __init__(
+        self,
+        *,
+        now_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_us", b"now_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptClockRequest: _TypeAlias = AcceptClockRequest  # noqa: Y015
+
+@_typing.final
+class AcceptClockResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_US_FIELD_NUMBER: _builtins.int
+    before_us: _builtins.int
+    """The newest time that was believed before, microseconds since the epoch."""
+    def __init__(
+        self,
+        *,
+        before_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_us", b"before_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptClockResponse: _TypeAlias = AcceptClockResponse  # noqa: Y015

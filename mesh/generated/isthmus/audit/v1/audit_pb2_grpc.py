@@ -70,6 +70,11 @@ class AuditLogStub:
                 request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.SerializeToString,
                 response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityResponse.FromString,
                 _registered_method=True)
+        self.AcceptClock = channel.unary_unary(
+                '/isthmus.audit.v1.AuditLog/AcceptClock',
+                request_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.AcceptClockRequest.SerializeToString,
+                response_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.AcceptClockResponse.FromString,
+                _registered_method=True)
 
 
 class AuditLogServicer:
@@ -125,6 +130,13 @@ class AuditLogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptClock(self, request, context):
+        """Says that the mesh's clocks are right, although they are further ahead than retention believes: it goes on from now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditLogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_AuditLogServicer_to_server(servicer, server):
                     servicer.RecordActivity,
                     request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.FromString,
                     response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityResponse.SerializeToString,
+            ),
+            'AcceptClock': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptClock,
+                    request_deserializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.AcceptClockRequest.FromString,
+                    response_serializer=isthmus_dot_audit_dot_v1_dot_audit__pb2.AcceptClockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class AuditLog:
             '/isthmus.audit.v1.AuditLog/RecordActivity',
             isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityRequest.SerializeToString,
             isthmus_dot_audit_dot_v1_dot_audit__pb2.RecordActivityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.audit.v1.AuditLog/AcceptClock',
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.AcceptClockRequest.SerializeToString,
+            isthmus_dot_audit_dot_v1_dot_audit__pb2.AcceptClockResponse.FromString,
             options,
             channel_credentials,
             insecure,

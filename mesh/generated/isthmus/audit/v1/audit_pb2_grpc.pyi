@@ -47,6 +47,8 @@ class AuditLogStub:
     """The removals that removed some of a range of leaves, and what proves those against what each of them says."""
     RecordActivity: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordActivityRequest, _audit_pb2.RecordActivityResponse]
     """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
+    AcceptClock: _grpc.UnaryUnaryMultiCallable[_audit_pb2.AcceptClockRequest, _audit_pb2.AcceptClockResponse]
+    """Says that the mesh's clocks are right, although they are further ahead than retention believes: it goes on from now."""
 
 @_typing.type_check_only
 class AuditLogAsyncStub(AuditLogStub):
@@ -67,6 +69,8 @@ class AuditLogAsyncStub(AuditLogStub):
     """The removals that removed some of a range of leaves, and what proves those against what each of them says."""
     RecordActivity: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordActivityRequest, _audit_pb2.RecordActivityResponse]  # type: ignore[assignment]
     """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
+    AcceptClock: _aio.UnaryUnaryMultiCallable[_audit_pb2.AcceptClockRequest, _audit_pb2.AcceptClockResponse]  # type: ignore[assignment]
+    """Says that the mesh's clocks are right, although they are further ahead than retention believes: it goes on from now."""
 
 class AuditLogServicer(metaclass=_abc_1.ABCMeta):
     """The audit log, as the security team reads it. Calls are not written here: each private service writes its own records."""
@@ -126,5 +130,13 @@ class AuditLogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.RecordActivityResponse, _abc.Awaitable[_audit_pb2.RecordActivityResponse]]:
         """Puts on record what an operator did beside the services: the record of this very call says it, in its reason."""
+
+    @_abc_1.abstractmethod
+    def AcceptClock(
+        self,
+        request: _audit_pb2.AcceptClockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.AcceptClockResponse, _abc.Awaitable[_audit_pb2.AcceptClockResponse]]:
+        """Says that the mesh's clocks are right, although they are further ahead than retention believes: it goes on from now."""
 
 def add_AuditLogServicer_to_server(servicer: AuditLogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
