@@ -20,7 +20,7 @@ from mesh.control.history import Configuration, History
 from mesh.control.overrides import FILE as OVERRIDES
 from mesh.control.overrides import Fault, OverrideBook
 from mesh.control.registry import Endpoint, Registry
-from mesh.control.resources.view import View
+from mesh.control.resources.view import Patience, View
 from mesh.control.service import ControlService
 from mesh.control.settings import ControlSettings
 from mesh.control.snapshot import CLUSTER, Resources, Snapshot
@@ -133,6 +133,7 @@ class Planner:
             settings.run_path,
             self.overrides.current,
             settings.near_nodes_min,
+            Patience(settings.client_head_s, settings.client_request_s, settings.client_silence_s),
         )
 
     def _restore(self) -> None:

@@ -25,6 +25,10 @@ class ControlSettings(ProcessSettings):
     # Calls stay in their part of a zone as long as so many endpoints there can be called. 1: though one is alone there,
     # and costs every call of its part when it freezes, until it is found out.
     near_nodes_min: int = Field(default=2, ge=1, le=100)
+    # So long the gateways wait for the head of a request, for all of it, and for a client that neither sends nor reads.
+    client_head_s: float = Field(default=5.0, gt=0, le=60)
+    client_request_s: float = Field(default=15.0, gt=0, le=300)
+    client_silence_s: float = Field(default=30.0, gt=0, le=300)
     # ADS streams of all data planes together, and of any one workload.
     streams_max: int = Field(default=1024, ge=1, le=4096)
     streams_per_workload_max: int = Field(default=64, ge=1, le=1024)

@@ -6,7 +6,7 @@ from mesh.control.registry import Endpoint
 from mesh.control.resources import access, decision, faults, problems, rates, tls, transcoding
 from mesh.control.resources.clusters import HEALTH_PATH
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
-from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, View
+from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, Patience, View
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters."
 _ADS: Final = {"ads": {}, "resource_api_version": "V3"}
@@ -19,14 +19,14 @@ def edge(view: View, listen: Endpoint) -> dict[str, Any]:
     filters = [
         _reserved_headers(),
         _trace_context(),
-        rates.filter_(),
+        *rates.of_the_public(),
         faults.filter_(),
         _access_token(view),
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_BYTES_MAX),
         _router(),
     ]
     manager = {
-        **_manager(EDGE, filters),
+        **_manager(EDGE, filters, view.patience),
         "forward_client_cert_details": "SANITIZE",
         "preserve_external_request_id": False,
         "always_set_request_id_in_response": True,
@@ -49,7 +49,7 @@ def core(view: View, listen: Endpoint) -> dict[str, Any]:
         _router(),
     ]
     manager = {
-        **_manager(CORE, filters),
+        **_manager(CORE, filters, view.patience),
         # The service sees who came through, in the gateway's words.
         "forward_client_cert_details": "SANITIZE_SET",
         "set_current_client_cert_details": {"uri": True},
@@ -86,7 +86,7 @@ def _listener(name: str, listen: Endpoint, transport: dict[str, Any], manager: d
     }
 
 
-def _manager(name: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
+def _manager(name: str, filters: list[dict[str, Any]], patience: Patience) -> dict[str, Any]:
     return {
         "@type": _TYPE + "network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -106,9 +106,9 @@ def _manager(name: str, filters: list[dict[str, Any]]) -> dict[str, Any]:
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "strip_any_host_port": False,
         # A client that is slow to ask, slow to read or silent gives its place up.
-        "request_headers_timeout": "5s",
-        "request_timeout": "15s",
-        "stream_idle_timeout": "30s",
+        "request_headers_timeout": f"{patience.head_s}s",
+        "request_timeout": f"{patience.request_s}s",
+        "stream_idle_timeout": f"{patience.silence_s}s",
         "delayed_close_timeout": "1s",
         "drain_timeout": "5s",
         "max_request_headers_kb": 16,

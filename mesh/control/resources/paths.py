@@ -4,6 +4,8 @@ import re
 from typing import Any, Final
 
 _VARIABLE: Final = re.compile(r"\{([a-z0-9_.]+)(=\*)?\}")
+# A colon begins a verb (google.api.http, "custom verbs"); one that is part of a name comes percent-encoded.
+SEGMENT: Final = "[^/:]+"
 
 
 class TemplateError(ValueError):
@@ -11,11 +13,11 @@ class TemplateError(ValueError):
 
 
 def pattern(template: str) -> str:
-    """The template as an RE2 expression for the whole path: each variable is one segment."""
+    """The template as an RE2 expression for the whole path: each variable is one segment, and takes no verb along."""
     plain = _VARIABLE.split(template)[::3]
     if any(set(part) & set("{}*") for part in plain):
         raise TemplateError(f"{template}: only variables of one segment, as {{name}}, can be routed")
-    return "[^/]+".join(re.escape(part).replace("\\-", "-") for part in plain)
+    return SEGMENT.join(re.escape(part).replace("\\-", "-") for part in plain)
 
 
 def is_literal(template: str) -> bool:

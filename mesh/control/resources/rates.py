@@ -9,13 +9,23 @@ from mesh.contract.model import RateLimit
 from mesh.control.resources.view import View
 
 FILTER: Final = "envoy.filters.http.local_ratelimit"
+# The same once more, behind the filter that reads the key out of a body: an address that asks too often is refused
+# before its body is waited for.
+KEY_FILTER: Final = f"{FILTER}.key"
+READING: Final = "envoy.filters.http.json_to_metadata"
 # Buckets of one kind that a method has at once. The one that was not used for longest is forgotten first; by then it
 # is full again or nearly so.
 BUCKETS_MAX: Final = 20_000
-_TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
+_TYPES: Final = "type.googleapis.com/envoy.extensions.filters.http."
+_TYPE: Final = f"{_TYPES}local_ratelimit.v3.LocalRateLimit"
+_READING_TYPE: Final = f"{_TYPES}json_to_metadata.v3.JsonToMetadata"
 _ALWAYS: Final = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
 # An address of IPv6 is one of very many that whoever has one has: what a provider gives out counts.
 _ADDRESS: Final = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
+# Where a key is kept that came in a body, and the one bucket of all bodies that cannot be read here: what a node might
+# make of them nobody knows.
+_READ: Final = "isthmus.rates"
+_UNREADABLE: Final = "?"
 
 
 def filter_() -> dict[str, Any]:
@@ -23,33 +33,65 @@ def filter_() -> dict[str, Any]:
     return {"name": FILTER, "typed_config": {"@type": _TYPE, "stat_prefix": "rates"}}
 
 
+def of_the_public() -> list[dict[str, Any]]:
+    """The same for the gateway of the public, which looks for a method's rate key, too, where its route says so."""
+    return [
+        filter_(),
+        {"name": READING, "typed_config": {"@type": _READING_TYPE}},
+        {"name": KEY_FILTER, "typed_config": {"@type": _TYPE, "stat_prefix": "rates_key"}},
+    ]
+
+
 def limited(view: View, method: MethodPolicy) -> dict[str, Any]:
-    """The per-route setting of one method."""
+    """The per-route settings of one method."""
     rates = view.contract.rates[method.rate_class]
-    # To a native caller it is RESOURCE_EXHAUSTED, as from a server.
-    exhausted = {"rate_limited_as_resource_exhausted": True}
-    setting = {"@type": _TYPE, "stat_prefix": "rates", "token_bucket": _bucket(rates.gateway), **exhausted}
     # The core gateway sees gateways, and not the addresses that are behind them.
-    if view.zone == "public":
-        setting |= _apart(("masked_remote_address", _ADDRESS, rates.address), *_keyed(method, rates.key))
-    return {FILTER: {**setting, "filter_enabled": _ALWAYS, "filter_enforced": _ALWAYS}}
-
-
-def _keyed(method: MethodPolicy, limit: RateLimit | None) -> list[tuple[str, dict[str, Any], RateLimit]]:
-    if not method.rate_key or limit is None:
-        return []
+    if view.zone != "public":
+        return {FILTER: _setting(rates.gateway)}
+    found = {FILTER: _setting(rates.gateway, "masked_remote_address", rates.address, _ADDRESS)}
+    if not method.rate_key or rates.key is None:
+        return found
     name = method.rate_key
-    return [(name, {"query_parameters": {"query_parameter_name": name, "descriptor_key": name}}, limit)]
+    in_query = {"query_parameters": {"query_parameter_name": name, "descriptor_key": name}}
+    in_body = {"metadata_key": {"key": _READ, "path": [{"key": name}]}, "descriptor_key": name, "skip_if_absent": True}
+    # A value has one bucket, wherever it stands.
+    found[KEY_FILTER] = _setting(rates.gateway, name, rates.key, in_query, {"metadata": in_body})
+    if any(rule.body for rule in method.http):
+        found[READING] = _read(name)
+    return found
 
 
-def _apart(*kinds: tuple[str, dict[str, Any], RateLimit]) -> dict[str, Any]:
-    """A bucket for each value of each of them, besides the one for all."""
-    return {
-        "rate_limits": [{"actions": [action]} for _, action, _ in kinds],
-        # An entry without a value stands for every value.
-        "descriptors": [{"entries": [{"key": key}], "token_bucket": _bucket(limit)} for key, _, limit in kinds],
-        "max_dynamic_descriptors": BUCKETS_MAX,
+def _setting(everybody: RateLimit, key: str = "", each: RateLimit | None = None, *actions: Any) -> dict[str, Any]:
+    """A bucket for each value of a key that one of the actions finds, besides the one for all."""
+    setting: dict[str, Any] = {
+        "@type": _TYPE,
+        "stat_prefix": "rates",
+        "token_bucket": _bucket(everybody),
+        # To a native caller it is RESOURCE_EXHAUSTED, as from a server.
+        "rate_limited_as_resource_exhausted": True,
+        "filter_enabled": _ALWAYS,
+        "filter_enforced": _ALWAYS,
     }
+    if each is not None:
+        setting |= {
+            "rate_limits": [{"actions": [action]} for action in actions],
+            # An entry without a value stands for every value.
+            "descriptors": [{"entries": [{"key": key}], "token_bucket": _bucket(each)}],
+            "max_dynamic_descriptors": BUCKETS_MAX,
+        }
+    return setting
+
+
+def _read(name: str) -> dict[str, Any]:
+    """Takes a field out of a JSON body. One of another type, or without the field, is refused by whoever reads it."""
+    kept = {"metadata_namespace": _READ, "key": name}
+    rule = {
+        "selectors": [{"key": name}],
+        "on_present": kept,
+        "on_error": {**kept, "value": _UNREADABLE},
+    }
+    json = {"regex": "(?i)application/json.*"}
+    return {"@type": _READING_TYPE, "request_rules": {"rules": [rule], "allow_content_types_regex": json}}
 
 
 def _bucket(limit: RateLimit) -> dict[str, Any]:

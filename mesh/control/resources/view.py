@@ -20,6 +20,15 @@ BODY_BYTES_MAX = 64 << 10
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How long a gateway waits for a client: for the head of a request, for all of it, and for any sign at all."""
+
+    head_s: float = 5
+    request_s: float = 15
+    silence_s: float = 30
+
+
+@dataclass(frozen=True)
 class View:
     trust_domain: str
     zone: str
@@ -32,6 +41,7 @@ class View:
     overrides: Overrides = field(default_factory=Overrides)
     # So many endpoints of a data plane's own sub-zone can be called, or it has no preference.
     near_nodes_min: int = 2
+    patience: Patience = field(default_factory=Patience)
 
     def spiffe_id(self, zone: str, workload: str) -> SpiffeId:
         return SpiffeId(zone, workload, self.trust_domain)

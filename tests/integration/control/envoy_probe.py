@@ -16,6 +16,7 @@ import aiohttp
 
 from deploy.local import envoy
 from mesh.control.capabilities import Capability
+from mesh.control.resources import rates
 from mesh.control.snapshot import CLUSTER, ROUTES
 from tests.integration.control.world import eventually
 from tests.ports import free_port
@@ -141,10 +142,7 @@ async def running(directory: Path, listen: int, sources: list[dict[str, Any]]) -
     """An Envoy on this port of every address of this machine, with the hosts of all sources."""
     hosts = [host for source in sources for routes in source[ROUTES].values() for host in routes["virtual_hosts"]]
     filters = [
-        {
-            "name": _LIMIT,
-            "typed_config": {"@type": f"{_TYPE}http.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "p"},
-        },
+        *rates.of_the_public(),
         {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPE}http.router.v3.Router"}},
     ]
     manager = {

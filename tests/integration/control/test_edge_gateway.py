@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from deploy.local import configuration
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,6 +53,21 @@ async def public(world: World) -> AsyncIterator[aiohttp.ClientSession]:
 
         await eventually(all_healthy, f"all nodes answer; {world.tail('edge-gateway')}; {world.tail('control-public')}")
         yield session
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def impatient(world: World) -> World:
+    """The same, waiting for no client longer than a second. For the last tests: it stays so."""
+    await world.kill("control-public")
+    await world.control("public", ISTHMUS_CLIENT_HEAD_S="1", ISTHMUS_CLIENT_REQUEST_S="1")
+
+    async def told() -> bool:
+        gateway = world.processes["edge-gateway"]
+        dump = await configuration.admin(world.home, gateway, "config_dump?resource=dynamic_listeners")
+        return '"request_timeout":"1s"' in json.dumps(dump, separators=(",", ":"))
+
+    await eventually(told, "the gateway has the new listener")
+    return world
 
 
 async def decide(session: aiohttp.ClientSession, **options: Any) -> dict[str, Any]:
@@ -132,7 +148,7 @@ async def test_a_request_without_a_trace_gets_none_from_the_gateway(public: aioh
 
 
 async def test_unknown_paths_are_problems(public: aiohttp.ClientSession) -> None:
-    for path in ("/", "/v1/nothing", "/isthmus.ads.v1.Ads/Decide", "/stats", "/v1/content/a/b"):
+    for path in ("/", "/v1/nothing", "/isthmus.ads.v1.Ads/Decide", "/stats", "/v1/content/a/b", "/v1/payments/x:y"):
         async with public.get(path) as answer:
             assert (await problem(answer))["reason"] == "NOT_FOUND"
             assert answer.status == 404
@@ -142,6 +158,9 @@ async def test_wrong_methods_name_the_right_ones(public: aiohttp.ClientSession) 
     async with public.delete("/v1/ads:decide") as answer:
         assert (await problem(answer))["status"] == 405
         assert answer.headers["allow"] == "GET, HEAD, POST"
+    async with public.get("/v1/payments/x:void") as answer:
+        assert (await problem(answer))["status"] == 405
+        assert answer.headers["allow"] == "POST"
 
 
 async def test_large_bodies_are_refused(public: aiohttp.ClientSession) -> None:
@@ -188,20 +207,6 @@ async def test_tls_1_2_is_refused(world: World) -> None:
         await asyncio.open_connection("127.0.0.1", port, ssl=context)
 
 
-async def test_a_client_that_is_slow_to_ask_gives_its_place_up(world: World) -> None:
-    context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
-    port = int(world.address("edge-gateway", "https").split(":")[1])
-    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
-    try:
-        writer.write(b"GET /v1/ads:decide?slot=position-1 HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
-        # It is told so, and the connection ends, though it says no more.
-        answer = await asyncio.wait_for(reader.read(), 60)
-    finally:
-        writer.close()
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"application/problem+json" in answer
-
-
 async def test_http_2_is_offered(world: World) -> None:
     context = ssl.create_default_context(cafile=str(world.home.root / "ca" / "public" / "root.pem"))
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -234,3 +239,36 @@ async def test_a_fault_is_put_into_the_public_s_calls_and_taken_back(
     await eventually(lambda: status(429), "the fault is there")
     await world.clear("public")
     await eventually(lambda: status(200), "the fault is gone")
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        b"GET /v1/ads:decide?slot=position-1 HTTP/1.1\r\nhost: localhost\r\nx-slow: ",
+        b"POST /v1/ads:decide HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"content-length: 9999\r\n\r\n",
+        b"POST /v1/receipts HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"transfer-encoding: chunked\r\n\r\n9999\r\n",
+    ],
+    ids=["head", "body", "body of no stated length"],
+)
+async def test_a_client_that_asks_drop_by_drop_gives_its_place_up(impatient: World, drop: bytes) -> None:
+    context = ssl.create_default_context(cafile=str(impatient.home.root / "ca" / "public" / "root.pem"))
+    port = int(impatient.address("edge-gateway", "https").split(":")[1])
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+
+    async def drip() -> None:
+        while True:
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+
+    writer.write(drop)
+    dripping = asyncio.create_task(drip())
+    try:
+        # It is told so, and the connection ends, though it goes on.
+        answer = await asyncio.wait_for(reader.read(), 60)
+    finally:
+        dripping.cancel()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in answer

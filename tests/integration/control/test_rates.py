@@ -45,14 +45,21 @@ def source(host: str, upstream: int, address: RateLimit, key: RateLimit) -> envo
     return {CLUSTER: {host: cluster}, ROUTES: {host: {"name": host, "virtual_hosts": hosts}}}
 
 
-async def statuses(port: int, host: str, address: str, slot: str, calls: int = CALLS) -> Counter[int]:
-    """What so many ad requests for a slot from one address of this machine were answered."""
+async def statuses(
+    port: int, host: str, address: str, slot: str, calls: int = CALLS, body: bytes | None = None
+) -> Counter[int]:
+    """What so many ad requests from one address of this machine were answered: for a slot, or with a body."""
     found: Counter[int] = Counter()
     connector = aiohttp.TCPConnector(local_addr=(address, 0))
+    url, headers = f"http://127.0.0.1:{port}/v1/ads:decide", {"host": host, "content-type": "application/json"}
     async with aiohttp.ClientSession(connector=connector) as session:
         for _ in range(calls):
-            url = f"http://127.0.0.1:{port}/v1/ads:decide?slot={slot}"
-            async with session.get(url, headers={"host": host}) as answer:
+            asked = (
+                session.post(url, data=body, headers=headers)
+                if body
+                else session.get(f"{url}?slot={slot}", headers=headers)
+            )
+            async with asked as answer:
                 found[answer.status] += 1
     return found
 
@@ -71,3 +78,45 @@ async def test_one_that_asks_too_often_is_refused_and_the_others_are_not(tmp_pat
         assert greedy[429] == CALLS - greedy[200]
         address, slot = ("127.0.0.3", "one") if by == "address" else ("127.0.0.2", "two")
         assert await statuses(listen, "limited", address, slot, BURST) == {200: BURST}
+
+
+async def test_a_slot_has_one_bucket_wherever_it_stands(tmp_path: Path) -> None:
+    upstream = envoy_probe.Upstream()
+    server = await asyncio.start_server(upstream.answer, "127.0.0.1", 0)
+    at, listen = server.sockets[0].getsockname()[1], free_port()
+    still = RateLimit(per_second=1, burst=BURST)
+
+    async def asked(slot: str, calls: int, body: bytes | None = None) -> Counter[int]:
+        return await statuses(listen, "limited", "127.0.0.2", slot, calls, body)
+
+    async with server, envoy_probe.running(tmp_path, listen, [source("limited", at, LARGE, still)]):
+        started = time.monotonic()
+        found = await asked("one", BURST, b'{"slot": "one"}')
+        for spelled in (b'{"viewer": "v", "slot": "one"}', b'{"sl\\u006ft": "one"}', b'{"slot": "two", "slot": "one"}'):
+            found += await asked("one", CALLS, spelled)
+        found += await asked("one", CALLS)
+        assert BURST <= found[200] <= BURST + 1 + time.monotonic() - started
+        # What cannot be read has one, too, and another slot's is full.
+        started = time.monotonic()
+        unreadable = await asked("", CALLS, b'{"slot": "three"')
+        assert BURST <= unreadable[200] <= BURST + 1 + time.monotonic() - started
+        assert await asked("three", BURST, b'{"slot": "three"}') == {200: BURST}
+        assert await asked("two", BURST) == {200: BURST}
+
+
+async def test_an_address_is_refused_before_its_body_has_come(tmp_path: Path) -> None:
+    upstream = envoy_probe.Upstream()
+    server = await asyncio.start_server(upstream.answer, "127.0.0.1", 0)
+    at, listen = server.sockets[0].getsockname()[1], free_port()
+    async with server, envoy_probe.running(tmp_path, listen, [source("limited", at, SMALL, LARGE)]):
+        head = b"POST /v1/ads:decide HTTP/1.1\r\nhost: limited\r\ncontent-type: application/json\r\n"
+        answers = []
+        for _ in range(BURST + 2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", listen)
+            writer.write(head + b"content-length: 16\r\n\r\n")
+            answers.append((reader, writer))
+        # Those within the burst go on waiting for their bodies.
+        reader, _ = answers[-1]
+        assert (await asyncio.wait_for(reader.read(12), 30)) == b"HTTP/1.1 429"
+        for _, writer in answers:
+            writer.close()

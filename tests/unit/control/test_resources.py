@@ -10,7 +10,7 @@ import pytest
 from mesh.contract import load, openapi
 from mesh.control.compile import GRPC, assignment, configuration, packed, with_endpoints
 from mesh.control.health import State
-from mesh.control.resources import access, paths, transcoding
+from mesh.control.resources import access, paths, rates, transcoding
 from mesh.control.resources.routes import JWT_FILTER
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, View
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
@@ -50,6 +50,9 @@ def route_for(routes: list[dict[str, Any]], verb: str, path: str) -> dict[str, A
         ("/v1/orders/{order_id}", "/v1/orders/a/b", False),
         ("/v1/orders/{order_id}", "/v1/orders/", False),
         ("/v1/content-items/{item.slug}/{item.locale}", "/v1/content-items/a/de", True),
+        # A verb is no part of a name, unless it is percent-encoded.
+        ("/v1/orders/{order_id}", "/v1/orders/a-1:cancel", False),
+        ("/v1/orders/{order_id}", "/v1/orders/a-1%3Acancel", True),
     ],
 )
 def test_a_variable_is_one_segment(template: str, path: str, matches: bool) -> None:
@@ -101,6 +104,12 @@ def test_wrong_methods_and_unknown_paths(view: Views) -> None:
     assert wrong["direct_response"]["status"] == 405
     assert wrong["response_headers_to_add"][0]["header"]["value"] == "POST"
     assert route_for(routes, "GET", "/v1/nothing") == {}
+    # A verb that some have, and one that none has, are no part of a name.
+    verb = route_for(routes, "GET", "/v1/payments/x:void")
+    assert verb["response_headers_to_add"][0]["header"]["value"] == "POST"
+    assert (
+        route_for(routes, "POST", "/v1/payments/x:nothing") == route_for(routes, "GET", "/v1/payments/x:nothing") == {}
+    )
     # A template that says more, though the variable of another would take it.
     several = {"/v1/orders/x": "GET", "/v1/orders/x:cancel": "POST", "/v1/members/x:export": "GET"}
     # And a path whose variable two methods call by two names.
@@ -113,8 +122,9 @@ def test_the_public_s_gateway_has_a_bucket_for_each_address_and_each_slot(view: 
     routes = routes_of(view("public"), EDGE_GATEWAY, "edge")
 
     def apart(verb: str, path: str) -> list[str]:
-        limit = route_for(routes, verb, path)["typed_per_filter_config"]["envoy.filters.http.local_ratelimit"]
-        return [entry["key"] for each in limit["descriptors"] for entry in each["entries"]]
+        filters = route_for(routes, verb, path)["typed_per_filter_config"]
+        limits = [filters[name] for name in (rates.FILTER, rates.KEY_FILTER) if name in filters]
+        return [entry["key"] for limit in limits for each in limit["descriptors"] for entry in each["entries"]]
 
     assert apart("GET", "/v1/ads:decide") == ["masked_remote_address", "slot"]
     assert apart("GET", "/v1/orders/x") == ["masked_remote_address"]
