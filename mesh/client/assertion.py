@@ -22,6 +22,8 @@ class AssertionKey:
     def __init__(self, client_id: str, key_file: Path) -> None:
         self._client_id = client_id
         self._key = ECKey.import_key(key_file.read_text())
+        if self._key.curve_name != "P-256" or not self._key.is_private:
+            raise ValueError(f"{key_file} holds no private P-256 key")
 
     def form(self, issuer: str) -> dict[str, str]:
         """The parameters that prove the client in one request to `issuer`."""

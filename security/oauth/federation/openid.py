@@ -10,6 +10,7 @@ from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_r
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from authlib.oidc.discovery import OpenIDProviderMetadata, get_well_known_url
 
+from mesh.client.assertion import AssertionKey
 from mesh.clock import Clock
 from security.oauth.federation import id_token
 from security.oauth.federation.cached import Cached
@@ -20,6 +21,8 @@ from security.oauth.federation.settings import OpenIdSettings, https
 T = TypeVar("T")
 
 TIMEOUT_S: Final = 4.0
+KEY_METHOD: Final = "private_key_jwt"
+SECRET_METHODS: Final = ("client_secret_basic", "client_secret_post")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,17 @@ class _ProviderMetadata(OpenIDProviderMetadata):  # type: ignore[misc]
 
 
 class OpenIdProvider:
-    """A `Provider`. redirect_uri: its own, shared with no other (RFC 9700, section 4.4.2.2)."""
+    """A `Provider`. redirect_uri: its own, shared with no other (RFC 9700, section 4.4.2.2).
 
-    def __init__(self, settings: OpenIdSettings, secret: str, redirect_uri: str, fetch: Fetch, clock: Clock) -> None:
+    proof: our client's secret there, or the key by which it proves itself without one.
+    """
+
+    def __init__(
+        self, settings: OpenIdSettings, proof: str | AssertionKey, redirect_uri: str, fetch: Fetch, clock: Clock
+    ) -> None:
         self._issuer = settings.issuer
         self._client_id = settings.client_id
-        self._secret = secret
+        self._proof = proof
         self._redirect_uri = redirect_uri
         self._fetch = fetch
         self._clock = clock
@@ -91,11 +99,18 @@ class OpenIdProvider:
             return id_token.person(token, await self._keys.get(newer=True), expected, wanted, now_s)
 
     async def _redeem(self, metadata: _Metadata, code: str, verifier: str) -> str:
+        url, headers = metadata.token_endpoint, dict[str, str]()
+        named: dict[str, str] = {}
+        if isinstance(self._proof, AssertionKey):
+            # For the provider and no other: its issuer, and not an address that its metadata might say of another.
+            named = {"client_id": self._client_id, **self._proof.form(self._issuer)}
         body = prepare_token_request(
-            "authorization_code", redirect_uri=self._redirect_uri, code=code, code_verifier=verifier
+            "authorization_code", redirect_uri=self._redirect_uri, code=code, code_verifier=verifier, **named
         )
-        proof = ClientAuth(self._client_id, self._secret, metadata.method)
-        url, headers, body = proof.prepare("POST", metadata.token_endpoint, {}, body)
+        if isinstance(self._proof, str):
+            url, headers, body = ClientAuth(self._client_id, self._proof, metadata.method).prepare(
+                "POST", url, headers, body
+            )
         status, said = await self._fetch(url, body, headers)
         if status != 200:
             raise NotProvenError("CODE_REFUSED", f"{status} {said.get('error', '')}"[:96])
@@ -113,16 +128,27 @@ class OpenIdProvider:
                 raise ValueError("it names another issuer")
             if "S256" not in said.get("code_challenge_methods_supported", ["S256"]):
                 raise ValueError("it has no PKCE with S256")
-            methods = said.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-            known = [each for each in ("client_secret_basic", "client_secret_post") if each in methods]
-            if not known:
-                raise ValueError("it takes no client with a secret")
+            method = self._method(said)
             names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
             authorization_endpoint, token_endpoint, jwks_uri = (https(said[name]) for name in names)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AwayError(f"its metadata is not good: {error}") from None
         names_itself = said.get("authorization_response_iss_parameter_supported") is True
-        return _Metadata(authorization_endpoint, token_endpoint, jwks_uri, known[0], names_itself)
+        return _Metadata(authorization_endpoint, token_endpoint, jwks_uri, method, names_itself)
+
+    def _method(self, said: Mapping[str, Any]) -> str:
+        """How our client proves itself there. ValueError where it cannot."""
+        methods = said.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        if isinstance(self._proof, AssertionKey):
+            if KEY_METHOD not in methods:
+                raise ValueError("it takes no client with a key")
+            if "ES256" not in said.get("token_endpoint_auth_signing_alg_values_supported", ()):
+                raise ValueError("it takes no client with a key of ES256")
+            return KEY_METHOD
+        for method in SECRET_METHODS:
+            if method in methods:
+                return method
+        raise ValueError("it takes no client with a secret")
 
     async def _read_keys(self) -> Sequence[Mapping[str, Any]]:
         found = await self._read((await self._metadata.get()).jwks_uri)

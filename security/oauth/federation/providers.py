@@ -23,13 +23,13 @@ class Providers:
         wanted = settings.read(file) if file else {}
         for name, one in wanted.items():
             assert file is not None
-            secret, context = settings.secret_of(name, one, file), settings.tls_of(name, one, file)
-            fetcher = Fetcher(context)
+            fetcher = Fetcher(settings.tls_of(name, one, file))
             self._fetchers.append(fetcher)
             back = f"{issuer}{CALLBACK}{name}"
             if isinstance(one, settings.OpenIdSettings):
-                found[name] = OpenIdProvider(one, secret, back, fetcher, clock)
+                found[name] = OpenIdProvider(one, settings.proof_of(name, one, file), back, fetcher, clock)
             else:
+                secret = settings.secret_of(name, one.secret_file, file)
                 found[name] = WechatProvider(one, secret, back, fetcher, clock)
         self.named: Mapping[str, Provider] = found
 

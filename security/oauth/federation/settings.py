@@ -5,11 +5,13 @@ import ssl
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from joserfc.errors import JoseError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from mesh.client.assertion import AssertionKey
 from mesh.errors import FailedPrecondition
 
 PROVIDERS_MAX: Final = 8
@@ -39,8 +41,6 @@ class _ProviderSettings(BaseModel):
     # As its button says, in English and in Chinese.
     title: str = Field(min_length=1, max_length=40)
     title_zh: str = Field(default="", max_length=40)
-    # A file that holds the secret alone, beside this file unless its path is absolute.
-    secret_file: Path
     # The roots that its certificate is judged by, where they are not the system's.
     ca_file: Path | None = None
     tls_min: Literal["1.2", "1.3"] = "1.3"
@@ -56,6 +56,16 @@ class OpenIdSettings(_ProviderSettings):
     kind: Literal["openid"]
     issuer: Annotated[str, AfterValidator(_issuer)]
     client_id: str = Field(pattern=r"^[\x21-\x7e]{1,256}$")
+    # One of the two, beside this file unless its path is absolute: the secret alone; or the client's private key (PEM,
+    # P-256), whose public half is registered there (private_key_jwt).
+    secret_file: Path | None = None
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> Self:
+        if (self.secret_file is None) is (self.key_file is None):
+            raise ValueError("a client proves itself by a secret_file or by a key_file, and not by both")
+        return self
 
 
 class WechatSettings(_ProviderSettings):
@@ -63,6 +73,8 @@ class WechatSettings(_ProviderSettings):
 
     kind: Literal["wechat"]
     appid: str = Field(pattern="^[A-Za-z0-9]{4,32}$")
+    # A file that holds the secret alone, beside this file unless its path is absolute.
+    secret_file: Path
     # unionid is one person in all applications of the owner, openid in this one alone.
     subject: Literal["unionid", "openid"] = "unionid"
     connect_url: Annotated[str, AfterValidator(https)] = "https://open.weixin.qq.com/connect/qrconnect"
@@ -88,10 +100,21 @@ def read(file: Path) -> Mapping[str, AnySettings]:
     return {name: _one(name, table) for name, table in tables.items()}
 
 
-def secret_of(name: str, provider: AnySettings, file: Path) -> str:
+def proof_of(name: str, provider: OpenIdSettings, file: Path) -> str | AssertionKey:
+    """What proves our client at a provider of this file: its secret, or its key. FailedPrecondition without one."""
+    if provider.key_file is None:
+        assert provider.secret_file is not None
+        return secret_of(name, provider.secret_file, file)
+    try:
+        return AssertionKey(provider.client_id, file.parent / provider.key_file)
+    except (OSError, ValueError, JoseError) as error:
+        raise _invalid(f"the key_file of '{name}' holds no private P-256 key that can be read") from error
+
+
+def secret_of(name: str, secret_file: Path, file: Path) -> str:
     """The secret of a provider of this file. FailedPrecondition without one."""
     try:
-        secret = (file.parent / provider.secret_file).read_text().strip()
+        secret = (file.parent / secret_file).read_text().strip()
     except (OSError, ValueError) as error:
         raise _invalid(f"the secret_file of '{name}' cannot be read") from error
     if not _SECRET.fullmatch(secret):

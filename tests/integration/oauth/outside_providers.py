@@ -19,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 import aiohttp
 import psycopg
 from aiohttp import web
+from joserfc.jwk import ECKey
 from yarl import URL
 
 from security.oauth.passwords import PasswordChecker
@@ -29,6 +30,9 @@ from tests.integration.room import plain
 CLIENT_ID: Final = "sandbox"
 APPID: Final = "wx0000000000000002"
 # A character that must be quoted in a query and in a form.
+# Of a client there that has no secret.
+KEYED: Final = "relying"
+KEY: Final = ECKey.generate_key("P-256")
 SECRET: Final = "sandbox-secret+of/isthmus"
 CODE_LIFE_S: Final = 60.0
 # Who has an account at our second instance, by login: the second is called there as the member is called here.
@@ -43,10 +47,14 @@ def write_settings(folder: Path, port: int, root: Path) -> Path:
     """The file that names one provider of each kind at this port. root: who signed their certificate."""
     base = f"https://127.0.0.1:{port}"
     (folder / "provider.secret").write_text(SECRET)
-    both = f'secret_file = "provider.secret"\nca_file = "{root}"\n'
+    (folder / "provider.pem").write_bytes(KEY.as_pem(private=True))
+    trusted = f'ca_file = "{root}"\n'
+    both = f'secret_file = "provider.secret"\n{trusted}'
     file = folder / FILE
     file.write_text(
         f'[openid]\nkind = "openid"\ntitle = "Sandbox"\nissuer = "{base}"\nclient_id = "{CLIENT_ID}"\n{both}'
+        f'[keyed]\nkind = "openid"\ntitle = "Sandbox by key"\nissuer = "{base}"\nclient_id = "{KEYED}"\n'
+        f'key_file = "provider.pem"\n{trusted}'
         f'[wechat]\nkind = "wechat"\ntitle = "WeChat"\ntitle_zh = "微信"\nappid = "{APPID}"\n'
         f'connect_url = "{base}/connect/qrconnect"\napi_url = "{base}"\n{both}'
     )
@@ -64,7 +72,13 @@ def second_instance(home: Path, url: str, port: int, relying: str) -> Iterator[D
     deployed = prepared(home, url, issuer=f"https://127.0.0.1:{port}", settings=settings)
     # As accounts lay there before logins were sealed: the server does it when it starts.
     hashed = PasswordChecker().hash(PASSWORD)
+    keyed = (
+        "INSERT INTO oauth.clients (client_id, name, grants, scopes, redirect_uris, authentication, jwks, bound)"
+        " VALUES (%s, 'Relying', '{authorization_code}', '{openid}', %s, 'private_key_jwt', %s, false)"
+    )
+    jwks = json.dumps({"keys": [{**KEY.as_dict(private=False), "kid": KEY.thumbprint()}]})
     with psycopg.connect(plain(url)) as connection:
+        connection.execute(keyed, (KEYED, [f"{relying}/oauth/callback/keyed"], jwks))
         for login, member_id in PEOPLE.items():
             account = "INSERT INTO oauth.accounts (member_id, login, password_hash, failures) VALUES (%s, %s, %s, 0)"
             connection.execute(account, (member_id, login, hashed))

@@ -161,7 +161,7 @@ def decided(browser: Browser, entered: Reply) -> dict[str, Any]:
     return claims
 
 
-@BOTH
+@pytest.mark.parametrize("kind", ["openid", "keyed", "wechat"])
 def test_a_member_connects_once_and_signs_in_by_it_from_then_on(
     deployment: Deployment, far: OutsideProviders, member: str, kind: str
 ) -> None:

@@ -15,7 +15,7 @@ from mesh.errors import FailedPrecondition
 from security.oauth.federation.cached import ASKED_S_MIN, AWAY_S, KEPT_S
 from security.oauth.federation.openid import OpenIdProvider
 from security.oauth.federation.port import AwayError, NotProvenError, Secrets, Wanted
-from security.oauth.federation.settings import OpenIdSettings, WechatSettings, read, secret_of
+from security.oauth.federation.settings import OpenIdSettings, WechatSettings, proof_of, read
 from security.oauth.federation.wechat import WechatProvider
 
 ISSUER = "https://id.example/realms/shop"
@@ -148,6 +148,37 @@ async def test_a_token_endpoint_that_says_no_proves_nobody(
     far.answers["token"] = answer
     with pytest.raises(NotProvenError, match=rule):
         await provider.person({"code": "c"}, SECRETS, wanted(clock))
+
+
+async def test_a_client_with_a_key_proves_itself_to_that_provider_alone(
+    far: FarSide, clock: Hands, tmp_path: Path
+) -> None:
+    key = ECKey.generate_key("P-256")
+    (tmp_path / "key.pem").write_bytes(key.as_pem(private=True))
+    settings = OpenIdSettings(kind="openid", title="K", issuer=ISSUER, client_id="isthmus", key_file=Path("key.pem"))
+    keyed = OpenIdProvider(settings, proof_of("k", settings, tmp_path / "file"), BACK, far, clock)
+    methods = {"token_endpoint_auth_methods_supported": ["client_secret_basic", "private_key_jwt"]}
+    for lacking in ({}, {"token_endpoint_auth_signing_alg_values_supported": ["RS256"]}):
+        far.answers["openid-configuration"] = 200, METADATA | methods | lacking
+        with pytest.raises(AwayError, match="metadata"):
+            await keyed.address(SECRETS, wanted(clock))
+        clock.at += AWAY_S
+    taken = {"token_endpoint_auth_signing_alg_values_supported": ["RS256", "ES256"]}
+    far.answers["openid-configuration"] = 200, METADATA | methods | taken
+    assert (await keyed.person({"code": "c"}, SECRETS, wanted(clock))).subject == "u"
+    [form] = far.forms
+    assert "client_secret" not in form
+    said = jwt.decode(form["client_assertion"][0], key, algorithms=["ES256"]).claims
+    assert (said["iss"], said["sub"], said["aud"]) == ("isthmus", "isthmus", ISSUER)
+
+
+def test_a_key_file_holds_a_private_key_of_the_right_kind(tmp_path: Path) -> None:
+    settings = OpenIdSettings(kind="openid", title="K", issuer=ISSUER, client_id="isthmus", key_file=Path("key.pem"))
+    wrong = (b"", b"a-secret", ECKey.generate_key("P-384").as_pem(private=True))
+    for content in (*wrong, ECKey.generate_key("P-256").as_pem(private=False)):
+        (tmp_path / "key.pem").write_bytes(content)
+        with pytest.raises(FailedPrecondition, match="holds no private P-256 key"):
+            proof_of("k", settings, tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +356,8 @@ def test_providers_are_read_in_the_order_of_their_file(write: Callable[[str], Pa
     assert list(found) == ["keycloak", "wechat"]
     assert found["keycloak"].titles == {"en": "Keycloak", "zh": "Keycloak"}
     assert found["wechat"].titles["zh"] == "微信"
-    assert secret_of("keycloak", found["keycloak"], file) == "0123456789"
+    assert isinstance(found["keycloak"], OpenIdSettings)
+    assert proof_of("keycloak", found["keycloak"], file) == "0123456789"
 
 
 @pytest.mark.parametrize(
@@ -335,6 +367,8 @@ def test_providers_are_read_in_the_order_of_their_file(write: Callable[[str], Pa
         ("https://id.example", "http://id.example", "issuer: .*https"),
         ("/realms/shop", "/realms/shop?a=1", "no query"),
         ('client_id = "isthmus"', "", "client_id: Field required"),
+        ('secret_file = "keycloak.secret"', "", "by a secret_file or by a key_file"),
+        ('secret_file = "keycloak.secret"', 'secret_file = "a"\nkey_file = "b"', "not by both"),
         ('title_zh = "微信"', 'titel_zh = "微信"', "titel_zh: Extra inputs"),
         ("[wechat]", "[We_Chat]", "is no name"),
         ('appid = "wx00000001"', 'appid = "../x"', "appid"),
@@ -351,11 +385,13 @@ def test_a_file_that_is_ill_formed_is_refused(write: Callable[[str], Path], old:
 
 def test_a_file_does_without_a_secret_neither_in_it_nor_beside_it(write: Callable[[str], Path]) -> None:
     file = write(GOOD.replace('"keycloak.secret"', '"missing"', 1))
+    provider = read(file)["keycloak"]
+    assert isinstance(provider, OpenIdSettings)
     with pytest.raises(FailedPrecondition, match="secret_file"):
-        secret_of("keycloak", read(file)["keycloak"], file)
+        proof_of("keycloak", provider, file)
     (file.parent / "missing").write_text("short")
     with pytest.raises(FailedPrecondition, match="8 to 512"):
-        secret_of("keycloak", read(file)["keycloak"], file)
+        proof_of("keycloak", provider, file)
     told = GOOD.replace('client_id = "isthmus"', 'client_id = "isthmus"\nclient_secret = "hunter2hunter2"')
     with pytest.raises(FailedPrecondition, match="Extra inputs") as refused:
         read(write(told))
