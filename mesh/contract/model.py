@@ -53,7 +53,8 @@ class RateLimit:
 class Rates:
     """Of one rate class: for one member and for one system at a server, and for all together at a gateway.
 
-    At a gateway of the public besides: for one address, and for one value of a method's rate_key.
+    At a gateway of the public besides: for one address, and for one value of a method's rate_key. At a node of the
+    public's: for one class of bots.
     """
 
     member: RateLimit
@@ -61,6 +62,7 @@ class Rates:
     gateway: RateLimit
     address: RateLimit
     key: RateLimit | None = None
+    bots: RateLimit | None = None
 
 
 class Durability(IntEnum):

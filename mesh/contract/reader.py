@@ -87,7 +87,8 @@ def read_rates(classes: descriptor.EnumDescriptor) -> dict[RateClass, Rates]:
         if value.number == 0:
             continue
         options = value.GetOptions().Extensions[policy_pb2.rates]
-        names = ["member", "system", "gateway", "address", *(["key"] if options.HasField("key") else [])]
+        names = ["member", "system", "gateway", "address"]
+        names += [name for name in ("key", "bots") if options.HasField(name)]
         limits = {name: getattr(options, name) for name in names}
         if not all(limit.per_second and limit.burst for limit in limits.values()):
             needed = "member, system, gateway and address, each with rate and burst"

@@ -56,12 +56,13 @@ def _lines(contract: Contract) -> Iterator[str]:
     yield "## Rate classes"
     yield ""
     yield "Calls each second, and at most at once: of one member and of one system at each server; for each method at"
-    yield "each gateway, of all together, and at those of the public of one address and of one value of its rate key."
+    yield "each gateway, of all together, and at those of the public of one address and of one value of its rate key;"
+    yield "of one class of bots at each edge node."
     yield ""
-    yield "| class | member | system | gateway | address | key |"
-    yield "|---|---|---|---|---|---|"
+    yield "| class | member | system | gateway | address | key | bots |"
+    yield "|---|---|---|---|---|---|---|"
     for rate_class, rates in sorted(contract.rates.items(), key=lambda item: item[0].value):
-        stated = (rates.member, rates.system, rates.gateway, rates.address, rates.key)
+        stated = (rates.member, rates.system, rates.gateway, rates.address, rates.key, rates.bots)
         limits = (f"{each.per_second}/s, {each.burst}" if each else "none" for each in stated)
         yield "| " + " | ".join((rate_class.name.lower(), *limits)) + " |"
     yield ""

@@ -12,6 +12,7 @@ from mesh import problem, telemetry
 from mesh.errors import Internal, MeshError, NotFound
 from mesh.logs import logger
 from public_edge.http.body import HttpProtocol
+from public_edge.http.bots import BotRates
 from public_edge.http.origin import origin_of
 from public_edge.http.refusal import MethodNotAllowed, UriTooLong, status_override
 from public_edge.request import Origin
@@ -47,7 +48,8 @@ class Route:
 class EdgeApp:
     """The RSGI application of an edge node."""
 
-    def __init__(self, routes: tuple[Route, ...]) -> None:
+    def __init__(self, routes: tuple[Route, ...], bots: BotRates) -> None:
+        self._bots = bots
         self._exact = {route.path: route for route in routes if not route.prefix}
         self._at_once = {path: route for path, route in self._exact.items() if route.at_once}
         self._prefixes = tuple(route for route in routes if route.prefix)
@@ -71,6 +73,7 @@ class EdgeApp:
             return False
         try:
             origin = origin_of(scope)
+            self._bots.take(origin.user_agent)
             if origin.traceparent.endswith("01"):
                 with telemetry.span(f"HTTP {route.name}", origin.traceparent) as origin.traceparent:
                     status = handler(query, proto, origin)
@@ -94,6 +97,7 @@ class EdgeApp:
             if len(scope.query_string) > QUERY_CHARS_MAX:
                 raise UriTooLong("URI_TOO_LONG", f"a query may have {QUERY_CHARS_MAX} characters")
             origin = origin_of(scope)
+            self._bots.take(origin.user_agent)
             if origin.traceparent.endswith("01"):
                 with telemetry.span(f"HTTP {name}", origin.traceparent) as origin.traceparent:
                     status = await handler(scope, proto, origin)
@@ -127,7 +131,7 @@ def _refuse(proto: Any, error: MeshError, method: str) -> int:
     headers = [("content-type", problem.CONTENT_TYPE), ("cache-control", "no-store")]
     if isinstance(error, MethodNotAllowed):
         headers.append(("allow", error.allowed))
-    if status == 503:
+    if status in (429, 503):
         headers.append(("retry-after", "1"))
     if method == "HEAD":
         proto.response_empty(status, headers)

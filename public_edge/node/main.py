@@ -27,6 +27,7 @@ from public_edge.content.receipts import Receipts
 from public_edge.content.service import ContentService
 from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
+from public_edge.http.bots import BotRates, limit_of_bots
 from public_edge.http.server import HttpServer
 from public_edge.kafka import KafkaAccess
 from public_edge.node import meters
@@ -69,7 +70,8 @@ async def main(settings: EdgeSettings, process: Process) -> None:
     consumer = SnapshotConsumer(access, topics, publisher, settings.snapshot_path)
 
     content_routes = (content_http.route(reader), content_http.receipt_route(receipts))
-    app = EdgeApp((ads_http.route(decider), clicks_http.route(follower), *content_routes))
+    bots = BotRates(crawlers, limit_of_bots(process.contract))
+    app = EdgeApp((ads_http.route(decider), clicks_http.route(follower), *content_routes), bots)
     front = HttpServer(app, settings.http_address, settings.identity_dir)
     server = (
         ServerBuilder(process)
@@ -83,6 +85,7 @@ async def main(settings: EdgeSettings, process: Process) -> None:
     meters.observe(
         telemetry.meter(),
         app=app,
+        bots=bots,
         recorder=recorder,
         follower=follower,
         spool=spool,

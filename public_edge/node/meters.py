@@ -6,6 +6,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from public_edge.clicks.following import Follower
 from public_edge.http.app import EdgeApp
+from public_edge.http.bots import BotRates
 from public_edge.recorder import Recorder
 from public_edge.snapshot.consumer import SnapshotConsumer
 from public_edge.snapshot.publisher import Publisher
@@ -18,6 +19,7 @@ def observe(
     meter: Meter,
     *,
     app: EdgeApp,
+    bots: BotRates,
     recorder: Recorder,
     follower: Follower,
     spool: Spool,
@@ -30,6 +32,10 @@ def observe(
     def answers(_: CallbackOptions) -> Iterable[Observation]:
         for (route, status), count in list(app.answers.items()):
             yield Observation(count, {"route": route, "status": status})
+
+    def asked_by_bots(_: CallbackOptions) -> Iterable[Observation]:
+        for (bot, answered), count in list(bots.seen.items()):
+            yield Observation(count, {"class": bot.name.lower(), "answered": answered})
 
     def events(_: CallbackOptions) -> Iterable[Observation]:
         for kind in Kind:
@@ -61,6 +67,7 @@ def observe(
         yield Observation(publisher.unusable, {"kind": "unusable"})
 
     meter.create_observable_counter("edge.http.answers", [answers])
+    meter.create_observable_counter("edge.http.bots", [asked_by_bots])
     meter.create_observable_counter("edge.events.recorded", [events])
     meter.create_observable_counter("edge.events.without_quorum", [alone])
     meter.create_observable_counter("edge.clicks.replayed", [lambda _: [Observation(follower.replayed)]])

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import msgspec
 
 from mesh.contract import load
+from mesh.contract.model import RateLimit
 from public_edge.ads import http as ads_http
 from public_edge.ads.catalogue import Catalogue, Share
 from public_edge.ads.decision import Decider
@@ -23,6 +24,7 @@ from public_edge.content.reading import Reader
 from public_edge.content.receipts import Receipts
 from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
+from public_edge.http.bots import BotRates
 from public_edge.node.click_urls import SignedClickUrls
 from public_edge.recorder import Recorder
 from public_edge.spool.event import Event, Kind, unpack
@@ -31,6 +33,7 @@ from public_edge.spool.spool import Spool, SpoolLimits
 
 NOW_US = 1_700_000_000_000_000
 KEY = b"k" * 32
+BOTS_BURST = 20
 
 
 class StoppedClock:
@@ -103,7 +106,7 @@ class EdgeRoom:
         self.reader = reader
         receipts = content_http.receipt_route(Receipts(recorder, crawlers, self.clock, "edge-1"))
         routes = (ads_http.route(self.decider), clicks_http.route(self.follower), content_http.route(reader), receipts)
-        self.app = EdgeApp(routes)
+        self.app = EdgeApp(routes, BotRates(crawlers, RateLimit(per_second=10, burst=BOTS_BURST), self.clock.monotonic))
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
         path, _, query = target.partition("?")

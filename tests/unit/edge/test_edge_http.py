@@ -12,14 +12,16 @@ from isthmus.ads.v1 import ads_pb2
 from isthmus.content.v1 import content_pb2
 from isthmus.events.v1 import events_pb2
 
+from public_edge.crawlers import Bot
 from public_edge.http.body import BODY_BYTES_MAX
 from public_edge.spool.event import Kind
 from public_edge.spool.spool import SpoolLimits
-from tests.unit.edge.edge_room import EdgeRoom
+from tests.unit.edge.edge_room import BOTS_BURST, EdgeRoom
 
 DECIDE = "/v1/ads:decide"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 ASK = json.dumps({"slot": "top"}).encode()
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"
 CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 # The same rule, broken over HTTP and gRPC.
 BAD_FIELDS: list[dict[str, object]] = [
@@ -282,10 +284,34 @@ async def test_a_replayed_click_still_leads_on_and_is_flagged(room: EdgeRoom) ->
     assert [click.replayed for click in clicks] == [False, True]
 
 
+BOTS = {
+    Bot.INDEX: CRAWLER,
+    Bot.HARVEST: "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; GPTBot/1.2; +https://openai.com/gptbot)",
+    Bot.TOOL: "python-requests/2.32.3",
+}
+
+
+@pytest.mark.parametrize("bot", list(Bot), ids=lambda bot: bot.name)
+async def test_a_class_of_bots_that_asks_too_often_is_refused_and_nobody_else(room: EdgeRoom, bot: Bot) -> None:
+    paths = (f"{DECIDE}?slot=top", "/v1/content/about", "/v1/content/nothing")
+    # By whichever way it asks: ads are answered at once, pages by the loop.
+    greedy = [await room.ask("GET", paths[at % 3], user_agent=BOTS[bot]) for at in range(BOTS_BURST + 3)]
+    refused = [answer for answer in greedy if answer.status == 429]
+    assert refused == greedy[BOTS_BURST:]
+    assert all(answer.headers["retry-after"] == "1" for answer in refused)
+    assert refused[0].json["reason"] == "RATE_EXCEEDED"
+    for other, agent in BOTS.items():
+        assert (await room.ask("GET", paths[0], user_agent=agent)).status == (429 if other is bot else 200)
+    people = [await room.ask("GET", paths[0], user_agent=BROWSER) for _ in range(2 * BOTS_BURST)]
+    assert {answer.status for answer in people} == {200}
+    room.clock.us += 1_000_000
+    assert (await room.ask("GET", paths[0], user_agent=BOTS[bot])).status == 200
+
+
 async def test_a_click_of_a_crawler_is_flagged(room: EdgeRoom) -> None:
     path = urlsplit((await room.ask("POST", DECIDE, ASK)).json["click_url"]).path
     await room.ask("GET", path, user_agent=CRAWLER)
-    await room.ask("GET", path, user_agent="Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0")
+    await room.ask("GET", path, user_agent=BROWSER)
     clicks = [events_pb2.Click.FromString(event.body) for event in room.events() if event.kind == Kind.CLICK]
     assert [click.crawler for click in clicks] == [True, False]
 

@@ -292,6 +292,7 @@ class Rates(_message.Message):
     GATEWAY_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    BOTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def member(self) -> Global___RateLimit:
         """One member, by the token's subject, at each server."""
@@ -314,6 +315,10 @@ class Rates(_message.Message):
     def key(self) -> Global___RateLimit:
         """One value of what a method names as its rate_key, at each gateway of the public. Not set where none does."""
 
+    @_builtins.property
+    def bots(self) -> Global___RateLimit:
+        """All bots of one class (tools, harvesters, indexers) at each edge node. Not set where no bot comes."""
+
     def __init__(
         self,
         *,
@@ -322,10 +327,11 @@ class Rates(_message.Message):
         gateway: Global___RateLimit | None = ...,
         address: Global___RateLimit | None = ...,
         key: Global___RateLimit | None = ...,
+        bots: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gateway", b"gateway", "key", b"key", "member", b"member", "system", b"system"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bots", b"bots", "gateway", b"gateway", "key", b"key", "member", b"member", "system", b"system"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "gateway", b"gateway", "key", b"key", "member", b"member", "system", b"system"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bots", b"bots", "gateway", b"gateway", "key", b"key", "member", b"member", "system", b"system"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
