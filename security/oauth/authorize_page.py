@@ -170,6 +170,7 @@ class AuthorizePage:
             problem=problem,
             client=asked.client_name,
             redirect_uri=asked.grant.redirect_uri,
+            step_up=bool(asked.context),
         )
 
     async def _signed_in(self, visit: Visit, asked: _Asked, session: Session) -> Response:

@@ -90,9 +90,17 @@ class Visits:
         )
 
     async def sign_in_page(
-        self, visit: Visit, *, action: str, what: str, problem: str = "", client: str = "", **values: Any
+        self,
+        visit: Visit,
+        *,
+        action: str,
+        what: str,
+        problem: str = "",
+        client: str = "",
+        step_up: bool = False,
+        **values: Any,
     ) -> Response:
-        """The form to sign in with, for `what` to go on afterwards."""
+        """The form to sign in with, for `what` to go on afterwards. step_up: both factors are needed for that."""
         now = self.now()
         passkey = self._passkeys.asking(visit.cookie, now) if self._passkeys.offered else ""
         return self._pages.form(
@@ -104,6 +112,7 @@ class Visits:
             passkey=passkey,
             problem=problem,
             client=client,
+            step_up=step_up,
             providers=self.providers(visit),
             status=403 if problem else 200,
             **({"user_code": ""} | values),

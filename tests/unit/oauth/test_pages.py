@@ -60,6 +60,7 @@ def test_every_page_is_safe_and_in_its_language(words: dict[str, Any]) -> None:
         providers={EVIL: EVIL},
         problem="wrong",
         redirect_uri=SHOP,
+        step_up=True,
     )
     second = form("second.html", state=EVIL, problem="wrong")
     consent = form("consent.html", client=EVIL, scopes=[EVIL], login=EVIL, user_code=EVIL, redirect_uri=SHOP)
