@@ -81,7 +81,7 @@ class Replay:
         root = mesh.home.root / "ca" / "public" / "root.pem"
         key = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
         async with PublicClient(mesh.urls["edge_gateway"], root, VIEWERS_AT_ONCE + SHOPPERS_AT_ONCE) as client:
-            shop = Storefront(client, PatientToken(client, CLIENT_ID, key, SCOPE), self.outcomes, self.run)
+            shop = Storefront(PatientToken(client, CLIENT_ID, key, SCOPE), self.outcomes, self.run)
             public = Audience(client, self.outcomes, self._catalog.landings)
             campaigns, pages = len(self._catalog.campaigns), len(self._catalog.items)
             with self._screen.phase(f"Publishing {campaigns} campaigns and {pages} pages"):

@@ -82,7 +82,7 @@ class Crowd:
         self.client = await self._stack.enter_async_context(PublicClient(url, root, CONNECTIONS_MAX))
         self._channel: Channel = await self._stack.enter_async_context(operator(home, self._target.table))
         token = PatientToken(self.client, CLIENT_ID, key, SCOPE)
-        self._shop = shop = Storefront(self.client, token, Outcomes(), self.run)
+        self._shop = shop = Storefront(token, Outcomes(), self.run)
         self.slots = sorted({slot_of(row) for row in rows.impressions})
         try:
             await shop.publish_item(_page(self.run))
@@ -95,7 +95,7 @@ class Crowd:
             ) from failure
         self.before: Books = await read_settled(self._channel)
         self.traffic = Traffic(
-            self.client, token.authorization, self.timeline, self.run, rows.impressions, rows.purchases, members, [PAGE]
+            self.client, token, self.timeline, self.run, rows.impressions, rows.purchases, members, [PAGE]
         )
 
     @property

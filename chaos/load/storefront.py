@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from isthmus.catalog.v1.catalog_pb2 import Campaign, ContentItem
 
-from chaos.load.client import Answer, PublicClient
+from chaos.load.client import Answer
 from chaos.load.outcomes import CallFailed, Outcome, Outcomes
 from chaos.load.token import PatientToken
 from chaos.load.transactions import CURRENCY, Purchase
@@ -71,8 +71,7 @@ class _MayPass(CallFailed):
 class Storefront:
     """Sends each call until it is answered or ATTEMPTS are used up; `run` keeps the keys of two runs apart."""
 
-    def __init__(self, client: PublicClient, token: PatientToken, outcomes: Outcomes, run: str) -> None:
-        self._client = client
+    def __init__(self, token: PatientToken, outcomes: Outcomes, run: str) -> None:
         self._token = token
         self._outcomes = outcomes
         self._run = run
@@ -139,9 +138,8 @@ class Storefront:
         return answered
 
     async def _once(self, method: str, path: str, body: bytes) -> Answer:
-        headers = {"content-type": "application/json", **await self._token.authorization()}
         try:
-            answer = await self._client.send(method, path, body, headers)
+            answer = await self._token.send(method, path, body, {"content-type": "application/json"})
         except CallFailed as failure:
             if failure.outcome is Outcome.UNKNOWN:
                 raise _MayPass(str(failure), Outcome.UNKNOWN) from failure

@@ -1,11 +1,13 @@
 """The token of whoever makes the load: asked for with patience, because drills break what gives it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import stamina
 
-from chaos.load.client import PublicClient
+from chaos.load.client import Answer, PublicClient
 from chaos.load.outcomes import CallFailed
+from mesh.client.proof import Proof
 from mesh.client.token import ClientToken
 from mesh.errors import MeshError
 
@@ -13,17 +15,46 @@ ATTEMPTS = 8
 RETRY_WITHIN_S = 30.0
 
 
+# Once more with the nonce that the first answer told.
+SENT_MAX = 2
+
+
 class PatientToken:
-    """The token of one client; `authorization()` gives the header, and asks for a new token when it is time."""
+    """The token of one client, bound to a key of its own; `send` brings it along with a proof for each request."""
 
     def __init__(self, client: PublicClient, client_id: str, key_file: Path, scope: str) -> None:
         self._client = client
         self._token = ClientToken(client_id, key_file, scope)
+        assert self._token.proofs is not None
+        self.proofs = self._token.proofs
 
-    async def authorization(self) -> dict[str, str]:
-        """
+    async def send(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send one request as PublicClient does, in the client's name.
+
         Raises:
-            CallFailed: no token after ATTEMPTS tries.
+            CallFailed: no answer came, or no token after ATTEMPTS tries.
+        """
+        text = await self.text()
+        for _ in range(SENT_MAX):
+            shown, proof = self.headers(method, path, text)
+            answer = await self._client.send(method, path, body, {**(headers or {}), **shown})
+            # Of a request without the nonce of now nothing was done.
+            if answer.status != 401 or not self.proofs.told(answer.headers, proof, text):
+                break
+        return answer
+
+    def headers(self, method: str, path: str, text: str) -> tuple[Mapping[str, str], Proof]:
+        """What goes along with one request to show the token, and the proof in it."""
+        proof = self.proofs.proof(method, self._client.url + path.partition("?")[0], text)
+        return {"authorization": f"DPoP {text}", **proof.headers}, proof
+
+    async def text(self) -> str:
+        """The token itself, a new one when it is time.
+
+        Raises:
+            CallFailed: none after ATTEMPTS tries.
         """
         text = ""
         try:
@@ -34,4 +65,4 @@ class PatientToken:
                     text = await self._token.text(self._client.session, self._client.url)
         except MeshError as error:
             raise CallFailed(f"no token: {error.reason}: {error.message}") from error
-        return {"authorization": f"Bearer {text}"}
+        return text

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -38,20 +38,17 @@ class Sends(Protocol):
     ) -> Answer: ...
 
 
-Authorization = Callable[[], Awaitable[dict[str, str]]]
-
-
 def slot_of(row: ImpressionRow) -> str:
     return f"{PREFIX}-{row.slot}"
 
 
 class Traffic:
-    """`url` is where the mesh gives out click URLs; `authorization` gives the header of sensitive calls."""
+    """`shop` sends the sensitive calls, in the shop's name."""
 
     def __init__(
         self,
         client: Sends,
-        authorization: Authorization,
+        shop: Sends,
         timeline: Timeline,
         run: str,
         impressions: Sequence[ImpressionRow],
@@ -63,7 +60,7 @@ class Traffic:
         # How often a sensitive call that failed is sent again at once, as clients without patience do.
         self.impatience = 0
         self._client = client
-        self._authorization = authorization
+        self._shop = shop
         self._timeline = timeline
         self._run = run
         self._began = 0.0
@@ -134,9 +131,8 @@ class Traffic:
         wrong = []
         for purchase in chosen:
             for _ in range(SETTLE_ATTEMPTS):
-                headers = await self._authorization()
                 try:
-                    answer = await self._client.send("GET", f"/v1/orders/{purchase.order_id}", headers=headers)
+                    answer = await self._shop.send("GET", f"/v1/orders/{purchase.order_id}")
                 except CallFailed:
                     answer = Answer(503, {}, b"")
                 if answer.status not in (429, 503, 504):
@@ -205,37 +201,24 @@ class Traffic:
     async def _read_back(self, purchase: Purchase) -> None:
         """Whoever placed an order reads it: that it is not there, or is another, is worse than no answer."""
         self.acknowledged.reads += 1
-        headers = await self._header()
-        if headers is None:
-            return
         target = f"/v1/orders/{purchase.order_id}"
-        answer = await self._call("read", None, "GET", target, None, headers, good=_found_or_not)
+        answer = await self._call("read", None, "GET", target, by=self._shop, good=_found_or_not)
         if answer is not None and (answer.status == 404 or _total(answer.body) != purchase.amount_minor):
             self.acknowledged.stale_reads.append(purchase.order_id)
 
     def _key(self, purchase: Purchase, step: str) -> str:
         return f"{PREFIX}-{self._run}-{purchase.number}-{step}"
 
-    async def _header(self) -> dict[str, str] | None:
-        try:
-            return JSON | await self._authorization()
-        except CallFailed:
-            return None
-
     async def _sensitive(
         self, kind: str, due: float | None, target: str, body: object, purchase: Purchase, method: str
     ) -> dict[str, Any] | None:
         started = asyncio.get_running_loop().time() if due is None else due
-        headers = await self._header()
-        if headers is None:
-            elapsed = asyncio.get_running_loop().time() - started
-            self._timeline.bad(kind, started - self._began, elapsed, CallFailed("no token"))
-            return None
         encoded = msgspec.json.encode(body)
         for again in range(1 + self.impatience):
             trace = secrets.token_hex(16)
-            headers["traceparent"] = f"00-{trace}-{trace[:16]}-01"
-            answer = await self._call(kind, None if again else started, "POST", target, encoded, headers)
+            headers = JSON | {"traceparent": f"00-{trace}-{trace[:16]}-01"}
+            due = None if again else started
+            answer = await self._call(kind, due, "POST", target, encoded, headers, by=self._shop)
             if answer is not None:
                 break
         else:
@@ -253,6 +236,7 @@ class Traffic:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         *,
+        by: Sends | None = None,
         good: Callable[[Answer], bool] = lambda answer: answer.status == 200,
     ) -> Answer | None:
         """Send once and record. None when no answer came, or none that is `good`."""
@@ -260,7 +244,7 @@ class Traffic:
         started = loop.time() if due is None else due
         timeline = self._timeline
         try:
-            answer = await self._client.send(method, target, body, headers)
+            answer = await (by or self._client).send(method, target, body, headers)
             if not good(answer):
                 if answer.status == 503:
                     timeline.unavailable += 1

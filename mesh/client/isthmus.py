@@ -25,7 +25,7 @@ import stamina
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
-from mesh.client.token import ClientToken
+from mesh.client.token import Token
 from mesh.contract import Contract, HttpRule, MethodPolicy, load
 from mesh.errors import (
     DeadlineExceeded,
@@ -88,7 +88,7 @@ class Isthmus:
     def __init__(
         self,
         url: str,
-        token: ClientToken | None = None,
+        token: Token | None = None,
         *,
         root_certificate: Path | None = None,
         certificate: Path | None = None,

@@ -23,17 +23,23 @@ class Proof:
 
 
 class ProofKey:
-    """A key that is made here and never leaves this process. For the tasks of one loop.
+    """A key that is made here and never leaves this process, unless it is kept with the tokens that are bound to it.
 
-    Who gives tokens and who takes them tell nonces of their own.
+    For the tasks of one loop. Who gives tokens and who takes them tell nonces of their own.
     """
 
-    def __init__(self) -> None:
-        self._key = ECKey.generate_key("P-256")
+    def __init__(self, kept: Mapping[str, Any] | None = None) -> None:
+        """kept: what `private` gave; ValueError for anything else."""
+        self._key = ECKey.generate_key("P-256") if kept is None else ECKey.import_key(dict(kept))
         public = self._key.as_dict(private=False)
         self._header = {"alg": "ES256", "typ": "dpop+jwt", "jwk": {name: public[name] for name in _POINT}}
         # By whether a token goes along.
         self._nonces = {False: "", True: ""}
+
+    @property
+    def private(self) -> dict[str, Any]:
+        """The private JWK. Whoever has it and a token can use the token."""
+        return dict(self._key.as_dict(private=True))
 
     def proof(self, verb: str, url: str, token: str = "") -> Proof:
         """For one request to `url`, which has no query, and for the token that goes along."""

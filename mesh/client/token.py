@@ -1,9 +1,10 @@
-"""An access token by client credentials (RFC 6749, section 4.4), asked for before the last one ends."""
+"""Access tokens of programs, asked for before the last one ends: by client credentials (RFC 6749, section 4.4)."""
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import aiohttp
 import msgspec
@@ -27,19 +28,61 @@ class _Refused(msgspec.Struct):
     error: str = "unreadable"
 
 
+class Token(Protocol):
+    """Where a client of the mesh has its access token from. proofs: of the key that it is bound to, if it is to one."""
+
+    proofs: ProofKey | None
+
+    async def text(self, session: aiohttp.ClientSession, issuer: str) -> str:
+        """A token of `issuer` that is good. Unauthenticated where there is none, Unavailable if nobody answers."""
+        ...
+
+    def forget(self, text: str) -> None:
+        """It was refused: the next call asks for another."""
+        ...
+
+
+async def ask(
+    session: aiohttp.ClientSession, issuer: str, form: Callable[[], Mapping[str, str]], proofs: ProofKey | None
+) -> tuple[int, bytes]:
+    """Status and body of the token endpoint's answer. form: made anew for each attempt. Unavailable without one."""
+    url, timeout = f"{issuer}/oauth/token", aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        for _ in range(ATTEMPTS_MAX):
+            proof = proofs.proof("POST", url) if proofs else None
+            headers = proof.headers if proof else None
+            async with session.post(url, data=form(), headers=headers, timeout=timeout) as answer:
+                status, body = answer.status, await answer.read()
+            if status != 400 or not proofs or not proof or not proofs.told(answer.headers, proof):
+                break
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        raise Unavailable("TOKEN_UNAVAILABLE", "the authorization server does not answer") from error
+    if status >= 500 or status == 429:
+        raise Unavailable("TOKEN_UNAVAILABLE", f"the authorization server answers {status}")
+    return status, body
+
+
+def rule_of(body: bytes) -> str:
+    """The error that an answer of the token endpoint names."""
+    try:
+        return msgspec.json.decode(body, type=_Refused).error
+    except msgspec.DecodeError:
+        return _Refused().error
+
+
 class ClientToken:
     """For the tasks of one loop. The key is read again for each token, so that a new one is taken up.
 
-    Without a key, the certificate of the connection proves the client, and its tokens are bound to it (RFC 8705).
-    bound: they are bound to a key of this object (RFC 9449), and each call brings a proof of it; whoever sees them on
-    their way can do nothing with them.
+    The tokens are bound to another key, of this object alone (RFC 9449), and each call brings a proof of it: whoever
+    sees them on their way can do nothing with them. Without a key file, the certificate of the connection proves the
+    client, and its tokens are bound to that (RFC 8705). bound: False where the client may have others and wants them.
     """
 
-    def __init__(self, client_id: str, key_file: Path | None, scope: str, *, bound: bool = False) -> None:
+    def __init__(self, client_id: str, key_file: Path | None, scope: str, *, bound: bool = True) -> None:
         self._client_id = client_id
         self._key_file = key_file
         self._scope = scope
-        self.proofs = ProofKey() if bound else None
+        self.proofs = ProofKey() if bound and key_file is not None else None
         self._text = ""
         self._renew_at = 0.0
         self._asking = asyncio.Lock()
@@ -57,41 +100,19 @@ class ClientToken:
                     await self._renew(session, issuer)
         return self._text
 
-    async def _ask(self, session: aiohttp.ClientSession, issuer: str) -> tuple[int, bytes]:
-        url, timeout = f"{issuer}/oauth/token", aiohttp.ClientTimeout(total=TIMEOUT_S)
-        for _ in range(ATTEMPTS_MAX):
-            # An assertion is good once.
-            form = {"grant_type": "client_credentials", "scope": self._scope} | self._proof_of_client(issuer)
-            proof = self.proofs.proof("POST", url) if self.proofs else None
-            async with session.post(
-                url, data=form, headers=proof.headers if proof else None, timeout=timeout
-            ) as answer:
-                status, body = answer.status, await answer.read()
-            if status != 400 or not self.proofs or not proof or not self.proofs.told(answer.headers, proof):
-                break
-        return status, body
-
     def _proof_of_client(self, issuer: str) -> dict[str, str]:
         if self._key_file is None:
             return {"client_id": self._client_id}
         return AssertionKey(self._client_id, self._key_file).form(issuer)
 
     async def _renew(self, session: aiohttp.ClientSession, issuer: str) -> None:
-        asked = time.monotonic()
-        try:
-            status, body = await self._ask(session, issuer)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise Unavailable("TOKEN_UNAVAILABLE", "the authorization server does not answer") from error
-        if status >= 500 or status == 429:
-            raise Unavailable("TOKEN_UNAVAILABLE", f"the authorization server answers {status}")
+        asked, grant = time.monotonic(), {"grant_type": "client_credentials", "scope": self._scope}
+        # An assertion is good once.
+        status, body = await ask(session, issuer, lambda: grant | self._proof_of_client(issuer), self.proofs)
         if status != 200:
-            try:
-                rule = msgspec.json.decode(body, type=_Refused).error
-            except msgspec.DecodeError:
-                rule = _Refused().error
             raise Unauthenticated(
                 "TOKEN_REFUSED",
-                f"the authorization server gives no token: {rule}",
+                f"the authorization server gives no token: {rule_of(body)}",
                 remedy="Look at the client's id, its key and the scopes that it is registered for.",
             )
         given = msgspec.json.decode(body, type=_Given)

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, delete, select
+from sqlalchemy import Column, DateTime, LargeBinary, MetaData, SmallInteger, Table, delete, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.database.engine import transact
-from mesh.errors import MeshError
+from mesh.database.engine import execute, transact
+from mesh.errors import MeshError, Unavailable
 from mesh.logs import logger
 
 log = logger("gateway")
@@ -33,12 +34,28 @@ SWEEP_S: Final = 30.0
 SWEEP_ROWS_MAX: Final = 10_000
 
 
+# In one order, so that two replicas that note the same proofs do not wait for each other.
+NOTE: Final = text(
+    "INSERT INTO gateway.proofs (digest, expires_at)"
+    " SELECT * FROM unnest(CAST(:digests AS bytea[]), CAST(:until AS timestamptz[])) AS shown (digest, expires_at)"
+    " ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest"
+)
+# Proofs of one statement, and those that wait for the next.
+BATCH_MAX: Final = 256
+WAITING_MAX: Final = 4096
+
+
 class ProofStore:
-    """A service of the process, which sweeps in the background. Methods raise mesh.errors types."""
+    """A service of the process, which sweeps in the background. Methods raise mesh.errors types.
+
+    Proofs that arrive while a statement is under way are noted together by the next.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._task: asyncio.Task[None] | None = None
+        self._waiting: dict[bytes, tuple[datetime, asyncio.Future[bool]]] = {}
+        self._noting: asyncio.Task[None] | None = None
 
     async def nonce_key(self) -> bytes:
         """The key that all replicas share, made by the first of them."""
@@ -52,14 +69,39 @@ class ProofStore:
 
     async def first_use(self, digest: bytes, until: int) -> bool:
         """Note a proof until it is refused for its age; False if it was noted before, on whichever replica."""
-        expires_at = datetime.fromtimestamp(until, UTC)
-        noted = upsert(PROOFS).values(digest=digest, expires_at=expires_at).on_conflict_do_nothing()
+        if digest in self._waiting:
+            return False
+        if len(self._waiting) >= WAITING_MAX:
+            raise Unavailable("PROOFS_BUSY", "too many proofs wait to be noted", remedy="try again later")
+        noted = asyncio.get_running_loop().create_future()
+        self._waiting[digest] = (datetime.fromtimestamp(until, UTC), noted)
+        if self._noting is None:
+            self._noting = asyncio.create_task(self._note_all(), name="proofs-noting")
+        first: bool = await noted
+        return first
 
-        async def note(connection: AsyncConnection) -> bool:
-            found = await connection.execute(noted.returning(PROOFS.c.digest))
-            return found.one_or_none() is not None
+    async def _note_all(self) -> None:
+        """Until none waits. What goes wrong is each caller's to hear."""
+        try:
+            while self._waiting:
+                batch = {digest: self._waiting.pop(digest) for digest in list(self._waiting)[:BATCH_MAX]}
+                try:
+                    new = await self._note({digest: until for digest, (until, _) in batch.items()})
+                except Exception as error:
+                    for _, noted in batch.values():
+                        if not noted.done():
+                            noted.set_exception(error)
+                else:
+                    for digest, (_, noted) in batch.items():
+                        if not noted.done():
+                            noted.set_result(digest in new)
+        finally:
+            self._noting = None
 
-        return await transact(self._engine, note)
+    async def _note(self, proofs: Mapping[bytes, datetime]) -> frozenset[bytes]:
+        """Those that nobody had noted."""
+        parameters = {"digests": list(proofs), "until": list(proofs.values())}
+        return frozenset(bytes(row.digest) for row in await execute(self._engine, NOTE, parameters))
 
     async def start(self) -> None:
         """Begin to sweep."""

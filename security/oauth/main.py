@@ -89,7 +89,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         settings.shop_callback,
         sandbox=settings.sandbox_client,
         sandbox_callback=settings.sandbox_callback,
-        bound=settings.bound_clients,
+        bearer=settings.bearer_clients,
     )
     gateway_keys = GatewayKeyStore(transactions)
     identities = FederationStore(transactions)

@@ -59,13 +59,13 @@ def seed(
     *,
     sandbox: bool = False,
     sandbox_callback: str = "",
-    bound: frozenset[str] = frozenset(),
+    bearer: frozenset[str] = frozenset(),
 ) -> None:
     """Register the clients, or bring them up to date. The replicas take turns; keys and secrets are made once and kept.
 
     sandbox: also a client with a shared secret, for trying things out. Without it there is none.
     sandbox_callback: where it may have members sent back to, if it signs them in here.
-    bound: the ids of those whose tokens are always bound to a key.
+    bearer: the ids of those whose tokens need not be bound to a key. Of the sandbox, none need.
     """
     directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
@@ -77,7 +77,7 @@ def seed(
             _app(SHOP_WEB, "Shop", AUTHORIZATION_CODE, known, callback, "http://127.0.0.1/callback"),
             _app(COMMAND_LINE, "Isthmus on the command line", DEVICE_CODE, known),
         ):
-            store.put_client(replace(client, bound=client.client_id in bound))
+            store.put_client(replace(client, bound=client.client_id not in bearer))
         for workload, scopes in workloads_of(contract).items():
             store.put_client(_workload(SpiffeId("private", workload, trust_domain), scopes))
         if sandbox:

@@ -18,9 +18,9 @@ class OAuthSettings(DatabaseSettings):
     # Where that client may have members sent back to, so that it can sign them in here by OpenID Connect.
     sandbox_callback: str = ""
 
-    # Ids of seeded clients whose tokens are always bound to a key of theirs (DPoP): one that is stolen on its way is of
-    # no use.
-    bound_clients: frozenset[str] = frozenset()
+    # Ids of seeded clients that may have tokens which are bound to nothing, so that whoever sees one on its way can use
+    # it. All others prove a key or a certificate with every request for one (DPoP, mTLS); the sandbox need not.
+    bearer_clients: frozenset[str] = frozenset()
 
     # The file of outside identity providers (docs/runbooks/identity-providers.md); without one there are none.
     identity_providers: Path | None = None

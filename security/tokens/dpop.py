@@ -4,7 +4,10 @@ import base64
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.clock import Clock
 from mesh.errors import Unauthenticated
@@ -21,6 +24,8 @@ PROOF_LIFE_S: Final = 60
 CLOCK_SKEW_S: Final = 5
 # A nonce is good for one to two of these.
 NONCE_WINDOW_S: Final = 120
+# Keys that are remembered; a proof of another one takes a little longer.
+KEYS_MAX: Final = 4096
 _HEADER: Final = frozenset({"alg", "typ", "jwk"})
 _POINT: Final = frozenset({"kty", "crv", "x", "y"})
 
@@ -46,13 +51,8 @@ def read_proof(text: str, verb: str, url: str, now_s: int, token: str | None = N
     if len(text) > PROOF_BYTES_MAX or not COMPACT.fullmatch(text):
         raise _invalid("it is no JWT signed with ES256")
     try:
-        header = strict_json(decoded(text.partition(".")[0]))
-        jwk = header.get("jwk")
-        if header.keys() != _HEADER or (header["typ"], header["alg"]) != (TYPE, "ES256"):
-            raise _invalid("its header holds typ, alg and jwk, and nothing else")
-        if not isinstance(jwk, dict) or jwk.keys() != _POINT or (jwk["kty"], jwk["crv"]) != ("EC", "P-256"):
-            raise _invalid("its key is a public P-256 key and nothing else")
-        said = strict_json(signed_payload(text, public_key(jwk)))
+        key, name = _key(text.partition(".")[0])
+        said = strict_json(signed_payload(text, key))
     except (ValueError, RecursionError) as error:
         raise _invalid("its signature does not verify") from error
     made_s, proof_id, nonce = said.get("iat"), said.get("jti"), said.get("nonce", "")
@@ -64,9 +64,21 @@ def read_proof(text: str, verb: str, url: str, now_s: int, token: str | None = N
         raise _invalid("it is for another request")
     if said.get("ath") != (None if token is None else _hash(token)):
         raise _invalid("it is for another token")
-    key = thumbprint(jwk)
-    digest = hashlib.sha256(f"{key}\0{proof_id}".encode()).digest()
-    return Proof(key, digest, made_s + PROOF_LIFE_S + CLOCK_SKEW_S, nonce)
+    digest = hashlib.sha256(f"{name}\0{proof_id}".encode()).digest()
+    return Proof(name, digest, made_s + PROOF_LIFE_S + CLOCK_SKEW_S, nonce)
+
+
+# The header of a key's proofs is the same in all of them.
+@lru_cache(KEYS_MAX)
+def _key(header: str) -> tuple[ec.EllipticCurvePublicKey, str]:
+    """The key that a proof's header brings, and its thumbprint. Raises as `read_proof` says, and ValueError."""
+    said = strict_json(decoded(header))
+    jwk = said.get("jwk")
+    if said.keys() != _HEADER or (said["typ"], said["alg"]) != (TYPE, "ES256"):
+        raise _invalid("its header holds typ, alg and jwk, and nothing else")
+    if not isinstance(jwk, dict) or jwk.keys() != _POINT or (jwk["kty"], jwk["crv"]) != ("EC", "P-256"):
+        raise _invalid("its key is a public P-256 key and nothing else")
+    return public_key(jwk), thumbprint(jwk)
 
 
 def _hash(token: str) -> str:

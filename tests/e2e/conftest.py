@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from chaos.load.member import CALLBACK
 from deploy.local.mesh import LocalMesh
 from tests.e2e.public import JSON, bearer, public_client
 from tests.integration.oauth.outside_providers import write_settings
@@ -28,6 +29,9 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalM
     file = write_settings(home, base + PROVIDERS_AT, home / "ca" / "private" / "root.pem")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISTHMUS_IDENTITY_PROVIDERS", str(file))
+        # For tools that can show a token and prove no key. All other clients are as they are by default.
+        patch.setenv("ISTHMUS_SANDBOX_CLIENT", "1")
+        patch.setenv("ISTHMUS_SANDBOX_CALLBACK", CALLBACK)
         async with LocalMesh(home, base, edge_nodes=2) as mesh:
             yield mesh
 

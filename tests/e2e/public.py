@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from chaos.load.client import Answer, PublicClient
 from chaos.load.storefront import CLIENT_ID
 from chaos.load.token import PatientToken
 from deploy.local.mesh import LocalMesh
+from mesh.client.proof import ProofKey
 
 JSON = {"content-type": "application/json"}
 PROBLEM = "application/problem+json"
@@ -29,16 +30,42 @@ def root_certificate(mesh: LocalMesh) -> Path:
     return mesh.home.root / "ca" / "public" / "root.pem"
 
 
+# The keys that tokens of these tests are bound to, by token.
+HELD: dict[str, ProofKey] = {}
+
+
+class Holder(PublicClient):
+    """Brings a proof along with each token whose key is held, as the app does that it was given to."""
+
+    async def send(
+        self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        token = (headers or {}).get("authorization", "").removeprefix("DPoP ")
+        key = HELD.get(token) if token else None
+        if key is None:
+            return await super().send(method, target, body, headers)
+        for _ in range(2):
+            proof = key.proof(method, self.url + target.partition("?")[0], token)
+            answer = await super().send(method, target, body, {**(headers or {}), **proof.headers})
+            # Once more where another nonce is told.
+            if answer.status != 401 or not key.told(answer.headers, proof, token):
+                break
+        return answer
+
+
 @asynccontextmanager
-async def public_client(mesh: LocalMesh, connections: int = 16) -> AsyncIterator[PublicClient]:
-    async with PublicClient(mesh.urls["edge_gateway"], root_certificate(mesh), connections) as client:
+async def public_client(mesh: LocalMesh, connections: int = 16) -> AsyncIterator[Holder]:
+    async with Holder(mesh.urls["edge_gateway"], root_certificate(mesh), connections) as client:
         yield client
 
 
 async def bearer(mesh: LocalMesh, client: PublicClient, scope: str) -> dict[str, str]:
-    """Headers of a JSON request with a token of the shop's own system."""
+    """Headers of a JSON request with a token of the shop's own system, of which a Holder has the key."""
     key = mesh.home.run("oauth") / "clients" / f"{CLIENT_ID}.pem"
-    return JSON | await PatientToken(client, CLIENT_ID, key, scope).authorization()
+    token = PatientToken(client, CLIENT_ID, key, scope)
+    text = await token.text()
+    HELD[text] = token.proofs
+    return JSON | {"authorization": f"DPoP {text}"}
 
 
 async def register(mesh: LocalMesh, client: PublicClient, key: str, number: int) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from chaos.load.member import authorize
 from deploy.local.mesh import LocalMesh
-from tests.e2e.public import JSON, bearer, problem, public_client, register
-from tests.e2e.signin import PASSWORD, authorize, create_account, enrol, redeem, sign_in
+from tests.e2e.public import HELD, JSON, bearer, problem, public_client, register
+from tests.e2e.signin import PASSWORD, create_account, enrol, redeem, sign_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -48,8 +49,11 @@ async def test_a_sensitive_call_without_a_token_is_refused(mesh: LocalMesh) -> N
 )
 async def test_a_bad_token_is_refused(mesh: LocalMesh, spoil: Callable[[str], str]) -> None:
     async with public_client(mesh) as client:
-        good = (await bearer(mesh, client, "orders.write"))["authorization"].removeprefix("Bearer ")
-        headers = JSON | {"authorization": f"Bearer {spoil(good)}"}
+        good = (await bearer(mesh, client, "orders.write"))["authorization"].removeprefix("DPoP ")
+        spoilt = spoil(good)
+        # All else is right.
+        HELD[spoilt] = HELD[good]
+        headers = JSON | {"authorization": f"DPoP {spoilt}"}
         problem(await client.send("POST", "/v1/orders", b"{}", headers), 401)
 
 
@@ -73,7 +77,7 @@ async def test_a_member_signs_in_and_reads_their_own_record_alone(mesh: LocalMes
         other = await register(mesh, client, "authorization-member-2", 12)
         await create_account(mesh, client, own, "ada@example.org")
         scopes = "members.read members.reveal"
-        headers = {"authorization": f"Bearer {await sign_in(client, 'ada@example.org', scopes)}"}
+        headers = {"authorization": f"DPoP {await sign_in(client, 'ada@example.org', scopes)}"}
         answer = await client.send("GET", f"/v1/members/{own}", headers=headers)
         assert answer.status == 200, answer.body
         masked = json.loads(answer.body)["member"]
@@ -82,7 +86,7 @@ async def test_a_member_signs_in_and_reads_their_own_record_alone(mesh: LocalMes
         refused = await client.send("POST", f"/v1/members/{own}:reveal", body, headers | JSON)
         assert "STEP_UP_REQUIRED" in json.dumps(problem(refused, 401))
         password = await enrol(mesh, client, own)
-        proven = {"authorization": f"Bearer {await sign_in(client, 'ada@example.org', scopes, second=password)}"}
+        proven = {"authorization": f"DPoP {await sign_in(client, 'ada@example.org', scopes, second=password)}"}
         answer = await client.send("POST", f"/v1/members/{own}:reveal", body, proven | JSON)
         assert answer.status == 200, answer.body
         member = json.loads(answer.body)["member"]
@@ -97,7 +101,7 @@ async def test_a_member_cannot_order_for_another(mesh: LocalMesh) -> None:
         own = await register(mesh, client, "authorization-member-3", 13)
         other = await register(mesh, client, "authorization-member-4", 14)
         await create_account(mesh, client, own, "grace@example.org")
-        headers = JSON | {"authorization": f"Bearer {await sign_in(client, 'grace@example.org', 'orders.write')}"}
+        headers = JSON | {"authorization": f"DPoP {await sign_in(client, 'grace@example.org', 'orders.write')}"}
         line = {"sku": "cd", "quantity": 1, "amount": {"minor": 1, "currency": "USD"}}
         for member_id, status in ((own, 200), (other, 403)):
             order = {"idempotency_key": f"order-of-{member_id}", "member_id": member_id, "lines": [line]}

@@ -26,7 +26,7 @@ from deploy.local.settings import REPOSITORY
 from security.tokens.admission import STEP_UP_CONTEXT
 from tests.e2e.conftest import PROVIDERS_AT
 from tests.e2e.public import problem, public_client, register
-from tests.e2e.signin import FORM, PASSWORD, create_account
+from tests.e2e.signin import PASSWORD, ask_for_token, create_account
 from tests.integration.oauth.browser import PASSWORD as PASSWORD_THERE
 from tests.integration.oauth.outside_providers import SOMEBODY, OutsideProviders, second_instance
 
@@ -136,7 +136,7 @@ class Shop:
             "code_verifier": self.verifier,
         }
         async with public_client(self._mesh) as client:
-            answer = await client.send("POST", "/oauth/token", urlencode(form).encode(), FORM)
+            answer = await ask_for_token(client, form)
         assert answer.status == 200, answer.body
         return str(json.loads(answer.body)["access_token"])
 
@@ -232,7 +232,7 @@ async def test_a_passkey_steps_up_to_what_a_password_does_not_open(mesh: LocalMe
     by_password = await shop.token(page)
     path = f"/v1/members/{member}:export"
     async with public_client(mesh) as client:
-        refused = await client.send("GET", path, headers={"authorization": f"Bearer {by_password}"})
+        refused = await client.send("GET", path, headers={"authorization": f"DPoP {by_password}"})
         assert problem(refused, 401)["reason"] == "STEP_UP_REQUIRED"
         asked = refused.headers["www-authenticate"]
         assert 'error="insufficient_user_authentication"' in asked
@@ -244,9 +244,11 @@ async def test_a_passkey_steps_up_to_what_a_password_does_not_open(mesh: LocalMe
         # As the challenge says: the session of before is not enough, and the passkey alone is.
         shop = Shop(mesh, "members.reveal", acr_values=STEP_UP_CONTEXT)
         await page.goto(shop.url)
+        await page.wait_for_selector("#passkey button")
+        await picture(page, "step-up")
         await page.click("#passkey button")
         stepped_up = await shop.token(page)
-        answer = await client.send("GET", path, headers={"authorization": f"Bearer {stepped_up}"})
+        answer = await client.send("GET", path, headers={"authorization": f"DPoP {stepped_up}"})
         assert answer.status == 200, answer.body
     await page.goto(f"{mesh.urls['edge_gateway']}/oauth/account")
     await page.click("button[value=end-all]")

@@ -13,6 +13,8 @@ import pytest
 from google.protobuf import symbol_database
 
 from chaos.load.client import Answer, PublicClient
+from chaos.load.member import authorize
+from chaos.load.outcomes import CallFailed
 from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
 from deploy.local.topology import read
@@ -24,7 +26,7 @@ from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from tests.e2e.command import isthmus
 from tests.e2e.public import JSON, bearer, problem, public_client
-from tests.e2e.signin import authorize, create_account, enrol, sign_in
+from tests.e2e.signin import create_account, enrol, sign_in
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 # No other test may write these.
@@ -176,12 +178,12 @@ async def lived(visitor: Visitor, mesh: LocalMesh) -> str:
     accounts = await visitor.headers("accounts.write")
     taken = {"member_id": member_id, "login": LOGIN, "password": WRONG_PASSWORD}
     await visitor.send("POST", "/v1/accounts", taken, accounts, 409)
-    with pytest.raises(AssertionError):
+    with pytest.raises(CallFailed):
         await authorize(client, LOGIN, WRONG_PASSWORD, "members.read")
     second = await enrol(mesh, client, member_id)
     token = await sign_in(client, LOGIN, "members.read members.reveal orders.write", second=second)
     visitor.keep(token)
-    member = JSON | {"authorization": f"Bearer {token}"}
+    member = JSON | {"authorization": f"DPoP {token}"}
     await visitor.send("GET", own, None, member, 200)
     shown = await visitor.send("POST", f"{own}:reveal", {"purpose": "PURPOSE_ACCOUNT"}, member, 200)
     assert NAME.encode() in shown.body

@@ -16,24 +16,28 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import aiohttp
 import grpc
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
+from isthmus.members.v1 import members_pb2, members_pb2_grpc
 
+from chaos.bench.decisions import Question, inner_token, sent_by
 from chaos.load.client import Answer, PublicClient
+from chaos.load.member import FORM, Jar, authorize, submit
 from deploy.local.mesh import LocalMesh
 from mesh.channel import Channels
 from mesh.client.assertion import AssertionKey
+from mesh.client.isthmus import Isthmus
+from mesh.client.login import Kept, SavedLogin
 from mesh.contract import load
 from mesh.errors import MeshError
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from security.tokens.jwk import public_jwk
 from tests.e2e.command import ISTHMUS, isthmus
-from tests.e2e.public import JSON, bearer, problem, public_client, register
-from tests.e2e.signin import FORM, PASSWORD, Jar, authorize, create_account, redeem, submit
+from tests.e2e.public import HELD, JSON, bearer, problem, public_client, register, root_certificate
+from tests.e2e.signin import PASSWORD, ask_for_token, create_account, redeem
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 # Generous, for a loaded machine.
@@ -54,7 +58,7 @@ async def post(client: PublicClient, path: str, form: dict[str, str], **headers:
 async def refused_in_time(client: PublicClient, path: str, token: str) -> None:
     """Wait until a token that was good is refused."""
     ends = time.monotonic() + REACHES_WITHIN_S
-    while (answer := await client.send("GET", path, headers={"authorization": f"Bearer {token}"})).status == 200:
+    while (answer := await client.send("GET", path, headers={"authorization": f"DPoP {token}"})).status == 200:
         assert time.monotonic() < ends, "the revocation does not reach the gateway"
         await asyncio.sleep(0.05)
     problem(answer, 401)
@@ -64,19 +68,14 @@ async def test_a_revoked_token_is_refused_wherever_tokens_are_checked(mesh: Loca
     """By both replicas that decide and both that serve, each asked by itself; how soon, `make bench` measures."""
     async with public_client(mesh) as client:
         authorization = (await bearer(mesh, client, "catalog.read"))["authorization"]
-        token = authorization.removeprefix("Bearer ")
-        check = CheckRequest()
-        http = check.attributes.request.http
-        http.path = "/isthmus.catalog.v1.Catalog/ListCampaigns"
-        edge = f"spiffe://{mesh.settings.trust_domain}/public/edge-gateway"
-        http.headers.update({"authorization": authorization, "x-forwarded-client-cert": f"Hash={'0' * 64};URI={edge}"})
+        token = authorization.removeprefix("DPoP ")
+        edge = sent_by(f"spiffe://{mesh.settings.trust_domain}/public/edge-gateway")
+        path = "/isthmus.catalog.v1.Catalog/ListCampaigns"
+        question = Question(path, token, edge, mesh.urls["edge_gateway"], HELD[token])
         async with as_core_gateway(mesh, "gateway") as deciding, as_core_gateway(mesh, "catalog") as serving:
-            answers = [await AuthorizationStub(channel).Check(check, timeout=10) for channel in deciding]
+            answers = [await question.ask(channel) for channel in deciding]
             assert [answer.status.code for answer in answers] == [0, 0]
-            inner = [("authorization", answer.ok_response.headers[0].header.value) for answer in answers]
-
-            async def decides(channel: grpc.aio.Channel) -> bool:
-                return bool((await AuthorizationStub(channel).Check(check, timeout=10)).status.code == 0)
+            inner = [("authorization", inner_token(answer)) for answer in answers]
 
             async def serves(channel: grpc.aio.Channel, made: tuple[str, str]) -> bool:
                 stub: catalog_pb2_grpc.CatalogAsyncStub = catalog_pb2_grpc.CatalogStub(channel)
@@ -94,7 +93,7 @@ async def test_a_revoked_token_is_refused_wherever_tokens_are_checked(mesh: Loca
             assert (await post(client, "/oauth/revoke", credentials(mesh) | {"token": token})).status == 200
             ends = time.monotonic() + REACHES_WITHIN_S
             for channel in deciding:
-                while await decides(channel):
+                while await question.allowed(channel):
                     assert time.monotonic() < ends, "the revocation does not reach the decision point"
                     await asyncio.sleep(0.05)
             for channel, made in itertools.product(serving, inner):
@@ -122,14 +121,12 @@ async def test_a_refresh_token_that_is_used_again_ends_what_is_open(mesh: LocalM
         verifier, code = await authorize(client, "barbara@example.org", PASSWORD, "members.read")
         first = json.loads((await redeem(client, code, verifier)).body)
         grant = {"grant_type": "refresh_token", "client_id": "shop-web"}
-        second = json.loads(
-            (await post(client, "/oauth/token", grant | {"refresh_token": first["refresh_token"]})).body
-        )
+        second = json.loads((await ask_for_token(client, grant | {"refresh_token": first["refresh_token"]})).body)
         path = f"/v1/members/{member_id}"
-        open_ = await client.send("GET", path, headers={"authorization": f"Bearer {second['access_token']}"})
+        open_ = await client.send("GET", path, headers={"authorization": f"DPoP {second['access_token']}"})
         assert open_.status == 200
-        assert (await post(client, "/oauth/token", grant | {"refresh_token": second["refresh_token"]})).status == 200
-        replay = await post(client, "/oauth/token", grant | {"refresh_token": first["refresh_token"]})
+        assert (await ask_for_token(client, grant | {"refresh_token": second["refresh_token"]})).status == 200
+        replay = await ask_for_token(client, grant | {"refresh_token": first["refresh_token"]})
         assert json.loads(replay.body)["error"] == "invalid_grant"
         await refused_in_time(client, path, second["access_token"])
 
@@ -197,8 +194,8 @@ async def test_a_workload_s_token_is_good_with_its_certificate_alone(mesh: Local
         assert await by_operator(path, token) == (200, "")
         # Stolen, it is of no use outside; nor is one that was not given to it of use to the operator.
         problem(await outside.send("POST", path, b"{}", JSON | {"authorization": token}), 401)
-        unbound = (await bearer(mesh, outside, "accounts.write"))["authorization"]
-        assert await by_operator(path, unbound) == (401, "TOKEN_INVALID")
+        anothers = (await bearer(mesh, outside, "accounts.write"))["authorization"]
+        assert await by_operator(path, anothers) == (401, "TOKEN_INVALID")
         # Neither does the certificate open what does not name the operator.
         assert (await by_operator("/v1/accounts", token))[0] == 403
         # Nobody else gets such a token.
@@ -216,13 +213,13 @@ async def test_an_operator_signs_a_member_out_everywhere(mesh: LocalMesh) -> Non
         assert status == 0, errors
         await refused_in_time(client, f"/v1/members/{member_id}", given["access_token"])
         again = {"grant_type": "refresh_token", "client_id": "shop-web", "refresh_token": given["refresh_token"]}
-        assert json.loads((await post(client, "/oauth/token", again)).body)["error"] == "invalid_grant"
+        assert json.loads((await ask_for_token(client, again)).body)["error"] == "invalid_grant"
 
 
 async def test_a_token_of_the_outside_opens_no_service(mesh: LocalMesh) -> None:
     """With the core gateway's own certificate, straight to the service: the token was not exchanged."""
     async with public_client(mesh) as client:
-        token = (await bearer(mesh, client, "catalog.read"))["authorization"]
+        token = (await bearer(mesh, client, "catalog.read"))["authorization"].replace("DPoP", "Bearer")
     address = next(row.process.listen("grpc") for row in mesh.rows if row.process.workload == "catalog")
     for workload, expected in (("core-gateway", "TOKEN_TYPE"), ("orders-1", "CALLER_NOT_ALLOWED")):
         channels = Channels(Identity(mesh.home.identity(workload)), load())
@@ -293,6 +290,20 @@ async def test_somebody_signs_in_on_the_command_line(mesh: LocalMesh) -> None:
                 await command.wait()
         kept = mesh.home.run("operator") / "login.json"
         assert kept.stat().st_mode & 0o077 == 0
-        token = json.loads(kept.read_text())["access_token"]
-        own = await client.send("GET", f"/v1/members/{member_id}", headers={"authorization": f"Bearer {token}"})
-        assert own.status == 200
+    # A program of theirs, with the documented client: as that member, with the key that was kept beside the tokens.
+    asked = members_pb2.GetMemberRequest(member_id=member_id)
+    async with Isthmus(mesh.urls["edge_gateway"], SavedLogin(kept), root_certificate=root_certificate(mesh)) as program:
+        members: members_pb2_grpc.MembersAsyncStub = members_pb2_grpc.MembersStub(program.channel)
+        assert (await members.GetMember(asked)).member.member_id == member_id
+    # The access token is over: it is renewed by the refresh token, which is another then.
+    before = msgspec.json.decode(kept.read_bytes(), type=Kept)
+    msgspec.structs.replace(before, until=0.0).write(kept)
+    async with Isthmus(mesh.urls["edge_gateway"], SavedLogin(kept), root_certificate=root_certificate(mesh)) as program:
+        members = members_pb2_grpc.MembersStub(program.channel)
+        assert (await members.GetMember(asked)).member.member_id == member_id
+    after = msgspec.json.decode(kept.read_bytes(), type=Kept)
+    assert after.refresh_token != before.refresh_token
+    assert after.key == before.key
+    async with public_client(mesh) as client:
+        headers = {"authorization": f"Bearer {after.access_token}"}
+        problem(await client.send("GET", f"/v1/members/{member_id}", headers=headers), 401)

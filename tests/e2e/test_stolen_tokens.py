@@ -10,12 +10,14 @@ from urllib.parse import urlencode
 import pytest
 from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
+from chaos.load.member import FORM, authorize
 from deploy.local.mesh import LocalMesh
+from mesh.client.assertion import AssertionKey
 from mesh.client.isthmus import Isthmus
 from mesh.client.token import ClientToken
 from mesh.errors import NotFound
 from tests.e2e.public import JSON, bearer, problem, public_client, register, root_certificate
-from tests.e2e.signin import FORM, PASSWORD, authorize, create_account, redeem
+from tests.e2e.signin import PASSWORD, ask_for_token, create_account, redeem
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 # Three parts of base64url, the first two JSON objects: a JWT, whatever it is for.
@@ -57,7 +59,7 @@ async def test_no_token_lies_in_a_log_or_on_a_machine_of_the_public_zone(mesh: L
         given = json.loads((await redeem(client, code, verifier)).body)
         shop = (await bearer(mesh, client, "orders.read"))["authorization"]
         # Used, refused, in the wrong place, and twice: whatever could make somebody write it down.
-        good = {"authorization": f"Bearer {given['access_token']}"}
+        good = {"authorization": f"DPoP {given['access_token']}"}
         assert (await client.send("GET", f"/v1/members/{member_id}", headers=good)).status == 200
         problem(await client.send("GET", "/v1/members/somebody-else", headers=good), 403)
         problem(await client.send("POST", "/v1/orders", b"{}", JSON | {"authorization": shop}), 403)
@@ -65,13 +67,30 @@ async def test_no_token_lies_in_a_log_or_on_a_machine_of_the_public_zone(mesh: L
         problem(await client.send("GET", "/v1/orders/o", headers={"authorization": f"{shop}AAAA"}), 401)
         assert (await redeem(client, code, verifier)).status == 400
         grant = {"grant_type": "refresh_token", "client_id": "shop-web", "refresh_token": given["refresh_token"]}
-        assert (await client.send("POST", "/oauth/token", urlencode(grant).encode(), FORM)).status == 400
-    secrets = [given["access_token"], given["refresh_token"], code, verifier, PASSWORD, shop.removeprefix("Bearer ")]
+        assert (await ask_for_token(client, grant)).status == 400
+    secrets = [given["access_token"], given["refresh_token"], code, verifier, PASSWORD, shop.removeprefix("DPoP ")]
     assert await asyncio.to_thread(holding, mesh, secrets) == []
 
 
+async def test_nobody_gets_a_token_that_a_thief_could_use(mesh: LocalMesh) -> None:
+    """By default, and whoever asks; the sandbox of these tests alone may."""
+    key = mesh.home.run("oauth") / "clients" / "storefront.pem"
+    async with public_client(mesh) as client:
+        form = AssertionKey("storefront", key).form(mesh.urls["edge_gateway"]) | {"grant_type": "client_credentials"}
+        refused = await client.send("POST", "/oauth/token", urlencode(form).encode(), FORM)
+        assert (refused.status, json.loads(refused.body)["error"]) == (400, "invalid_request")
+        member_id = await register(mesh, client, "stolen-member-2", 62)
+        await create_account(mesh, client, member_id, "lise@example.org")
+        verifier, code = await authorize(client, "lise@example.org", PASSWORD, "members.read")
+        form = {"grant_type": "authorization_code", "client_id": "shop-web", "code": code, "code_verifier": verifier}
+        refused = await client.send("POST", "/oauth/token", urlencode(form).encode(), FORM)
+        assert (refused.status, json.loads(refused.body)["error"]) == (400, "invalid_request")
+        # What was missing was the proof: the code is still good.
+        assert (await redeem(client, code, verifier)).status == 200
+
+
 async def test_a_program_s_bound_token_is_of_no_use_without_its_key(mesh: LocalMesh) -> None:
-    token = ClientToken("storefront", mesh.home.run("oauth") / "clients" / "storefront.pem", "orders.read", bound=True)
+    token = ClientToken("storefront", mesh.home.run("oauth") / "clients" / "storefront.pem", "orders.read")
     asked = orders_pb2.GetOrderRequest(order_id="0" * 36)
     async with Isthmus(mesh.urls["edge_gateway"], token, root_certificate=root_certificate(mesh)) as shop:
         orders: orders_pb2_grpc.OrdersAsyncStub = orders_pb2_grpc.OrdersStub(shop.channel)

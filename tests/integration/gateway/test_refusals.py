@@ -81,6 +81,7 @@ ELSEWHERE = {
     "another's certificate": "test_another_certificate_proves_nobody",
     "a workload's token shown with another certificate": "test_a_workload_s_token_is_good_with_its_certificate_alone",
     "a bound token and a proof, read on their way": "test_a_program_s_bound_token_is_of_no_use_without_its_key",
+    "a token without a binding": "test_nobody_gets_a_token_that_a_thief_could_use",
     "logs and the public zone's machines, read": "test_no_token_lies_in_a_log_or_on_a_machine_of_the_public_zone",
     "revoked, at each replica": "test_a_revoked_token_is_refused_wherever_tokens_are_checked",
     "an ID token for an access token": "test_an_id_token_is_no_access_token",

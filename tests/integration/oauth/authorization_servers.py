@@ -207,6 +207,8 @@ def environment(deployed: Deployment, node: str, http_port: int, grpc_port: int)
         "ISTHMUS_DATABASE_URL": own(deployed.url, "oauth"),
         "ISTHMUS_ISSUER": deployed.issuer,
         "ISTHMUS_SANDBOX_CLIENT": "1",
+        # Most tests are about other things than proofs; those that are have clients of their own.
+        "ISTHMUS_BEARER_CLIENTS": '["shop-web", "isthmus-cli"]',
         "ISTHMUS_HTTP_ADDRESS": f"127.0.0.1:{http_port}",
         "ISTHMUS_GRPC_ADDRESS": f"127.0.0.1:{grpc_port}",
     } | dict(deployed.settings)

@@ -54,9 +54,6 @@ class ModelMesh:
         self._slot_of: dict[str, str] = {}
         self._calls: Counter[str] = Counter()
 
-    async def authorization(self) -> dict[str, str]:
-        return {"authorization": "Bearer model"}
-
     async def send(
         self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:

@@ -33,7 +33,7 @@ def rows() -> list[ImpressionRow]:
 async def played(mesh: ModelMesh, purchases: int = 12) -> tuple[Acknowledged, Findings]:
     """Traffic of a drill against the model, a crash in the middle, and what a drill finds out afterwards."""
     bought = [Purchase(n, str(n), 1, "1997-01", 1, 100 + n) for n in range(purchases)]
-    traffic = Traffic(mesh, mesh.authorization, Timeline(), "run", rows(), bought, ["m-1"], ["drill-page"])
+    traffic = Traffic(mesh, mesh, Timeline(), "run", rows(), bought, ["m-1"], ["drill-page"])
     traffic.start()
     for number in range(60):
         await traffic.view(0.0)

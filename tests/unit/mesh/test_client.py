@@ -87,7 +87,7 @@ def key(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def orders(mesh: Mesh, key: Path) -> "AsyncIterator[OrdersAsyncStub]":
-    async with client_of(mesh, ClientToken("shop", key, "orders.read")) as orders:
+    async with client_of(mesh, ClientToken("shop", key, "orders.read", bound=False)) as orders:
         yield orders
 
 
@@ -161,7 +161,7 @@ class Bound(Mesh):
 
 async def test_a_bound_token_goes_along_with_a_proof_of_its_key_and_the_nonce_of_now(key: Path) -> None:
     mesh = Bound()
-    async with client_of(mesh, ClientToken("shop", key, "orders.read", bound=True)) as orders:
+    async with client_of(mesh, ClientToken("shop", key, "orders.read")) as orders:
         mesh.answers = [(200, FOUND), (200, FOUND), (200, FOUND)]
         await orders.GetOrder(GET)
         # Nonces change; the token and its key stay.
