@@ -10,7 +10,7 @@ from public_edge.request import Origin
 
 def new_request_id() -> str:
     """For a request that came without one, so not through a gateway. Unique, not secret."""
-    return random.randbytes(16).hex()
+    return f"{random.getrandbits(128):032x}"
 
 
 def origin_of(scope: Scope) -> Origin:
