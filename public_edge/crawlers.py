@@ -3,6 +3,7 @@
 import re
 from enum import Enum
 from functools import lru_cache
+from typing import Final
 
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
@@ -23,26 +24,24 @@ class Bot(Enum):
     )
 
 
-class Crawlers:
-    """All patterns as an expression for each class (half a millisecond a search) behind a bounded cache."""
+def _expressions() -> list[tuple[Bot, re.Pattern[str]]]:
+    """All patterns of a class as one."""
+    patterns: dict[Bot, list[str]] = {bot: [] for bot in Bot}
+    for entry in CRAWLER_USER_AGENTS_DATA:
+        tags = entry["tags"]
+        patterns[next((bot for bot in Bot if not bot.value.isdisjoint(tags)), Bot.INDEX)].append(entry["pattern"])
+    return [(bot, re.compile("|".join(known))) for bot, known in patterns.items()]
 
-    def __init__(self) -> None:
-        patterns: dict[Bot, list[str]] = {bot: [] for bot in Bot}
-        for entry in CRAWLER_USER_AGENTS_DATA:
-            tags = entry["tags"]
-            patterns[next((bot for bot in Bot if not bot.value.isdisjoint(tags)), Bot.INDEX)].append(entry["pattern"])
-        expressions = [(bot, re.compile("|".join(known))) for bot, known in patterns.items()]
 
-        @lru_cache(CACHE_MAX)
-        def known(user_agent: str) -> Bot | None:
-            return next((bot for bot, expression in expressions if expression.search(user_agent)), None)
+_EXPRESSIONS: Final = _expressions()
 
-        self._known = known
 
-    def bot(self, user_agent: str | None) -> Bot | None:
-        """The class of a known bot. Only the first 512 characters are looked at; no user agent is no bot."""
-        return None if user_agent is None else self._known(user_agent[:USER_AGENT_CHARS_MAX])
+def bot_of(user_agent: str | None) -> Bot | None:
+    """The class of a known bot. Only the first 512 characters are looked at; no user agent is no bot."""
+    return None if user_agent is None else _bot_of(user_agent[:USER_AGENT_CHARS_MAX])
 
-    def match(self, user_agent: str | None) -> bool:
-        """True for a known bot, of whichever class."""
-        return self.bot(user_agent) is not None
+
+@lru_cache(CACHE_MAX)
+def _bot_of(user_agent: str) -> Bot | None:
+    """Half a millisecond for whom is not known yet."""
+    return next((bot for bot, expression in _EXPRESSIONS if expression.search(user_agent)), None)

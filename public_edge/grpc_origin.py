@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 
 from mesh.call import find_call
+from public_edge.crawlers import bot_of
 from public_edge.http.origin import new_request_id
 from public_edge.request import Origin
 
@@ -15,6 +16,6 @@ def origin_of(context: "grpc.aio.ServicerContext[Any, Any]") -> Origin:
     call = find_call()
     return Origin(
         request_id if isinstance(request_id, str) and request_id else new_request_id(),
-        user_agent if isinstance(user_agent, str) else None,
+        bot_of(user_agent) if isinstance(user_agent, str) else None,
         call.traceparent if call is not None else "",
     )

@@ -11,7 +11,6 @@ from isthmus.events.v1 import events_pb2
 from mesh.clock import Clock
 from mesh.errors import NotFound
 from public_edge.ads.domain import Chooser, Creative
-from public_edge.crawlers import Crawlers
 from public_edge.recorder import Recorder, derive
 from public_edge.request import Origin
 from public_edge.spool.event import Kind
@@ -72,13 +71,10 @@ def _said(feature: tuple[str, str]) -> bytes:
 
 
 class Decider:
-    def __init__(
-        self, chooser: Chooser, click_urls: ClickUrls, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str
-    ) -> None:
+    def __init__(self, chooser: Chooser, click_urls: ClickUrls, recorder: Recorder, clock: Clock, node: str) -> None:
         self._chooser = chooser
         self._click_urls = click_urls
         self._recorder = recorder
-        self._crawlers = crawlers
         self._clock = clock
         self._node = node
         self._choosing = threading.Lock()
@@ -112,7 +108,7 @@ class Decider:
             event.source_time_us = asked.source_time_us or now_us
             event.accepted_time_us = now_us
             body = event.SerializeToString()
-        body += _where(self._node, slot, self._crawlers.match(origin.user_agent)) + features.event
+        body += _where(self._node, slot, origin.bot is not None) + features.event
         if creative is None:
             return Decision(self._recorder.write(Kind.IMPRESSION, event_id, origin.traceparent, body))
         if not creative.answer:

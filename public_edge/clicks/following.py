@@ -5,7 +5,6 @@ from isthmus.events.v1 import events_pb2
 from mesh.clock import Clock
 from mesh.errors import InvalidArgument, NotFound
 from public_edge.clicks.domain import Expired, Forged, Landings, Malformed, Replays, Signer, Ticket
-from public_edge.crawlers import Crawlers
 from public_edge.http.refusal import LinkExpired, LinkForged
 from public_edge.recorder import Recorder, derive
 from public_edge.request import Origin
@@ -13,13 +12,10 @@ from public_edge.spool.event import Kind
 
 
 class Follower:
-    def __init__(
-        self, signer: Signer, landings: Landings, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str
-    ) -> None:
+    def __init__(self, signer: Signer, landings: Landings, recorder: Recorder, clock: Clock, node: str) -> None:
         self._signer = signer
         self._landings = landings
         self._recorder = recorder
-        self._crawlers = crawlers
         self._clock = clock
         self._node = node
         self._replays = Replays()
@@ -44,7 +40,7 @@ class Follower:
             campaign_id=ticket.campaign_id,
             creative_id=ticket.creative_id,
             impression_id=ticket.impression_id.hex(),
-            crawler=self._crawlers.match(origin.user_agent),
+            crawler=origin.bot is not None,
             replayed=replayed,
         )
         sequence = self._recorder.write(Kind.CLICK, event_id, origin.traceparent, event.SerializeToString())

@@ -7,7 +7,6 @@ from isthmus.events.v1 import events_pb2
 from mesh.clock import Clock
 from mesh.errors import NotFound
 from public_edge.content.domain import Library, Page, is_unchanged
-from public_edge.crawlers import Crawlers
 from public_edge.recorder import Recorder, derive
 from public_edge.request import Origin
 from public_edge.spool.event import Kind
@@ -16,10 +15,9 @@ from public_edge.spool.event import Kind
 class Reader:
     """`library` may be replaced by another at any time."""
 
-    def __init__(self, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str) -> None:
+    def __init__(self, recorder: Recorder, clock: Clock, node: str) -> None:
         self.library = Library()
         self._recorder = recorder
-        self._crawlers = crawlers
         self._clock = clock
         self._node = node
 
@@ -54,7 +52,7 @@ class Reader:
             locale=page.item.locale,
             version=page.item.version,
             not_modified=unchanged,
-            crawler=self._crawlers.match(origin.user_agent),
+            crawler=origin.bot is not None,
         )
         sequence = self._recorder.write(Kind.CONTENT_VIEW, event_id, origin.traceparent, event.SerializeToString())
         return page, unchanged, sequence

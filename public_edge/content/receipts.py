@@ -6,7 +6,6 @@ from isthmus.content.v1 import content_pb2
 from isthmus.events.v1 import events_pb2
 
 from mesh.clock import Clock
-from public_edge.crawlers import Crawlers
 from public_edge.recorder import Recorder, derive
 from public_edge.request import Origin
 from public_edge.spool.event import Kind
@@ -19,9 +18,8 @@ STEPS: Final = {
 
 
 class Receipts:
-    def __init__(self, recorder: Recorder, crawlers: Crawlers, clock: Clock, node: str) -> None:
+    def __init__(self, recorder: Recorder, clock: Clock, node: str) -> None:
         self._recorder = recorder
-        self._crawlers = crawlers
         self._clock = clock
         self._node = node
 
@@ -31,7 +29,7 @@ class Receipts:
         The item need not be there: it may have gone since it was sent. Raises Unavailable (not recorded).
         """
         now_us = self._clock.now_us()
-        told, crawler = STEPS[step], self._crawlers.match(origin.user_agent)
+        told, crawler = STEPS[step], origin.bot is not None
         # What a crawler did is another event, so that it takes no reader's place.
         event_id = derive(f"content-receipt|{slug}|{delivery_id}|{told}|{crawler}")[:16]
         event = events_pb2.ContentReceipt(

@@ -73,7 +73,8 @@ class EdgeApp:
             return False
         try:
             origin = origin_of(scope)
-            self._bots.take(origin.user_agent)
+            if origin.bot is not None:
+                self._bots.take(origin.bot)
             if origin.traceparent.endswith("01"):
                 with telemetry.span(f"HTTP {route.name}", origin.traceparent) as origin.traceparent:
                     status = handler(query, proto, origin)
@@ -97,7 +98,8 @@ class EdgeApp:
             if len(scope.query_string) > QUERY_CHARS_MAX:
                 raise UriTooLong("URI_TOO_LONG", f"a query may have {QUERY_CHARS_MAX} characters")
             origin = origin_of(scope)
-            self._bots.take(origin.user_agent)
+            if origin.bot is not None:
+                self._bots.take(origin.bot)
             if origin.traceparent.endswith("01"):
                 with telemetry.span(f"HTTP {name}", origin.traceparent) as origin.traceparent:
                     status = await handler(scope, proto, origin)

@@ -9,7 +9,7 @@ from mesh.contract.model import Contract, RateClass, RateLimit
 from mesh.contract.reader import ContractError
 from mesh.errors import ResourceExhausted
 from mesh.rates import Buckets
-from public_edge.crawlers import Bot, Crawlers
+from public_edge.crawlers import Bot
 
 
 def limit_of_bots(contract: Contract) -> RateLimit:
@@ -23,18 +23,14 @@ def limit_of_bots(contract: Contract) -> RateLimit:
 class BotRates:
     """For all threads that answer requests."""
 
-    def __init__(self, crawlers: Crawlers, limit: RateLimit, now: Callable[[], float] = time.monotonic) -> None:
-        self._crawlers = crawlers
+    def __init__(self, limit: RateLimit, now: Callable[[], float] = time.monotonic) -> None:
         self._buckets = Buckets(limit, now)
         self._taking = threading.Lock()
         # By class, and whether they were answered.
         self.seen: Counter[tuple[Bot, bool]] = Counter()
 
-    def take(self, user_agent: str | None) -> None:
-        """One request. ResourceExhausted where it is a bot's, of a class that has asked too often."""
-        bot = self._crawlers.bot(user_agent)
-        if bot is None:
-            return
+    def take(self, bot: Bot) -> None:
+        """One request. ResourceExhausted where bots of the class have asked too often."""
         with self._taking:
             admitted = self._buckets.take(bot.name)
             self.seen[bot, admitted] += 1

@@ -5,6 +5,7 @@ import random
 from granian.rsgi import Scope
 
 from mesh.telemetry import valid_traceparent
+from public_edge.crawlers import bot_of
 from public_edge.request import Origin
 
 
@@ -18,6 +19,6 @@ def origin_of(scope: Scope) -> Origin:
     traceparent = get("traceparent")
     return Origin(
         get("x-request-id") or new_request_id(),
-        get("user-agent"),
+        bot_of(get("user-agent")),
         valid_traceparent(traceparent) if traceparent else "",
     )

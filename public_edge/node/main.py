@@ -25,7 +25,6 @@ from public_edge.content.domain import Shelf
 from public_edge.content.reading import Reader
 from public_edge.content.receipts import Receipts
 from public_edge.content.service import ContentService
-from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
 from public_edge.http.bots import BotRates, limit_of_bots
 from public_edge.http.server import HttpServer
@@ -48,7 +47,7 @@ SWITCH_INTERVAL_S = 0.001
 
 async def main(settings: EdgeSettings, process: Process) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    clock, crawlers, events = SystemClock(), Crawlers(), process.contract.events
+    clock, events = SystemClock(), process.contract.events
     limits = SpoolLimits(segment_bytes=settings.spool_segment_bytes, bytes_max=settings.spool_bytes_max)
     spool = Spool(settings.spool_dir, limits)
     recorder = Recorder(spool, process.contract)
@@ -59,10 +58,10 @@ async def main(settings: EdgeSettings, process: Process) -> None:
     signer = Signer(keys.load_or_create(settings.click_keys_dir))
     chooser = Chooser()
     urls = SignedClickUrls(signer, settings.browser_url, settings.click_ttl_s)
-    decider = Decider(chooser, urls, recorder, crawlers, clock, settings.node)
-    follower = Follower(signer, chooser, recorder, crawlers, clock, settings.node)
-    reader = Reader(recorder, crawlers, clock, settings.node)
-    receipts = Receipts(recorder, crawlers, clock, settings.node)
+    decider = Decider(chooser, urls, recorder, clock, settings.node)
+    follower = Follower(signer, chooser, recorder, clock, settings.node)
+    reader = Reader(recorder, clock, settings.node)
+    receipts = Receipts(recorder, clock, settings.node)
 
     catalogue = Catalogue(Share(settings.edge_nodes, settings.node_index))
     publisher = Publisher(catalogue, Shelf(), chooser, reader, clock)
@@ -70,7 +69,7 @@ async def main(settings: EdgeSettings, process: Process) -> None:
     consumer = SnapshotConsumer(access, topics, publisher, settings.snapshot_path)
 
     content_routes = (content_http.route(reader), content_http.receipt_route(receipts))
-    bots = BotRates(crawlers, limit_of_bots(process.contract))
+    bots = BotRates(limit_of_bots(process.contract))
     app = EdgeApp((ads_http.route(decider), clicks_http.route(follower), *content_routes), bots)
     front = HttpServer(app, settings.http_address, settings.identity_dir)
     server = (

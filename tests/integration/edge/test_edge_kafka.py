@@ -18,7 +18,6 @@ from public_edge.ads.catalogue import Catalogue, Share
 from public_edge.ads.domain import Chooser
 from public_edge.content.domain import Shelf
 from public_edge.content.reading import Reader
-from public_edge.crawlers import Crawlers
 from public_edge.kafka import KafkaAccess
 from public_edge.recorder import Recorder
 from public_edge.snapshot import state
@@ -217,7 +216,7 @@ class Node:
     def __init__(self, kafka, directory: Path, bootstrap: str | None = None) -> None:  # type: ignore[no-untyped-def]
         self.chooser, clock = Chooser(), SystemClock()
         self.spool = Spool(directory / "spool")
-        reader = Reader(Recorder(self.spool, load()), Crawlers(), clock, "edge-1")
+        reader = Reader(Recorder(self.spool, load()), clock, "edge-1")
         self.publisher = Publisher(Catalogue(Share()), Shelf(), self.chooser, reader, clock)
         access = KafkaAccess(bootstrap or kafka.bootstrap, kafka.identity("public", "edge"), "edge-1")
         self.path = directory / "snapshot.bin"

@@ -22,7 +22,6 @@ from public_edge.content import http as content_http
 from public_edge.content.domain import Item, Shelf
 from public_edge.content.reading import Reader
 from public_edge.content.receipts import Receipts
-from public_edge.crawlers import Crawlers
 from public_edge.http.app import EdgeApp
 from public_edge.http.bots import BotRates
 from public_edge.node.click_urls import SignedClickUrls
@@ -95,18 +94,18 @@ class EdgeRoom:
         creative = Creative("shoes", "shoes-1", "Shoes", "https://images.example/1", "https://shop.example/shoes")
         catalogue.apply({"shoes": Campaign("shoes", ("top",), (creative,))}, NOW_US)
         self.chooser.index = catalogue.index()
-        recorder, crawlers = Recorder(self.spool, load()), Crawlers()
-        reader = Reader(recorder, crawlers, self.clock, "edge-1")
+        recorder = Recorder(self.spool, load())
+        reader = Reader(recorder, self.clock, "edge-1")
         shelf = Shelf()
         shelf.apply({"about/en": Item("about", "en", "About", "<p>us</p>", 3, 60, True)})
         reader.library = shelf.library()
         urls = SignedClickUrls(self.signer, "https://edge.example", 3600)
-        self.decider = Decider(self.chooser, urls, recorder, crawlers, self.clock, "edge-1")
-        self.follower = Follower(self.signer, self.chooser, recorder, crawlers, self.clock, "edge-1")
+        self.decider = Decider(self.chooser, urls, recorder, self.clock, "edge-1")
+        self.follower = Follower(self.signer, self.chooser, recorder, self.clock, "edge-1")
         self.reader = reader
-        receipts = content_http.receipt_route(Receipts(recorder, crawlers, self.clock, "edge-1"))
+        receipts = content_http.receipt_route(Receipts(recorder, self.clock, "edge-1"))
         routes = (ads_http.route(self.decider), clicks_http.route(self.follower), content_http.route(reader), receipts)
-        self.app = EdgeApp(routes, BotRates(crawlers, RateLimit(per_second=10, burst=BOTS_BURST), self.clock.monotonic))
+        self.app = EdgeApp(routes, BotRates(RateLimit(per_second=10, burst=BOTS_BURST), self.clock.monotonic))
 
     async def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
         path, _, query = target.partition("?")

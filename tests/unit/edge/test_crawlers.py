@@ -3,9 +3,7 @@
 import pytest
 from crawleruseragents import CRAWLER_USER_AGENTS_DATA
 
-from public_edge.crawlers import Bot, Crawlers
-
-CRAWLERS = Crawlers()
+from public_edge.crawlers import Bot, bot_of
 
 
 def test_every_tag_of_the_list_is_of_one_class() -> None:
@@ -17,7 +15,7 @@ def test_every_tag_of_the_list_is_of_one_class() -> None:
 def test_every_agent_that_the_list_knows_is_a_bot() -> None:
     agents = [agent for entry in CRAWLER_USER_AGENTS_DATA for agent in entry["instances"]][::20]
     assert len(agents) > 50
-    assert all(CRAWLERS.match(agent) for agent in agents)
+    assert all(bot_of(agent) for agent in agents)
 
 
 @pytest.mark.parametrize(
@@ -33,4 +31,4 @@ def test_every_agent_that_the_list_knows_is_a_bot() -> None:
     ],
 )
 def test_people_are_no_bots(agent: str | None) -> None:
-    assert CRAWLERS.bot(agent) is None
+    assert bot_of(agent) is None

@@ -14,7 +14,6 @@ from public_edge.ads.catalogue import Catalogue, Share
 from public_edge.ads.domain import Chooser
 from public_edge.content.domain import Shelf
 from public_edge.content.reading import Reader
-from public_edge.crawlers import Crawlers
 from public_edge.recorder import Recorder
 from public_edge.snapshot import convert, state
 from public_edge.snapshot.convert import Unusable
@@ -91,7 +90,7 @@ def test_a_campaign_under_anothers_key_is_refused() -> None:
 def test_a_refused_record_leaves_the_one_before_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     chooser, clock = Chooser(), SystemClock()
-    reader = Reader(Recorder(spool, load_contract()), Crawlers(), clock, "edge-1")
+    reader = Reader(Recorder(spool, load_contract()), clock, "edge-1")
     publisher = Publisher(Catalogue(Share()), Shelf(), chooser, reader, clock)
     key = (Source.CAMPAIGN, "shoes")
     publisher.publish({key: campaign().SerializeToString()})
