@@ -6,14 +6,16 @@ Every action fails, and nothing is touched, when it would reach further than the
 
 import math
 import random
+import time
 
 from chaoslib.exceptions import ActivityFailed
 
-from chaos.checkers.keys import ROOT_WITHIN_S, root_rotated, rotated
+from chaos.checkers.keys import COMMAND_WITHIN_S, root_rotated, rotated, signing_replaced
 from chaos.drill import current
 from chaos.drill.leaders import leader
 from chaos.drill.session import Session
 from chaos.drill.topics import deletion_refused
+from chaos.load.outcomes import CallFailed
 from deploy.local.errors import LauncherError
 from mesh.errors import MeshError
 
@@ -39,6 +41,7 @@ __all__ = [
     "lose_patience",
     "rotate_data_keys",
     "rotate_root",
+    "rotate_signing_keys",
     "skew_clock",
     "slow_disk_of_primary",
     "spoil_identity",
@@ -221,10 +224,30 @@ def rotate_root(zone: str) -> str:
     """Replace the root of a zone's certificates, as `isthmus keys rotate-root` does. Takes half a minute."""
     session = _session()
     with session.window(f"root of the {zone} zone: rotated"):
-        done = session.loop.run(root_rotated(session.target.home.root, zone), ROOT_WITHIN_S + 30)
+        done = session.loop.run(root_rotated(session.target.home.root, zone), COMMAND_WITHIN_S + 30)
     if not done:
         raise ActivityFailed(f"the root of the {zone} zone was not rotated")
     return zone
+
+
+def rotate_signing_keys() -> float:
+    """Replace the keys that sign access tokens, as `isthmus keys rotate-signing` does. Fails when a token that an old
+    one signed is still accepted then. Returns the seconds that it took."""
+    session, began = _session(), time.monotonic()
+    crowd = session.crowd
+    try:
+        old = session.loop.run(crowd.token(), 60)
+        if not session.loop.run(crowd.accepts(old), 60):
+            raise ActivityFailed("the crowd's token is refused already")
+        with session.window("signing keys: replaced in a hurry"):
+            done = session.loop.run(signing_replaced(session.target.home.root), COMMAND_WITHIN_S + 30)
+        if not done:
+            raise ActivityFailed("the signing keys were not replaced")
+        if session.loop.run(crowd.accepts(old), 60):
+            raise ActivityFailed("a token of an old key is accepted still")
+    except CallFailed as failure:
+        raise ActivityFailed(str(failure)) from failure
+    return round(time.monotonic() - began, 1)
 
 
 def add_nodes(workload: str, nodes: int, for_s: float) -> str:

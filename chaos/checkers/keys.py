@@ -11,7 +11,7 @@ from isthmus.members.v1.members_pb2_grpc import DataKeysStub
 from chaos.checkers.books import DEADLINE_S, Channel
 
 BATCH = 500
-ROOT_WITHIN_S = 150.0
+COMMAND_WITHIN_S = 150.0
 
 
 async def rotated(channel: Channel) -> int:
@@ -33,14 +33,24 @@ async def rotated(channel: Channel) -> int:
 
 async def root_rotated(home: Path, zone: str) -> bool:
     """`isthmus keys rotate-root` of a home: exit status 0."""
+    return await _done(home, "rotate-root", zone)
+
+
+async def signing_replaced(home: Path) -> bool:
+    """`isthmus keys rotate-signing` of a home: exit status 0."""
+    return await _done(home, "rotate-signing")
+
+
+async def _done(home: Path, *command: str) -> bool:
     process = await asyncio.create_subprocess_exec(
-        *(Path(sys.executable).with_name("isthmus"), "keys", "rotate-root", zone),
+        str(Path(sys.executable).with_name("isthmus")),
+        *("keys", *command),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         env=os.environ | {"ISTHMUS_HOME": str(home)},
     )
     try:
-        return await asyncio.wait_for(process.wait(), ROOT_WITHIN_S) == 0
+        return await asyncio.wait_for(process.wait(), COMMAND_WITHIN_S) == 0
     except TimeoutError:
         process.kill()
         await process.wait()

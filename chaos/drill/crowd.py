@@ -81,7 +81,7 @@ class Crowd:
         url = self._target.urls["edge_gateway"]
         self.client = await self._stack.enter_async_context(PublicClient(url, root, CONNECTIONS_MAX))
         self._channel: Channel = await self._stack.enter_async_context(operator(home, self._target.table))
-        token = PatientToken(self.client, CLIENT_ID, key, SCOPE)
+        token = self._token = PatientToken(self.client, CLIENT_ID, key, SCOPE)
         self._shop = shop = Storefront(token, Outcomes(), self.run)
         self.slots = sorted({slot_of(row) for row in rows.impressions})
         try:
@@ -161,6 +161,15 @@ class Crowd:
     @property
     def channel(self) -> Channel:
         return self._channel
+
+    async def token(self) -> str:
+        """What the traffic shows now."""
+        return await self._token.text()
+
+    async def accepts(self, token: str) -> bool:
+        """Whether the mesh takes a call with this token for one that is signed in."""
+        answer = await self._token.send_with(token, "GET", "/v1/orders/none")
+        return answer.status != 401
 
     async def _wait_live(self) -> None:
         """Ask until so many answers in a row show this run that no edge node can have been left out."""

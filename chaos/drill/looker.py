@@ -2,6 +2,7 @@
 what is late there counts as the mesh's own slowness."""
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -69,8 +70,10 @@ class Looker:
         if child is None:
             return
         for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+            # Where it died, what was asked last cannot be sent any more.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
         try:
             child.wait(END_WITHIN_S)
         except subprocess.TimeoutExpired:

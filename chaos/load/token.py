@@ -31,12 +31,27 @@ class PatientToken:
     async def send(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Send one request as PublicClient does, in the client's name.
+        """Send one request as PublicClient does, in the client's name. A token that is refused is replaced once and the
+        request sent with the new one, as RFC 6750, section 3.1, has it: nothing was done with the first.
 
         Raises:
             CallFailed: no answer came, or no token after ATTEMPTS tries.
         """
         text = await self.text()
+        answer = await self.send_with(text, method, path, body, headers)
+        if answer.status != 401:
+            return answer
+        self._token.forget(text)
+        return await self.send_with(await self.text(), method, path, body, headers)
+
+    async def send_with(
+        self, text: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """The same with this token and no other.
+
+        Raises:
+            CallFailed: no answer came.
+        """
         for _ in range(SENT_MAX):
             shown, proof = self.headers(method, path, text)
             answer = await self._client.send(method, path, body, {**(headers or {}), **shown})

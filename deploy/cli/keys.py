@@ -1,9 +1,9 @@
-"""`isthmus keys`: the keys of members' personal data: where a rotation stands, the next one, and erasure."""
+"""`isthmus keys`: of personal data (where a rotation stands, the next one, erasure), of certificates, of tokens."""
 
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,10 +25,11 @@ BATCH = 500
 PROOF_POLL_S = 0.5
 PROOF_WAIT_S = 30.0
 ROOT_WAIT_S = 120.0
+SIGNING_WAIT_S = 60.0
 
 Room = Annotated[str, typer.Option(help="Whose keyring: members or oauth.")]
 
-app = typer.Typer(help="The keys of personal data.", no_args_is_help=True)
+app = typer.Typer(help="The keys of personal data, of certificates and of tokens.", no_args_is_help=True)
 
 
 @app.command()
@@ -82,6 +83,20 @@ def rotate_root(
                 )
             time.sleep(PROOF_POLL_S)
     typer.echo(f"{zone}: every leaf is under another root")
+
+
+@app.command("rotate-signing")
+def rotate_signing(as_json: Json = False) -> None:
+    """Replace the keys that sign access tokens, in a hurry; returns when nothing that the old ones signed is accepted.
+
+    Programs ask for new tokens by themselves, and members' apps with their refresh tokens.
+    """
+    with clear_errors():
+        replaced = asyncio.run(_rotate_signing())
+    if as_json:
+        print_json(replaced)
+    else:
+        console().print(f"{escape(replaced['key_id'])} signs alone; whatever others signed is refused")
 
 
 @app.command()
@@ -216,6 +231,34 @@ async def _rotate(go_on: bool, retire: bool, quiet: bool) -> dict[str, Any]:
                     break
         retired = list((await keys.RetireKeks(pb.RetireKeksRequest())).retired) if retire else []
         return _plain(await keys.GetKeyStatus(pb.GetKeyStatusRequest())) | {"retired": retired}
+
+
+async def _rotate_signing() -> dict[str, Any]:
+    import time
+
+    from isthmus.oauth.v1 import oauth_pb2 as pb
+    from isthmus.oauth.v1.oauth_pb2_grpc import KeysStub
+
+    from deploy.cli.operator import channels
+    from deploy.local.errors import LauncherError
+    from security.tokens.keys import REFRESH_S
+
+    async with channels("oauth") as replicas:
+        stubs = [KeysStub(channel) for channel in replicas]
+        answer = await stubs[0].ReplaceSigningKeys(pb.ReplaceSigningKeysRequest())
+        ends = time.monotonic() + SIGNING_WAIT_S
+        # Each replica lists it alone once it signs; whoever checks tokens has read the list again a little later.
+        for stub in stubs:
+            while not _only((await stub.ListKeys(pb.ListKeysRequest())).jwks, answer.key_id):
+                if time.monotonic() > ends:
+                    raise LauncherError("The old signing keys are listed still", "See the logs of oauth-*")
+                await asyncio.sleep(PROOF_POLL_S)
+        await asyncio.sleep(REFRESH_S + PROOF_POLL_S)
+    return {"key_id": answer.key_id, "signs_from_us": answer.signs_from_us}
+
+
+def _only(jwks: Iterable[str], key_id: str) -> bool:
+    return [json.loads(jwk)["kid"] for jwk in jwks] == [key_id]
 
 
 async def _shred(member_id: str, proof: Path) -> dict[str, Any]:

@@ -244,6 +244,8 @@ class KeyRules:
 
     signs_for: timedelta = timedelta(days=30)
     published_ahead: timedelta = timedelta(days=1)
+    # In a hurry: as long as the gateways and the services take to read the list again, and a fetch that fails.
+    hurried_ahead: timedelta = timedelta(seconds=12)
 
     def dates(self, not_before: datetime) -> tuple[datetime, datetime]:
         """not_before and retire_at of a new key. It stays published while a token of its last moment can live."""
@@ -263,6 +265,15 @@ class KeyRules:
             return None
         ends = signing.not_before + self.signs_for
         return max(ends, now + self.published_ahead) if now >= ends - self.published_ahead else None
+
+
+def successor(keys: Sequence[KeyDates], now: datetime) -> KeyDates | None:
+    """The key that will sign in the place of all others, where such a replacement is under way."""
+    for key in keys:
+        others = [other for other in keys if other.kid != key.kid]
+        if now < key.not_before and all(other.retire_at <= key.not_before for other in others):
+            return key
+    return None
 
 
 def signing_key(keys: Sequence[KeyDates], now: datetime) -> KeyDates | None:

@@ -48,6 +48,13 @@ class KeysService(oauth_pb2_grpc.KeysServicer):
         except ValueError as error:
             raise InvalidArgument("KEY_INVALID", "not a public P-256 signing key") from error
 
+    async def ReplaceSigningKeys(
+        self, request: oauth_pb2.ReplaceSigningKeysRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> oauth_pb2.ReplaceSigningKeysResponse:
+        dates = await self._keys.replace()
+        signs_from_us = round(dates.not_before.timestamp() * 1e6)
+        return oauth_pb2.ReplaceSigningKeysResponse(key_id=dates.kid, signs_from_us=signs_from_us)
+
 
 class AccountsService(oauth_pb2_grpc.AccountsServicer):
     """isthmus.oauth.v1.Accounts"""

@@ -10,17 +10,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey, KeySet
 
 from mesh.clock import Clock
-from mesh.errors import Unavailable
+from mesh.errors import Aborted, Unavailable
 from mesh.logs import logger
 from security.keys.port import Kms
-from security.oauth.domain import KeyDates, KeyRules, signing_key
+from security.oauth.domain import KeyDates, KeyRules, signing_key, successor
 from security.oauth.store import Store, StoredKey
 from security.tokens.jwk import COORDINATE_BYTES, public_jwk
 from security.tokens.keys import parse_jwk
 
 log = logger("oauth")
 
-REFRESH_S = 30.0
+# So soon each replica knows of a key that the other was told to make.
+REFRESH_S = 2.0
+REPLACE_ATTEMPTS_MAX = 5
 STORE_TIMEOUT_S = 10.0
 
 
@@ -38,7 +40,7 @@ def _context(kid: str) -> bytes:
 
 
 class SigningKeys:
-    """The current keys in memory, read again twice a minute. A KeySource for this process, too."""
+    """The current keys in memory, read again every other second. A KeySource for this process, too."""
 
     def __init__(self, store: Store, kms: Kms, rules: KeyRules, clock: Clock) -> None:
         self._store = store
@@ -60,7 +62,7 @@ class SigningKeys:
         stored = await self._read()
         starts = self._rules.next_start([key.dates for key in stored], self._now())
         if starts is not None:
-            added = await self._make(starts)
+            added = await self._make(*self._rules.dates(starts))
             known = frozenset(key.dates.kid for key in stored)
             if await asyncio.to_thread(self._store.add_signing_key, added, known):
                 log.info("signing_key_made", kid=added.dates.kid, signs_from=starts.isoformat())
@@ -75,15 +77,34 @@ class SigningKeys:
         self._public = dict(parse_jwk(text) for text in self._jwks.values())
         self._keys = keys
 
+    async def replace(self) -> KeyDates:
+        """Put a new key in the place of all others, which end as soon as every verifier can know it. While such a
+        replacement is under way, it is that one.
+
+        Aborted if others changed the keys again and again meanwhile.
+        """
+        for _ in range(REPLACE_ATTEMPTS_MAX):
+            stored, now = await self._read(), self._now()
+            alive = [key.dates for key in stored if now < key.dates.retire_at]
+            if (under_way := successor(alive, now)) is not None:
+                return under_way
+            added = await self._make(*self._rules.dates(now + self._rules.hurried_ahead))
+            known = frozenset(key.dates.kid for key in stored)
+            if await asyncio.to_thread(self._store.add_signing_key, added, known, alone=True):
+                log.warning("signing_keys_replaced", kid=added.dates.kid, signs_from=added.dates.not_before.isoformat())
+                await self.refresh()
+                return added.dates
+        raise Aborted("KEYS_CHANGED", "the signing keys were changed by others meanwhile", remedy="Ask again.")
+
     async def _read(self) -> list[StoredKey]:
         return await asyncio.wait_for(asyncio.to_thread(self._store.signing_keys), STORE_TIMEOUT_S)
 
-    async def _make(self, starts: datetime) -> StoredKey:
+    async def _make(self, not_before: datetime, retire_at: datetime) -> StoredKey:
         private = ec.generate_private_key(ec.SECP256R1())
         jwk = public_jwk(private.public_key())
         scalar = private.private_numbers().private_value.to_bytes(COORDINATE_BYTES, "big")
         kek, wrapped = await self._kms.wrap(scalar, _context(jwk["kid"]))
-        dates = KeyDates(jwk["kid"], *self._rules.dates(starts))
+        dates = KeyDates(jwk["kid"], not_before, retire_at)
         return StoredKey(dates, json.dumps(jwk, separators=(",", ":")), wrapped, kek)
 
     async def _unwrap(self, key: StoredKey) -> bytes:

@@ -258,12 +258,16 @@ class Store:
             for row in rows
         ]
 
-    def add_signing_key(self, key: StoredKey, known: frozenset[str]) -> bool:
-        """Add a key if the table still holds just the keys `known`; False if the other replica was first."""
+    def add_signing_key(self, key: StoredKey, known: frozenset[str], *, alone: bool = False) -> bool:
+        """Add a key if the table still holds just the keys `known`; False if the other replica was first. `alone`: all
+        others end when it begins."""
         with self._transaction() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _KEYS_LOCK})
             if frozenset(connection.execute(select(SIGNING_KEYS.c.kid)).scalars()) != known:
                 return False
+            if alone:
+                ends = func.least(SIGNING_KEYS.c.retire_at, key.dates.not_before)
+                connection.execute(update(SIGNING_KEYS).values(retire_at=ends))
             connection.execute(
                 insert(SIGNING_KEYS).values(
                     kid=key.dates.kid,

@@ -16,7 +16,8 @@ from security.tokens.strict import decoded
 log = logger("tokens")
 
 KEYS_MAX = 32
-REFRESH_S = 60.0
+# A key that was taken away is trusted for no longer than this, and a fetch that fails.
+REFRESH_S = 5.0
 # A token with an unknown key id may come from anybody: it must not make us ask the issuer more often than this.
 UNKNOWN_KEY_REFRESH_S = 1.0
 FETCH_TIMEOUT_S = 2.0
@@ -66,12 +67,14 @@ def _coordinate(value: object) -> int:
 
 
 class PublishedKeys:
-    """The issuer's keys: refreshed every minute, at once for an unknown key id, and kept while the issuer is away."""
+    """The issuer's keys: refreshed every few seconds, at once for an unknown id, and kept while the issuer is away."""
 
     def __init__(self, fetch: FetchJwks, clock: Clock) -> None:
         self._fetch = fetch
         self._clock = clock
         self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
+        # The same by the text that it came as.
+        self._parsed: dict[str, tuple[str, ec.EllipticCurvePublicKey]] = {}
         # When a key was last sought in vain. A key that is found costs no waiting to the next.
         self._missed_at = float("-inf")
         self._answered = False
@@ -120,10 +123,12 @@ class PublishedKeys:
             texts = await asyncio.wait_for(self._fetch(sought), FETCH_TIMEOUT_S)
             if not 0 < len(texts) <= KEYS_MAX:
                 raise ValueError(f"{len(texts)} keys")
-            found = dict(parse_jwk(text) for text in texts)
+            # What was verified with a key is remembered by it: as long as it is the same, it stays the same object.
+            parsed = {text: self._parsed.get(text) or parse_jwk(text) for text in texts}
+            found = dict(parsed.values())
             if len(found) != len(texts):
                 raise ValueError("a key id appears twice")
-            self._keys = found
+            self._parsed, self._keys = parsed, found
             self._answered = True
         except Exception as error:  # whatever the network or the answer does, the last good keys stay
             self._answered = False

@@ -10,7 +10,8 @@ from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEW
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters."
 _ADS: Final = {"ads": {}, "resource_api_version": "V3"}
-_JWKS_REFRESH: Final = "60s"
+# The authorization server lists a new key twice as long before it signs, also in a hurry.
+_JWKS_REFRESH: Final = "5s"
 _CLOCK_SKEW_S: Final = 10
 
 

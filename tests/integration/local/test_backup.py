@@ -11,6 +11,8 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from chaos.drill.custody import heal_leftovers
+from chaos.drill.target import Target
 from deploy.local import backup, copies, postgres
 from deploy.local.errors import LauncherError
 from deploy.local.mesh import LocalMesh
@@ -18,6 +20,7 @@ from deploy.local.postgres import NODES
 from deploy.local.restore import restore
 from deploy.local.settings import Home, LauncherSettings
 from tests.integration.control.world import eventually
+from tests.integration.local.killed_runner import killed
 from tests.ports import free_port_base
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -133,6 +136,26 @@ async def test_copies_are_taken_beside_the_receiver_and_commits_wait_for_it_alon
     assert await rows(Home(tmp_path / "second"), directory) == answered
     # The copy before works as well.
     assert await rows(Home(tmp_path / "third"), directory, copies.ended(kept[-1])) <= answered
+
+
+async def test_a_database_that_a_killed_runner_took_away_is_restored_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTHMUS_BACKUP", str(tmp_path / "backup"))
+    monkeypatch.setenv("ISTHMUS_HOME", str(tmp_path / "home"))
+    async with LocalMesh(tmp_path / "home", free_port_base(), only=("backup",)) as mesh:
+        await eventually(lambda: waits(mesh), "commits wait for the backup")
+        async with await postgres.connect(mesh.home) as connection:
+            await connection.execute("CREATE TABLE payment (number int)")
+            await connection.execute("INSERT INTO payment VALUES (7)")
+        fault = {"do": "lose-data", "names": [NODES[0]], "for_s": 500.0}
+        radius = {"workloads": ["postgres"], "whole": ["postgres"], "processes_max": 1}
+        await killed(mesh.home.root, radius, [("break_processes", fault)])
+        assert not mesh.home.data(NODES[0]).exists()
+        assert await asyncio.to_thread(heal_leftovers, Target(LauncherSettings())) == [f"{NODES[0]}: lose-data"]
+        await mesh.wait_ready(NODES[0])
+        async with await postgres.connect(mesh.home) as connection:
+            assert await (await connection.execute("SELECT number FROM payment")).fetchall() == [(7,)]
 
 
 async def streaming(connection: psycopg.AsyncConnection[Any]) -> list[str]:

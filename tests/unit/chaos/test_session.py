@@ -14,6 +14,7 @@ from chaos.drill.library import Targets
 from chaos.drill.loop import Loop
 from chaos.drill.session import Session, check_names
 from chaos.drill.undo import Undo, UndoJournal
+from deploy.local import door, links, networks
 from deploy.local.door import Refused
 from deploy.local.settings import Home
 
@@ -27,10 +28,12 @@ class Mesh:
         self.home = Home(root)
         self.nodes = NODES
         self.asked: list[tuple[dict[str, Any], list[str]]] = []
+        self.doors: list[str] = []
         self.healed: list[str] = []
         self.refuses = False
 
     def ask(self, at: str, **request: Any) -> dict[str, Any]:
+        self.doors.append(at)
         self.asked.append((request, [one.key for one in custody.journal(self.home).open]))
         if self.refuses:
             raise Refused("Refused: no", "Say something else")
@@ -47,7 +50,7 @@ def mesh(tmp_path: Path) -> Mesh:
 
 @pytest.fixture
 def session(mesh: Mesh) -> Iterator[Session]:
-    radius = {"workloads": ["edge"], "processes_max": 1, "links": ["core"]}
+    radius = {"workloads": ["edge"], "processes_max": 1, "links": ["core", networks.CABLE]}
     crowd: Any = SimpleNamespace(traffic=SimpleNamespace(now_s=1.0))
     target: Any = mesh
     loop = Loop()
@@ -77,6 +80,15 @@ def test_what_is_too_wide_never_reaches_the_mesh(session: Session, mesh: Mesh, n
     with pytest.raises(TooWide):
         session.break_link("kafka", 30, mode="reset")
     assert mesh.asked == []
+
+
+@pytest.mark.parametrize(("link", "at"), [("core", links.NAME), (networks.CABLE, door.LAUNCHER)])
+def test_a_link_is_disturbed_by_whoever_has_it(session: Session, mesh: Mesh, link: str, at: str) -> None:
+    session.break_link(link, 30, mode="black-hole", directions=["there"])
+    assert mesh.doors == [at]
+    assert mesh.asked[0][0]["directions"] == ["there"]
+    session.heal()
+    assert len(mesh.healed) == 1
 
 
 def test_a_kill_needs_no_undoing(session: Session, mesh: Mesh) -> None:

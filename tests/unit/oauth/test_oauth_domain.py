@@ -18,6 +18,7 @@ from security.oauth.domain import (
     redirect_matches,
     refresh_use,
     signing_key,
+    successor,
 )
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -124,6 +125,20 @@ def test_there_is_always_a_signing_key_and_a_token_never_outlives_its_listing(st
         if starts is not None and len([k for k in keys if now < k.retire_at]) > 1:
             assert starts - now >= rules.published_ahead - timedelta(hours=step_h)
         now += timedelta(hours=step_h)
+
+
+def test_a_replacement_is_under_way_until_its_key_signs() -> None:
+    rules = KeyRules()
+    first, planned = key("a", rules, NOW), key("b", rules, NOW + rules.signs_for)
+    # A key that is listed a day ahead replaces nothing in a hurry.
+    assert successor([first, planned], NOW + rules.signs_for - timedelta(hours=1)) is None
+    starts = NOW + DAY
+    hurried = key("c", rules, starts)
+    ended = [KeyDates(one.kid, one.not_before, starts) for one in (first, planned)]
+    assert successor([*ended, hurried], starts - timedelta(seconds=1)) == hurried
+    assert successor([*ended, hurried], starts) is None
+    assert signing_key([*ended, hurried], starts - timedelta(seconds=1)) == ended[0]
+    assert signing_key([*ended, hurried], starts) == hurried
 
 
 def test_a_retiring_key_is_listed_until_its_last_token_has_ended() -> None:

@@ -334,6 +334,20 @@ async def test_a_key_that_was_found_keeps_nobody_waiting_for_the_next(clock: Fak
     assert await keys.key("key-2") is not None
 
 
+async def test_a_key_that_is_listed_no_more_is_unknown_after_the_next_reading_and_others_stay_the_same_object(
+    clock: FakeClock,
+) -> None:
+    issuer = Issuer(jwk(), jwk("key-2"))
+    keys = PublishedKeys(issuer, clock)
+    before = await keys.key("key-2")
+    issuer.jwks = (jwk("key-2"), jwk("key-3"))
+    # Whatever makes it read again.
+    assert await keys.key("key-3") is not None
+    clock.elapsed_s += 1
+    assert await keys.key(KID) is None
+    assert await keys.key("key-2") is before
+
+
 async def test_known_keys_outlive_the_issuer_and_others_are_not_called_unknown_meanwhile(clock: FakeClock) -> None:
     issuer = Issuer(jwk())
     keys = PublishedKeys(issuer, clock)

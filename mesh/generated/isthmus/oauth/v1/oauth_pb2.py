@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from isthmus.policy.v1 import policy_pb2 as isthmus_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/oauth/v1/oauth.proto\x12\x10isthmus.oauth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"3\n\x0fListKeysRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01:\x06\x9a\xe7\x18\x02\x08\x01\">\n\x10ListKeysResponse\x12\x0c\n\x04jwks\x18\x01 \x03(\t\x12\x14\n\x0cgateway_jwks\x18\x02 \x03(\t:\x06\x9a\xe7\x18\x02\x08\x01\":\n\x16ListRevocationsRequest\x12\x18\n\x07version\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@:\x06\x9a\xe7\x18\x02\x08\x02\"x\n\x17ListRevocationsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tunchanged\x18\x02 \x01(\x08\x12\x31\n\x0brevocations\x18\x03 \x03(\x0b\x32\x1c.isthmus.oauth.v1.Revocation:\x06\x9a\xe7\x18\x02\x08\x02\"f\n\nRevocation\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .isthmus.oauth.v1.RevocationKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrevoked_at\x18\x03 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\";\n\x18PublishGatewayKeyRequest\x12\x17\n\x03jwk\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08:\x06\x9a\xe7\x18\x02\x08\x01\"3\n\x19PublishGatewayKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\"\x90\x01\n\x14\x43reateAccountRequest\x12\x31\n\tmember_id\x18\x01 \x01(\tB\x1e\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\xaa\xe7\x18\x02\x08\x02\x12\x19\n\x05login\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\x80\x01\x12\"\n\x08password\x18\x03 \x01(\tB\x10\xbaH\x07r\x05\x10\n\x18\x80\x02\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x03\"2\n\x15\x43reateAccountResponse\x12\x11\n\tmember_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18\x45nrolSecondFactorRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"8\n\x19\x45nrolSecondFactorResponse\x12\x13\n\x03uri\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18SignOutEverywhereRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"#\n\x19SignOutEverywhereResponse:\x06\x9a\xe7\x18\x02\x08\x01\"J\n\x13\x45raseAccountRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"\x1e\n\x14\x45raseAccountResponse:\x06\x9a\xe7\x18\x02\x08\x02*\x85\x01\n\x0eRevocationKind\x12\x1f\n\x1bREVOCATION_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15REVOCATION_KIND_TOKEN\x10\x01\x12\x1a\n\x16REVOCATION_KIND_FAMILY\x10\x02\x12\x1b\n\x17REVOCATION_KIND_SUBJECT\x10\x03\x32\x92\x04\n\x04Keys\x12\xb4\x01\n\x08ListKeys\x12!.isthmus.oauth.v1.ListKeysRequest\x1a\".isthmus.oauth.v1.ListKeysResponse\"a\x92\xe7\x18]\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x05oauth\n\x07gateway\n\x0c\x63ore-gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x01\x12\xb4\x01\n\x0fListRevocations\x12(.isthmus.oauth.v1.ListRevocationsRequest\x1a).isthmus.oauth.v1.ListRevocationsResponse\"L\x92\xe7\x18H\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x07gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x02\x12\x8c\x01\n\x11PublishGatewayKey\x12*.isthmus.oauth.v1.PublishGatewayKeyRequest\x1a+.isthmus.oauth.v1.PublishGatewayKeyResponse\"\x1e\x92\xe7\x18\x1a\n\x07gateway(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauth2\xb2\x06\n\x08\x41\x63\x63ounts\x12\xb7\x01\n\rCreateAccount\x12&.isthmus.oauth.v1.CreateAccountRequest\x1a\'.isthmus.oauth.v1.CreateAccountResponse\"U\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\tmember_id\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/accounts:\x01*\x12\xd9\x01\n\x11\x45nrolSecondFactor\x12*.isthmus.oauth.v1.EnrolSecondFactorRequest\x1a+.isthmus.oauth.v1.EnrolSecondFactorResponse\"k\x92\xe7\x18\x32\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write0\x88\'@\x03H\x02P\x05Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:enrolSecondFactor:\x01*\x12\xeb\x01\n\x11SignOutEverywhere\x12*.isthmus.oauth.v1.SignOutEverywhereRequest\x1a+.isthmus.oauth.v1.SignOutEverywhereResponse\"}\x92\xe7\x18\x44\n\x0c\x63ore-gateway\n\x08operator\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x01Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:signOutEverywhere:\x01*\x12\x92\x01\n\x0c\x45raseAccount\x12%.isthmus.oauth.v1.EraseAccountRequest\x1a&.isthmus.oauth.v1.EraseAccountResponse\"3\x92\xe7\x18/\n\x07members\n\x08operator(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x04P\x02Z\tmember_id\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/oauth/v1/oauth.proto\x12\x10isthmus.oauth.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1eisthmus/policy/v1/policy.proto\"3\n\x0fListKeysRequest\x12\x18\n\x06key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01:\x06\x9a\xe7\x18\x02\x08\x01\">\n\x10ListKeysResponse\x12\x0c\n\x04jwks\x18\x01 \x03(\t\x12\x14\n\x0cgateway_jwks\x18\x02 \x03(\t:\x06\x9a\xe7\x18\x02\x08\x01\":\n\x16ListRevocationsRequest\x12\x18\n\x07version\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@:\x06\x9a\xe7\x18\x02\x08\x02\"x\n\x17ListRevocationsResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tunchanged\x18\x02 \x01(\x08\x12\x31\n\x0brevocations\x18\x03 \x03(\x0b\x32\x1c.isthmus.oauth.v1.Revocation:\x06\x9a\xe7\x18\x02\x08\x02\"f\n\nRevocation\x12.\n\x04kind\x18\x01 \x01(\x0e\x32 .isthmus.oauth.v1.RevocationKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrevoked_at\x18\x03 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x02\";\n\x18PublishGatewayKeyRequest\x12\x17\n\x03jwk\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08:\x06\x9a\xe7\x18\x02\x08\x01\"3\n\x19PublishGatewayKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x01\"#\n\x19ReplaceSigningKeysRequest:\x06\x9a\xe7\x18\x02\x08\x01\"K\n\x1aReplaceSigningKeysResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rsigns_from_us\x18\x02 \x01(\x03:\x06\x9a\xe7\x18\x02\x08\x01\"\x90\x01\n\x14\x43reateAccountRequest\x12\x31\n\tmember_id\x18\x01 \x01(\tB\x1e\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$\xaa\xe7\x18\x02\x08\x02\x12\x19\n\x05login\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\x80\x01\x12\"\n\x08password\x18\x03 \x01(\tB\x10\xbaH\x07r\x05\x10\n\x18\x80\x02\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x03\"2\n\x15\x43reateAccountResponse\x12\x11\n\tmember_id\x18\x01 \x01(\t:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18\x45nrolSecondFactorRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"8\n\x19\x45nrolSecondFactorResponse\x12\x13\n\x03uri\x18\x01 \x01(\tB\x06\xaa\xe7\x18\x02\x08\x05:\x06\x9a\xe7\x18\x02\x08\x02\"O\n\x18SignOutEverywhereRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"#\n\x19SignOutEverywhereResponse:\x06\x9a\xe7\x18\x02\x08\x01\"J\n\x13\x45raseAccountRequest\x12+\n\tmember_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^[a-z0-9-]{1,64}$:\x06\x9a\xe7\x18\x02\x08\x02\"\x1e\n\x14\x45raseAccountResponse:\x06\x9a\xe7\x18\x02\x08\x02*\x85\x01\n\x0eRevocationKind\x12\x1f\n\x1bREVOCATION_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15REVOCATION_KIND_TOKEN\x10\x01\x12\x1a\n\x16REVOCATION_KIND_FAMILY\x10\x02\x12\x1b\n\x17REVOCATION_KIND_SUBJECT\x10\x03\x32\xa5\x05\n\x04Keys\x12\xb4\x01\n\x08ListKeys\x12!.isthmus.oauth.v1.ListKeysRequest\x1a\".isthmus.oauth.v1.ListKeysResponse\"a\x92\xe7\x18]\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x05oauth\n\x07gateway\n\x0c\x63ore-gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x01\x12\xb4\x01\n\x0fListRevocations\x12(.isthmus.oauth.v1.ListRevocationsRequest\x1a).isthmus.oauth.v1.ListRevocationsResponse\"L\x92\xe7\x18H\n\x06orders\n\x08payments\n\x07members\n\x07\x63\x61talog\n\x07gateway\n\x08operator(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x01H\x03P\x02\x12\x8c\x01\n\x11PublishGatewayKey\x12*.isthmus.oauth.v1.PublishGatewayKeyRequest\x1a+.isthmus.oauth.v1.PublishGatewayKeyResponse\"\x1e\x92\xe7\x18\x1a\n\x07gateway(\x01\x30\xd0\x0f:\x04\x08\x03\x10\x14@\x03H\x04P\x02\x12\x90\x01\n\x12ReplaceSigningKeys\x12+.isthmus.oauth.v1.ReplaceSigningKeysRequest\x1a,.isthmus.oauth.v1.ReplaceSigningKeysResponse\"\x1f\x92\xe7\x18\x1b\n\x08operator(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x04P\x02\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauth2\xb2\x06\n\x08\x41\x63\x63ounts\x12\xb7\x01\n\rCreateAccount\x12&.isthmus.oauth.v1.CreateAccountRequest\x1a\'.isthmus.oauth.v1.CreateAccountResponse\"U\x92\xe7\x18:\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x02Z\tmember_id\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/accounts:\x01*\x12\xd9\x01\n\x11\x45nrolSecondFactor\x12*.isthmus.oauth.v1.EnrolSecondFactorRequest\x1a+.isthmus.oauth.v1.EnrolSecondFactorResponse\"k\x92\xe7\x18\x32\n\x0c\x63ore-gateway\x12\x0e\x61\x63\x63ounts.write0\x88\'@\x03H\x02P\x05Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:enrolSecondFactor:\x01*\x12\xeb\x01\n\x11SignOutEverywhere\x12*.isthmus.oauth.v1.SignOutEverywhereRequest\x1a+.isthmus.oauth.v1.SignOutEverywhereResponse\"}\x92\xe7\x18\x44\n\x0c\x63ore-gateway\n\x08operator\x12\x0e\x61\x63\x63ounts.write(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x02P\x01Z\tmember_id\x82\xd3\xe4\x93\x02/\"*/v1/accounts/{member_id}:signOutEverywhere:\x01*\x12\x92\x01\n\x0c\x45raseAccount\x12%.isthmus.oauth.v1.EraseAccountRequest\x1a&.isthmus.oauth.v1.EraseAccountResponse\"3\x92\xe7\x18/\n\x07members\n\x08operator(\x01\x30\x88\':\x04\x08\x03\x10\x14@\x03H\x04P\x02Z\tmember_id\x1a\r\x8a\xe7\x18\t\x08\x02\x12\x05oauthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,6 +54,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHGATEWAYKEYREQUEST']._serialized_options = b'\232\347\030\002\010\001'
   _globals['_PUBLISHGATEWAYKEYRESPONSE']._loaded_options = None
   _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_options = b'\232\347\030\002\010\001'
+  _globals['_REPLACESIGNINGKEYSREQUEST']._loaded_options = None
+  _globals['_REPLACESIGNINGKEYSREQUEST']._serialized_options = b'\232\347\030\002\010\001'
+  _globals['_REPLACESIGNINGKEYSRESPONSE']._loaded_options = None
+  _globals['_REPLACESIGNINGKEYSRESPONSE']._serialized_options = b'\232\347\030\002\010\001'
   _globals['_CREATEACCOUNTREQUEST'].fields_by_name['member_id']._loaded_options = None
   _globals['_CREATEACCOUNTREQUEST'].fields_by_name['member_id']._serialized_options = b'\272H\025r\0232\021^[a-z0-9-]{1,64}$\252\347\030\002\010\002'
   _globals['_CREATEACCOUNTREQUEST'].fields_by_name['login']._loaded_options = None
@@ -92,6 +96,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYS'].methods_by_name['ListRevocations']._serialized_options = b'\222\347\030H\n\006orders\n\010payments\n\007members\n\007catalog\n\007gateway\n\010operator(\0010\320\017:\004\010\003\020\024@\001H\003P\002'
   _globals['_KEYS'].methods_by_name['PublishGatewayKey']._loaded_options = None
   _globals['_KEYS'].methods_by_name['PublishGatewayKey']._serialized_options = b'\222\347\030\032\n\007gateway(\0010\320\017:\004\010\003\020\024@\003H\004P\002'
+  _globals['_KEYS'].methods_by_name['ReplaceSigningKeys']._loaded_options = None
+  _globals['_KEYS'].methods_by_name['ReplaceSigningKeys']._serialized_options = b'\222\347\030\033\n\010operator(\0010\210\':\004\010\003\020\024@\003H\004P\002'
   _globals['_ACCOUNTS']._loaded_options = None
   _globals['_ACCOUNTS']._serialized_options = b'\212\347\030\t\010\002\022\005oauth'
   _globals['_ACCOUNTS'].methods_by_name['CreateAccount']._loaded_options = None
@@ -102,8 +108,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTS'].methods_by_name['SignOutEverywhere']._serialized_options = b'\222\347\030D\n\014core-gateway\n\010operator\022\016accounts.write(\0010\210\':\004\010\003\020\024@\003H\002P\001Z\tmember_id\202\323\344\223\002/\"*/v1/accounts/{member_id}:signOutEverywhere:\001*'
   _globals['_ACCOUNTS'].methods_by_name['EraseAccount']._loaded_options = None
   _globals['_ACCOUNTS'].methods_by_name['EraseAccount']._serialized_options = b'\222\347\030/\n\007members\n\010operator(\0010\210\':\004\010\003\020\024@\003H\004P\002Z\tmember_id'
-  _globals['_REVOCATIONKIND']._serialized_start=1223
-  _globals['_REVOCATIONKIND']._serialized_end=1356
+  _globals['_REVOCATIONKIND']._serialized_start=1337
+  _globals['_REVOCATIONKIND']._serialized_end=1470
   _globals['_LISTKEYSREQUEST']._serialized_start=141
   _globals['_LISTKEYSREQUEST']._serialized_end=192
   _globals['_LISTKEYSRESPONSE']._serialized_start=194
@@ -118,24 +124,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHGATEWAYKEYREQUEST']._serialized_end=603
   _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_start=605
   _globals['_PUBLISHGATEWAYKEYRESPONSE']._serialized_end=656
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=659
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=803
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=805
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=855
-  _globals['_ENROLSECONDFACTORREQUEST']._serialized_start=857
-  _globals['_ENROLSECONDFACTORREQUEST']._serialized_end=936
-  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_start=938
-  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_end=994
-  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_start=996
-  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_end=1075
-  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_start=1077
-  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_end=1112
-  _globals['_ERASEACCOUNTREQUEST']._serialized_start=1114
-  _globals['_ERASEACCOUNTREQUEST']._serialized_end=1188
-  _globals['_ERASEACCOUNTRESPONSE']._serialized_start=1190
-  _globals['_ERASEACCOUNTRESPONSE']._serialized_end=1220
-  _globals['_KEYS']._serialized_start=1359
-  _globals['_KEYS']._serialized_end=1889
-  _globals['_ACCOUNTS']._serialized_start=1892
-  _globals['_ACCOUNTS']._serialized_end=2710
+  _globals['_REPLACESIGNINGKEYSREQUEST']._serialized_start=658
+  _globals['_REPLACESIGNINGKEYSREQUEST']._serialized_end=693
+  _globals['_REPLACESIGNINGKEYSRESPONSE']._serialized_start=695
+  _globals['_REPLACESIGNINGKEYSRESPONSE']._serialized_end=770
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=773
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=917
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=919
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=969
+  _globals['_ENROLSECONDFACTORREQUEST']._serialized_start=971
+  _globals['_ENROLSECONDFACTORREQUEST']._serialized_end=1050
+  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_start=1052
+  _globals['_ENROLSECONDFACTORRESPONSE']._serialized_end=1108
+  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_start=1110
+  _globals['_SIGNOUTEVERYWHEREREQUEST']._serialized_end=1189
+  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_start=1191
+  _globals['_SIGNOUTEVERYWHERERESPONSE']._serialized_end=1226
+  _globals['_ERASEACCOUNTREQUEST']._serialized_start=1228
+  _globals['_ERASEACCOUNTREQUEST']._serialized_end=1302
+  _globals['_ERASEACCOUNTRESPONSE']._serialized_start=1304
+  _globals['_ERASEACCOUNTRESPONSE']._serialized_end=1334
+  _globals['_KEYS']._serialized_start=1473
+  _globals['_KEYS']._serialized_end=2150
+  _globals['_ACCOUNTS']._serialized_start=2153
+  _globals['_ACCOUNTS']._serialized_end=2971
 # @@protoc_insertion_point(module_scope)

@@ -205,6 +205,44 @@ class PublishGatewayKeyResponse(_message.Message):
 Global___PublishGatewayKeyResponse: _TypeAlias = PublishGatewayKeyResponse  # noqa: Y015
 
 @_typing.final
+class ReplaceSigningKeysRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceSigningKeysRequest: _TypeAlias = ReplaceSigningKeysRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceSigningKeysResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SIGNS_FROM_US_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    signs_from_us: _builtins.int
+    """Microseconds since the epoch: from when it signs, and the others do not."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        signs_from_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "signs_from_us", b"signs_from_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceSigningKeysResponse: _TypeAlias = ReplaceSigningKeysResponse  # noqa: Y015
+
+@_typing.final
 class CreateAccountRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -50,6 +50,11 @@ class KeysStub:
                 request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyRequest.SerializeToString,
                 response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyResponse.FromString,
                 _registered_method=True)
+        self.ReplaceSigningKeys = channel.unary_unary(
+                '/isthmus.oauth.v1.Keys/ReplaceSigningKeys',
+                request_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ReplaceSigningKeysRequest.SerializeToString,
+                response_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ReplaceSigningKeysResponse.FromString,
+                _registered_method=True)
 
 
 class KeysServicer:
@@ -77,6 +82,15 @@ class KeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceSigningKeys(self, request, context):
+        """Puts a new key in the place of all that sign access tokens, in a hurry: it is listed at once, and signs as soon as
+        every verifier can know it. In that moment the others sign no more, and what they signed is refused within seconds.
+        Asked again before that, it answers with the same key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeysServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +108,11 @@ def add_KeysServicer_to_server(servicer, server):
                     servicer.PublishGatewayKey,
                     request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyRequest.FromString,
                     response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyResponse.SerializeToString,
+            ),
+            'ReplaceSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceSigningKeys,
+                    request_deserializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ReplaceSigningKeysRequest.FromString,
+                    response_serializer=isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ReplaceSigningKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +197,33 @@ class Keys:
             '/isthmus.oauth.v1.Keys/PublishGatewayKey',
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyRequest.SerializeToString,
             isthmus_dot_oauth_dot_v1_dot_oauth__pb2.PublishGatewayKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.oauth.v1.Keys/ReplaceSigningKeys',
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ReplaceSigningKeysRequest.SerializeToString,
+            isthmus_dot_oauth_dot_v1_dot_oauth__pb2.ReplaceSigningKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,11 @@ class KeysStub:
     """Every revocation that a living token may be under. Asked for every second or two."""
     PublishGatewayKey: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.PublishGatewayKeyRequest, _oauth_pb2.PublishGatewayKeyResponse]
     """Makes the public key known that the gateway signs inner tokens with. It is listed within a second."""
+    ReplaceSigningKeys: _grpc.UnaryUnaryMultiCallable[_oauth_pb2.ReplaceSigningKeysRequest, _oauth_pb2.ReplaceSigningKeysResponse]
+    """Puts a new key in the place of all that sign access tokens, in a hurry: it is listed at once, and signs as soon as
+    every verifier can know it. In that moment the others sign no more, and what they signed is refused within seconds.
+    Asked again before that, it answers with the same key.
+    """
 
 @_typing.type_check_only
 class KeysAsyncStub(KeysStub):
@@ -51,6 +56,11 @@ class KeysAsyncStub(KeysStub):
     """Every revocation that a living token may be under. Asked for every second or two."""
     PublishGatewayKey: _aio.UnaryUnaryMultiCallable[_oauth_pb2.PublishGatewayKeyRequest, _oauth_pb2.PublishGatewayKeyResponse]  # type: ignore[assignment]
     """Makes the public key known that the gateway signs inner tokens with. It is listed within a second."""
+    ReplaceSigningKeys: _aio.UnaryUnaryMultiCallable[_oauth_pb2.ReplaceSigningKeysRequest, _oauth_pb2.ReplaceSigningKeysResponse]  # type: ignore[assignment]
+    """Puts a new key in the place of all that sign access tokens, in a hurry: it is listed at once, and signs as soon as
+    every verifier can know it. In that moment the others sign no more, and what they signed is refused within seconds.
+    Asked again before that, it answers with the same key.
+    """
 
 class KeysServicer(metaclass=_abc_1.ABCMeta):
     """What whoever checks tokens must know: the keys they are signed with, and which of them are revoked."""
@@ -78,6 +88,17 @@ class KeysServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_oauth_pb2.PublishGatewayKeyResponse, _abc.Awaitable[_oauth_pb2.PublishGatewayKeyResponse]]:
         """Makes the public key known that the gateway signs inner tokens with. It is listed within a second."""
+
+    @_abc_1.abstractmethod
+    def ReplaceSigningKeys(
+        self,
+        request: _oauth_pb2.ReplaceSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_oauth_pb2.ReplaceSigningKeysResponse, _abc.Awaitable[_oauth_pb2.ReplaceSigningKeysResponse]]:
+        """Puts a new key in the place of all that sign access tokens, in a hurry: it is listed at once, and signs as soon as
+        every verifier can know it. In that moment the others sign no more, and what they signed is refused within seconds.
+        Asked again before that, it answers with the same key.
+        """
 
 def add_KeysServicer_to_server(servicer: KeysServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
