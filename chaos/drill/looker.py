@@ -13,7 +13,6 @@ from collections.abc import Collection
 
 from chaos.drill.errors import MeshUnwell
 from chaos.drill.target import Target
-from deploy.local import processes
 from deploy.local.errors import LauncherError
 from deploy.local.settings import LauncherSettings
 from mesh.environment import GRPC
@@ -21,8 +20,6 @@ from mesh.environment import GRPC
 ANSWER_WITHIN_S = 60.0
 END_WITHIN_S = 5.0
 POLL_S = 0.5
-# Whoever is served comes first, also where there are few processors.
-NICE = 5
 
 
 class Looker:
@@ -59,11 +56,14 @@ class Looker:
         Raises:
             MeshUnwell: it did not become well in time, and why.
         """
+        wrong = self.unwell(names)
+        # The first look may have had to start the process that looks.
         ends = time.monotonic() + within_s
-        while wrong := self.unwell(names):
+        while wrong:
             if time.monotonic() >= ends:
                 raise MeshUnwell(f"The mesh is not well: {'; '.join(wrong.values())[:300]}", "See `isthmus check`")
             time.sleep(POLL_S)
+            wrong = self.unwell(names)
 
     def close(self) -> None:
         child, self._child = self._child, None
@@ -94,7 +94,6 @@ class Looker:
 
 def main() -> None:
     """Answer each line of standard input, the names or null, with one line, until there are no more."""
-    processes.yield_for_good(NICE)
     target = Target(LauncherSettings())
     with asyncio.Runner() as runner:
         for line in sys.stdin:

@@ -92,10 +92,3 @@ def yield_to_others(pid: int, by: int) -> bool:
         os.setpriority(os.PRIO_PGRP, pid, min(NICE_MAX, os.getpriority(os.PRIO_PROCESS, 0) + by))
         Path(f"/proc/{pid}/autogroup").write_text(str(by))
     return True
-
-
-def yield_for_good(by: int) -> None:
-    """Make ourselves, who lead a session, and all that we start nicer than we are, for good: that takes no root."""
-    os.nice(by)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(by))
