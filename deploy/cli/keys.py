@@ -127,11 +127,11 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Copy a keyring, wrapped under a recovery key (RFC 5649). After each rotation take another, destroy the older."""
-    from security.keys import recovery
+    from security.keys import key_file, recovery
 
     with clear_errors(), _told():
         keyring, seal = _keyring(room)
-        versions = recovery.back_up(keyring, seal, recovery.open_or_create(recovery_key), copy)
+        versions = recovery.back_up(keyring, seal, key_file.open_or_create(recovery_key), copy)
     _copied(f"{room} {copy.name}", versions, f"are in {copy}, wrapped under {recovery_key}", as_json)
 
 
@@ -143,11 +143,11 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Make a lost keyring again of its copy. A keyring that is there is left as it is."""
-    from security.keys import recovery
+    from security.keys import key_file, recovery
 
     with clear_errors(), _told():
         keyring, seal = _keyring(room)
-        versions = recovery.restore(copy, recovery.read_recovery_key(recovery_key), keyring, seal)
+        versions = recovery.restore(copy, key_file.read(recovery_key), keyring, seal)
     _copied(f"{room} from {copy.name}", versions, f"are back in {keyring}", as_json)
 
 

@@ -20,6 +20,7 @@ from mesh.settings import ProcessSettings
 from security.audit.attached import begin
 from security.audit.port import AuditSink
 from security.audit.record import AuditRecord, Decision, clean
+from security.audit.subjects import Subjects
 
 _DENIED: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
@@ -36,6 +37,7 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
         self._sink = sink
         self._workload, self._node = settings.workload, settings.node
         self._clock = clock or SystemClock()
+        self._subjects = Subjects.below(settings.home)
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
@@ -87,6 +89,7 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
     def _record(self, method: MethodPolicy, request: Any, code: grpc.StatusCode, reason: str) -> AuditRecord:
         call = current_call()
         claims = call.claims
+        about = clean(getattr(request, method.subject_field)) if method.subject_field else ""
         return AuditRecord(
             record_id=os.urandom(16).hex(),
             time_us=self._clock.now_us(),
@@ -94,7 +97,7 @@ class AuditInterceptor(grpc.aio.ServerInterceptor):
             token_subject=clean(claims.subject) if claims else "",
             token_client=clean(claims.client_id) if claims else "",
             method=method.path,
-            data_subject=clean(getattr(request, method.subject_field)) if method.subject_field else "",
+            data_subject=self._subjects.named(about),
             decision=Decision.DENIED if code in _DENIED else Decision.ALLOWED,
             result=code.name,
             reason=reason,

@@ -20,6 +20,7 @@ from security.audit.sequencer import Sequencer
 from security.audit.service import AuditLogService
 from security.audit.settings import AuditSettings
 from security.audit.store import AuditStore
+from security.audit.subjects import Subjects
 from security.audit.tree_store import TreeStore
 from security.audit.watch import ALERTS_CURSOR, AlertWatch
 from security.audit.witness_client import WitnessClient
@@ -50,7 +51,7 @@ async def main(settings: AuditSettings, process: Process) -> None:
     retention = LogRetention(engine, process.contract, Remover(settings, SystemClock()), signer)
     beside.append(Rounds("audit-retention", retention.round, INTERVAL_S))
     server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
-    server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store))
+    server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store, Subjects.below(settings.home)))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.
     await process.serve(server.build(), sequencer, sink, *beside)
     await engine.dispose()

@@ -10,9 +10,10 @@ from mesh.call import current_call
 from mesh.clock import Clock, SystemClock
 from mesh.errors import FailedPrecondition
 from security.audit import attached
-from security.audit.record import Decision
+from security.audit.record import Decision, clean
 from security.audit.removal import DAY_US
 from security.audit.store import AuditStore, RemovalProof, Selection, StoredCheckpoint, StoredRecord
+from security.audit.subjects import Subjects
 
 PAGE_SIZE: Final = 100
 PAGE_SIZE_MAX: Final = 1000
@@ -23,8 +24,11 @@ _APART_US_MAX: Final = 300_000_000
 
 
 class AuditLogService(audit_pb2_grpc.AuditLogServicer):
-    def __init__(self, store: AuditStore, clock: Clock | None = None) -> None:
+    """subjects: how the log names what is no id, so that it is found by whoever knows it."""
+
+    def __init__(self, store: AuditStore, subjects: Subjects, clock: Clock | None = None) -> None:
         self._store = store
+        self._subjects = subjects
         self._clock = clock or SystemClock()
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Any) -> pb.ListRecordsResponse:
@@ -32,7 +36,7 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
             after_sequence=_position(request.after_sequence),
             method=request.method,
             token_subject=request.token_subject,
-            data_subject=request.data_subject,
+            data_subject=self._subjects.named(clean(request.data_subject)),
             decision=Decision(int(request.decision)) if request.decision else None,
             peer=request.peer,
             trace_id=request.trace_id,

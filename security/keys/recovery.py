@@ -9,7 +9,6 @@ associated data; what a key is stands before it and is wrapped with it, so that 
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.keywrap import (
 )
 
 from mesh.errors import AlreadyExists
-from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_file, read_key_file, write_file
+from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_file, write_file
 from security.keys.aead import KEY_BYTES
 from security.keys.envelope import encode_parts
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, KeyringUnusable
@@ -48,22 +47,6 @@ def unwrap(recovery_key: bytes, wrapped: bytes) -> bytes:
         return aes_key_unwrap_with_padding(_whole(recovery_key), wrapped)
     except InvalidUnwrap:
         raise EnvelopeRejected from None
-
-
-def open_or_create(path: Path) -> bytes:
-    """The recovery key in a file of 0600, made when there is none. Raises KeyringUnusable or FailedPrecondition."""
-    with locked(path):
-        if not path.exists():
-            write_file(path, base64.b64encode(os.urandom(KEY_BYTES)) + b"\n", PRIVATE_MODE)
-    return read_recovery_key(path)
-
-
-def read_recovery_key(path: Path) -> bytes:
-    """Raises KeyringUnusable, FailedPrecondition when others may read it, or OSError."""
-    try:
-        return _whole(base64.b64decode(read_key_file(path).strip(), validate=True))
-    except ValueError:
-        raise KeyringUnusable(f"{path} holds no recovery key") from None
 
 
 def back_up(keyring: Path, seal: Seal, recovery_key: bytes, copy: Path) -> list[int]:

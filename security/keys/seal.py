@@ -3,8 +3,6 @@
 Either keeps a copy of the keyring alone (in a backup, on a lost disk) from being worth anything.
 """
 
-import base64
-import os
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -12,10 +10,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from mesh.files import DIRECTORY_MODE, PRIVATE_MODE, read_key_file, write_file
+from mesh.files import read_key_file
+from security.keys import key_file
 from security.keys.aead import KEY_BYTES
 from security.keys.errors import KeyringUnusable
-from security.keys.wraps import locked
 
 SALT_BYTES: Final = 16
 PASSPHRASE_BYTES_MIN: Final = 12
@@ -47,16 +45,7 @@ class KeyFileSeal:
         return cls(keyring.parents[1] / "seals" / f"{keyring.parent.name}.key")
 
     def key(self, salt: bytes) -> bytes:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
-        with locked(self._path):
-            if not self._path.exists():
-                write_file(self._path, base64.b64encode(os.urandom(KEY_BYTES)) + b"\n", PRIVATE_MODE)
-        try:
-            secret = base64.b64decode(read_key_file(self._path).strip(), validate=True)
-        except ValueError:
-            secret = b""
-        if len(secret) != KEY_BYTES:
-            raise KeyringUnusable(f"{self._path} holds no key of {KEY_BYTES} bytes")
+        secret = key_file.open_or_create(self._path)
         return HKDF(hashes.SHA256(), KEY_BYTES, salt=salt, info=b"isthmus keyring seal").derive(secret)
 
 

@@ -122,7 +122,7 @@ class AccountPage:
         passkey = ""
         if self._passkeys.offered:
             passkey = await self._workers.run(
-                lambda: self._passkeys.making(member_id, session.login, visit.cookie, now)
+                lambda: self._passkeys.making(member_id, session.called, visit.cookie, now)
             )
         return self._pages.form(
             "account.html",

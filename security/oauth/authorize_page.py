@@ -188,7 +188,7 @@ class AuthorizePage:
             redirect_uri=asked.grant.redirect_uri,
             client=asked.client_name,
             scopes=sorted(asked.scopes),
-            login=session.login,
+            login=session.called,
             user_code="",
         )
 

@@ -104,7 +104,7 @@ class DevicePage:
             action=PATH,
             client=await self._client(device),
             scopes=sorted(device.scope.split()),
-            login=visit.session.login,
+            login=visit.session.called,
             user_code=device.user_code,
         )
 

@@ -96,7 +96,8 @@ class Account:
     """How a member signs in."""
 
     member_id: str
-    login: str
+    # What its login is found by; the login itself is not kept.
+    login_index: bytes
     password_hash: str
     failures: int
     locked_until: datetime | None
@@ -145,6 +146,7 @@ class Session:
     # What it is called on pages and in records; its cookie holds something else.
     session_id: str
     member_id: str
+    # As it was typed in this browser; "" of a member who came by a passkey or a provider, and in lists.
     login: str
     signed_in_at: datetime
     expires_at: datetime
@@ -152,6 +154,11 @@ class Session:
     methods: str
     # The browser, in a few words.
     agent: str = ""
+
+    @property
+    def called(self) -> str:
+        """What pages call its member."""
+        return self.login or self.member_id
 
     def fresh(self, now: datetime) -> bool:
         """Whether its member signed in a moment ago: only then it may change how they sign in."""

@@ -1,8 +1,11 @@
-"""How logins lie in the database: found by a keyed hash, shown from under a seal, and never in clear.
+"""A login is kept nowhere but as a keyed hash, by which it is found.
 
-A login is an e-mail address as often as not. Its hash without a key could be searched for in an afternoon.
+A login is an e-mail address as often as not. Its hash without a key could be searched for in an afternoon; sealed under
+a key of the server's it would open in every old copy of the tables for whoever has that key. So only whoever typed it
+sees it again: their session has it under a key made of what the cookie holds, of which the server keeps a digest.
 """
 
+import hashlib
 from typing import Final
 
 from security.keys.aead import NONCE_BYTES, Aead
@@ -10,29 +13,34 @@ from security.keys.blind_index import BlindIndex
 from security.keys.port import Kms
 
 _INDEX: Final = "oauth-logins"
-_SEAL: Final = "oauth-logins-sealed"
 
 
 class Logins:
-    """Two keys that all replicas share."""
+    """One key that all replicas share."""
 
-    def __init__(self, index_key: bytes, seal_key: bytes) -> None:
+    def __init__(self, index_key: bytes) -> None:
         self._index = BlindIndex(index_key)
-        self._aead = Aead(seal_key)
 
     @classmethod
     async def under(cls, keyring: Kms) -> "Logins":
-        return cls(await keyring.index_key(_INDEX), await keyring.index_key(_SEAL))
+        return cls(await keyring.index_key(_INDEX))
 
     def index(self, login: str) -> bytes:
         """What a folded login is found by."""
         return self._index.of(login)
 
-    def seal(self, login: str, member_id: str) -> bytes:
-        """It opens in this member's row alone."""
-        nonce, sealed = self._aead.seal(login.encode(), member_id.encode())
-        return nonce + sealed
 
-    def open(self, sealed: bytes, member_id: str) -> str:
-        """Raises EnvelopeRejected for what is another member's, or was altered."""
-        return self._aead.open(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], member_id.encode()).decode()
+def seal(token: str, login: str) -> bytes:
+    """A login that only whoever holds the session's token can open."""
+    nonce, sealed = Aead(_key(token)).seal(login.encode(), b"")
+    return nonce + sealed
+
+
+def unseal(token: str, sealed: bytes) -> str:
+    """Raises EnvelopeRejected for another session's, or what was altered."""
+    return Aead(_key(token)).open(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], b"").decode()
+
+
+def _key(token: str) -> bytes:
+    # The token is 32 random bytes, and its plain SHA-256 lies beside what is sealed: another domain, another key.
+    return hashlib.sha256(b"isthmus session login\0" + token.encode()).digest()

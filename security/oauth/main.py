@@ -71,8 +71,8 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     keyring = Keyring.open(settings.keyring)
     logins = await Logins.under(keyring)
     store, families, waiting = Store(transactions, logins), FamilyStore(transactions), WaitingStore(transactions)
-    sessions = SessionStore(transactions, logins)
-    while await asyncio.to_thread(store.seal_logins):
+    sessions = SessionStore(transactions)
+    while await asyncio.to_thread(store.hash_logins):
         pass
     passwords = PasswordChecker()
     factors = SecondFactors(transactions, await keyring.index_key("oauth-second-factors"), ISSUER_NAME)

@@ -37,8 +37,8 @@ class SecondFactors:
         self._aead = Aead(key)
         self._issuer = issuer
 
-    def enrol(self, member_id: str, login: str) -> str:
-        """A new secret as an otpauth URI, for an app to scan. It counts from its first use on.
+    def enrol(self, member_id: str) -> str:
+        """A new secret as an otpauth URI, for an app to scan, under the member's id. It counts from its first use on.
 
         AlreadyExists once the member has used one: to replace it is not for whoever can enrol.
         """
@@ -55,7 +55,7 @@ class SecondFactors:
         with self._transaction() as connection:
             if connection.execute(kept.returning(SECOND_FACTORS.c.member_id)).one_or_none() is None:
                 raise AlreadyExists("FACTOR_EXISTS", "this member has a second factor already")
-        return pyotp.TOTP(secret, interval=STEP_S).provisioning_uri(name=login, issuer_name=self._issuer)
+        return pyotp.TOTP(secret, interval=STEP_S).provisioning_uri(name=member_id, issuer_name=self._issuer)
 
     def required(self, member_id: str) -> bool:
         """Whether the member has a second factor in use."""

@@ -1,5 +1,6 @@
 """Members' sessions in browsers, and what they have allowed which client, in PostgreSQL."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import ARRAY, Column, DateTime, LargeBinary, Table, Text, delete, func, insert, select
@@ -8,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
 from security.oauth.domain import SESSIONS_MAX, Consent, Session
-from security.oauth.logins import Logins
+from security.oauth.logins import seal, unseal
 from security.oauth.store import ACCOUNTS, CLIENTS, SWEEP_ROWS_MAX, digest, metadata
 from security.oauth.transactions import Transactions
 
@@ -23,6 +24,8 @@ SESSIONS = Table(
     Column("context", Text, nullable=False),
     Column("methods", Text, nullable=False),
     Column("agent", Text, nullable=False),
+    # NULL where none was typed.
+    Column("login_sealed", LargeBinary),
 )
 CONSENTS = Table(
     "consents",
@@ -42,13 +45,13 @@ def session_id(token: str) -> str:
 class SessionStore:
     """Call it from a thread. Every method is one transaction and raises what Transactions does."""
 
-    def __init__(self, transactions: Transactions, logins: Logins) -> None:
+    def __init__(self, transactions: Transactions) -> None:
         self._transaction = transactions.begin
-        self._logins = logins
 
     def begin(self, token: str, session: Session, replaced: str, record: AuditRecord) -> None:
         """A session, in place of the one that this browser had. Of a member's the newest SESSIONS_MAX stay."""
         values = {name: getattr(session, name) for name in _KEPT}
+        values["login_sealed"] = seal(token, session.login) if session.login else None
         own = SESSIONS.c.member_id == session.member_id
         newest = select(SESSIONS.c.digest).where(own).order_by(SESSIONS.c.expires_at.desc()).limit(SESSIONS_MAX)
         with self._transaction() as connection:
@@ -60,11 +63,14 @@ class SessionStore:
     def find(self, token: str, now: datetime) -> Session | None:
         """The session that a cookie stands for."""
         found = self._select(SESSIONS.c.digest == digest(token), now)
-        return found[0] if found else None
+        if not found:
+            return None
+        ((session, sealed),) = found
+        return replace(session, login=unseal(token, bytes(sealed))) if sealed else session
 
     def listed(self, member_id: str, now: datetime) -> list[Session]:
         """A member's sessions, newest first."""
-        return self._select(SESSIONS.c.member_id == member_id, now)
+        return [session for session, _ in self._select(SESSIONS.c.member_id == member_id, now)]
 
     def end(self, member_id: str, name: str, record: AuditRecord) -> bool:
         """End one session of a member; False if there is none of this name."""
@@ -108,9 +114,9 @@ class SessionStore:
         with self._transaction() as connection:
             connection.execute(delete(SESSIONS).where(SESSIONS.c.digest.in_(old)))
 
-    def _select(self, which: object, now: datetime) -> list[Session]:
+    def _select(self, which: object, now: datetime) -> list[tuple[Session, bytes | None]]:
         wanted = (
-            select(SESSIONS, ACCOUNTS.c.login_sealed)
+            select(SESSIONS)
             .join(ACCOUNTS, ACCOUNTS.c.member_id == SESSIONS.c.member_id)
             .where(which, SESSIONS.c.expires_at > now)  # type: ignore[arg-type]
             .order_by(SESSIONS.c.signed_in_at.desc())
@@ -118,10 +124,9 @@ class SessionStore:
         with self._transaction() as connection:
             rows = connection.execute(wanted).all()
         return [
-            Session(
-                login=self._logins.open(bytes(row.login_sealed), row.member_id),
-                session_id=_name(row.digest),
-                **{name: getattr(row, name) for name in _KEPT},
+            (
+                Session(login="", session_id=_name(row.digest), **{name: getattr(row, name) for name in _KEPT}),
+                row.login_sealed,
             )
             for row in rows
         ]

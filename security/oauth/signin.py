@@ -61,16 +61,15 @@ class Accounts:
         if taken is None:
             log.info("account_created", member_id=member_id)
             return
-        same = (taken.member_id, taken.login) == (member_id, folded)
+        same = taken.member_id == member_id and self._store.is_login(taken, folded)
         if not self._passwords.check(taken.password_hash, password) or not same:
             raise AlreadyExists("ACCOUNT_EXISTS", "this member already has an account, or the login is taken")
 
     def enrol(self, member_id: str) -> str:
         """A second factor for a member with an account, as an otpauth URI. NotFound without an account."""
-        account = self._store.account_of(member_id)
-        if account is None:
+        if self._store.account_of(member_id) is None:
             raise NotFound("ACCOUNT_NOT_FOUND", "this member has no account")
-        return self._factors.enrol(member_id, account.login)
+        return self._factors.enrol(member_id)
 
     def sign_out_everywhere(self, member_id: str, by: Caller) -> None:
         """End all that a member has open, on record in the same transaction."""
@@ -106,7 +105,7 @@ class Accounts:
             return None
         if account.failures:
             self._store.clear_failures(account.member_id)
-        return _session(account, now, context, BY_BOTH_FACTORS if context else BY_PASSWORD)
+        return _session(account, now, context, BY_BOTH_FACTORS if context else BY_PASSWORD, folded)
 
     def session(
         self, member_id: str, context: str, methods: str, signed_in_at: datetime | None = None
@@ -141,8 +140,8 @@ class Accounts:
         log.warning("sign_in_failed", rule=rule)
 
 
-def _session(account: Account, now: datetime, context: str, methods: str) -> Session:
-    return Session("", account.member_id, account.login, now, now + SESSION_LIFE, context, methods)
+def _session(account: Account, now: datetime, context: str, methods: str, login: str = "") -> Session:
+    return Session("", account.member_id, login, now, now + SESSION_LIFE, context, methods)
 
 
 def _invalid(field: str, rule: str) -> InvalidArgument:

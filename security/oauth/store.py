@@ -52,10 +52,9 @@ ACCOUNTS = Table(
     "accounts",
     metadata,
     Column("member_id", Text, primary_key=True),
-    # Of an account from before logins were sealed, until this server has sealed it.
+    # Of an account from before logins were hashed, until this server has done it.
     Column("login", Text),
     Column("login_index", LargeBinary, unique=True),
-    Column("login_sealed", LargeBinary),
     Column("password_hash", Text, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("locked_until", DateTime(timezone=True)),
@@ -163,35 +162,38 @@ class Store:
 
     def add_account(self, member_id: str, login: str, password_hash: str) -> Account | None:
         """Add an account; None if it was added, else the account that already has this member or this login."""
-        index, sealed = self._logins.index(login), self._logins.seal(login, member_id)
-        values = {"login_index": index, "login_sealed": sealed, "password_hash": password_hash, "failures": 0}
+        index = self._logins.index(login)
+        values = {"login_index": index, "password_hash": password_hash, "failures": 0}
         added = upsert(ACCOUNTS).values(member_id=member_id, **values)
         with self._transaction() as connection:
             if connection.execute(added.on_conflict_do_nothing()).rowcount == 1:
                 return None
             taken = (ACCOUNTS.c.member_id == member_id) | (ACCOUNTS.c.login_index == index)
             # Two rows are possible: this member has another login, and the login belongs to another member.
-            return self._account(connection.execute(select(ACCOUNTS).where(taken).limit(1)).one())
+            return _account(connection.execute(select(ACCOUNTS).where(taken).limit(1)).one())
 
     def account(self, login: str) -> Account | None:
         with self._transaction() as connection:
             found = select(ACCOUNTS).where(ACCOUNTS.c.login_index == self._logins.index(login))
             row = connection.execute(found).one_or_none()
-        return None if row is None else self._account(row)
+        return None if row is None else _account(row)
 
     def account_of(self, member_id: str) -> Account | None:
         with self._transaction() as connection:
             row = connection.execute(select(ACCOUNTS).where(ACCOUNTS.c.member_id == member_id)).one_or_none()
-        return None if row is None else self._account(row)
+        return None if row is None else _account(row)
 
-    def seal_logins(self) -> int:
-        """Seal what lies in clear from before; of two replicas each does a part. Gives how many."""
+    def is_login(self, account: Account, login: str) -> bool:
+        """Whether an account is found by this folded login."""
+        return account.login_index == self._logins.index(login)
+
+    def hash_logins(self) -> int:
+        """Hash what lies in clear from before; of two replicas each does a part. Gives how many."""
         with self._transaction() as connection:
             clear = select(ACCOUNTS.c.member_id, ACCOUNTS.c.login).where(ACCOUNTS.c.login.is_not(None))
             rows = connection.execute(clear.limit(SWEEP_ROWS_MAX).with_for_update(skip_locked=True)).all()
             for row in rows:
-                index, sealed = self._logins.index(row.login), self._logins.seal(row.login, row.member_id)
-                values = {"login": None, "login_index": index, "login_sealed": sealed}
+                values = {"login": None, "login_index": self._logins.index(row.login)}
                 connection.execute(update(ACCOUNTS).where(ACCOUNTS.c.member_id == row.member_id).values(values))
         return len(rows)
 
@@ -281,6 +283,6 @@ class Store:
             )
         return True
 
-    def _account(self, row: Row[Any]) -> Account:
-        login = self._logins.open(bytes(row.login_sealed), row.member_id)
-        return Account(row.member_id, login, row.password_hash, row.failures, row.locked_until)
+
+def _account(row: Row[Any]) -> Account:
+    return Account(row.member_id, bytes(row.login_index), row.password_hash, row.failures, row.locked_until)

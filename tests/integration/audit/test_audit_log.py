@@ -26,6 +26,7 @@ from security.audit.record import AuditRecord, Decision
 from security.audit.removal import DAY_US
 from security.audit.service import AuditLogService
 from security.audit.store import AuditStore, Selection
+from security.audit.subjects import Subjects
 from tests.integration.conftest import Background
 from tests.integration.room import PrivateRoom, own, plain
 
@@ -274,7 +275,7 @@ async def test_the_operator_reads_the_log_and_is_on_record_for_it(
     await sink.append(record(data_subject="member-7"))
     await sink.append(record(decision=Decision.DENIED, result="PERMISSION_DENIED", reason="SCOPE_MISSING"))
     adder = audit_pb2_grpc.add_AuditLogServicer_to_server
-    async with room.serving(adder, AuditLogService(store), sink):
+    async with room.serving(adder, AuditLogService(store, Subjects.below(tmp_path)), sink):
         async with room.caller("operator") as channel:
             listed = AuditLogStub(channel).ListRecords
             everything = await listed(pb.ListRecordsRequest(after_sequence=before))
@@ -298,7 +299,7 @@ async def test_what_an_operator_did_beside_the_services_is_on_record(
 ) -> None:
     room, before = PrivateRoom(tmp_path, "audit"), await newest(store)
     adder = audit_pb2_grpc.add_AuditLogServicer_to_server
-    async with room.serving(adder, AuditLogService(store), sink):
+    async with room.serving(adder, AuditLogService(store, Subjects.below(tmp_path)), sink):
         async with room.caller("operator") as channel:
             note = AuditLogStub(channel).RecordActivity
             await note(pb.RecordActivityRequest(activity=pb.ACTIVITY_DRILL_HELD, about="broker-crash"))
@@ -321,7 +322,10 @@ async def test_an_operator_accepts_a_clock_that_agrees_with_their_own(
     room, before, now_us = PrivateRoom(tmp_path, "audit"), await newest(store), SystemClock().now_us()
     await store.accept_clock(now_us - 40 * DAY_US)
     adder = audit_pb2_grpc.add_AuditLogServicer_to_server
-    async with room.serving(adder, AuditLogService(store), sink), room.caller("operator") as channel:
+    async with (
+        room.serving(adder, AuditLogService(store, Subjects.below(tmp_path)), sink),
+        room.caller("operator") as channel,
+    ):
         accept = AuditLogStub(channel).AcceptClock
         with pytest.raises(FailedPrecondition, match="CLOCKS_DISAGREE"):
             await accept(pb.AcceptClockRequest(now_us=now_us - DAY_US))

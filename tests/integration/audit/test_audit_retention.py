@@ -26,6 +26,7 @@ from security.audit.removal import AUDITED_AS, DAY_US
 from security.audit.retention import LogRetention
 from security.audit.service import AuditLogService
 from security.audit.store import AuditStore
+from security.audit.subjects import Subjects
 from security.audit.tombstones import Removal, statement
 from security.audit.watch import AlertWatch
 from tests.integration.audit.conftest import copied
@@ -198,8 +199,9 @@ async def exported(log: Log, home: Path, from_us: int = 0, to_us: int = 0) -> li
     sink = PostgresAuditSink(async_engine(own(log.url, "audit"), pool_size=1))
     room = PrivateRoom(home, "audit")
     await sink.start()
+    service = AuditLogService(AuditStore(engine), Subjects.below(home))
     async with (
-        room.serving(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(AuditStore(engine)), sink),
+        room.serving(audit_pb2_grpc.add_AuditLogServicer_to_server, service, sink),
         room.caller("operator") as channel,
     ):
         lines = [event async for event in audit_log.events(AuditLogStub(channel), from_us, to_us)]

@@ -15,9 +15,10 @@ from sqlalchemy.exc import StatementError
 from mesh.contract import load
 from mesh.contract.model import DataClass
 from mesh.database.engine import async_engine, execute, transact
-from mesh.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from mesh.errors import AlreadyExists, DataLoss, InvalidArgument, MeshError, NotFound, PermissionDenied, Unauthenticated
 from private_core.members.store import MEMBER
 from private_core.storage.encrypted import Encrypted, only_envelopes
+from security.audit.subjects import Subjects
 from security.keys.errors import KekUnknown
 from security.keys.keyring import Keyring
 from tests.integration.members.conftest import (
@@ -187,6 +188,21 @@ async def test_no_column_and_no_file_holds_plaintext(
             seen = seen or member_id.encode() in content
         # What is not encrypted was found, so the search looks where the rows are.
         assert seen
+
+
+@pytest.mark.parametrize("mistaken", [PHONE, PHONE.removeprefix("+86"), ADDRESS])
+async def test_what_is_no_id_is_on_record_as_a_keyed_hash_alone(
+    members: "MembersAsyncStub", room: PrivateRoom, url: str, mistaken: str
+) -> None:
+    for token in (room.bearer(READ), room.bearer(READ, subject="member-1"), ()):
+        with pytest.raises(MeshError):
+            await members.GetMember(pb.GetMemberRequest(member_id=mistaken), metadata=token)
+    named = Subjects.below(room.home).named(mistaken)
+    assert mistaken not in named
+    with psycopg.connect(plain(url)) as connection:
+        found = connection.execute("SELECT count(*) FROM audit.record WHERE data_subject = %s", (named,)).fetchone()
+        leaked = connection.execute("SELECT count(*) FROM audit.record WHERE data_subject = %s", (mistaken,)).fetchone()
+    assert (found, leaked) == ((3,), (0,))
 
 
 async def test_no_sensitive_column_is_left_unencrypted() -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from security.keys.errors import EnvelopeRejected
 from security.oauth.domain import BY_PASSKEY
+from security.oauth.logins import unseal
 from security.tokens.admission import STEP_UP_CONTEXT
 from tests.integration.oauth.authenticator import PRESENT, Authenticator
 from tests.integration.oauth.authorization_servers import ISSUER, Deployment, Reply
@@ -56,17 +58,23 @@ def options(page: Reply) -> dict[str, Any]:
     return parsed
 
 
-def test_a_login_lies_nowhere_in_clear(deployment: Deployment) -> None:
-    assert LOGIN in account(entered(deployment)).body.decode()
-    rows = sql(
-        deployment, "SELECT (to_jsonb(accounts) - 'member_id')::text, login_index, login_sealed FROM oauth.accounts"
-    )
+def test_a_login_is_kept_as_a_keyed_hash_and_seen_again_by_whoever_typed_it_alone(deployment: Deployment) -> None:
+    browser = entered(deployment)
+    assert LOGIN in account(browser).body.decode()
+    rows = sql(deployment, "SELECT (to_jsonb(accounts) - 'member_id')::text, login_index FROM oauth.accounts")
     assert rows
-    for text, index, sealed in rows:
-        assert LOGIN.encode() not in text.encode() + index + sealed
+    for text, index in rows:
+        assert LOGIN.encode() not in text.encode() + index
         assert LOGIN.encode().hex() not in text
         # Nor as a hash that anybody can compute.
         assert index != hashlib.sha256(LOGIN.encode()).digest()
+    # In the session it is under what the cookie holds, which lies nowhere here.
+    ((sealed, digest),) = sql(
+        deployment, "SELECT login_sealed, digest FROM oauth.sessions ORDER BY signed_in_at DESC LIMIT 1"
+    )
+    assert LOGIN.encode() not in bytes(sealed)
+    with pytest.raises(EnvelopeRejected):
+        unseal(bytes(digest).hex(), bytes(sealed))
 
 
 def claims(reply: Reply) -> dict[str, Any]:

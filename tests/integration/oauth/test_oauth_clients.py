@@ -29,7 +29,7 @@ THUMBPRINT = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s"
 @pytest.fixture(scope="module", autouse=True)
 def clients(deployment: Deployment) -> None:
     engine = create_engine(deployment.url)
-    store = Store(Transactions(engine), Logins(bytes(32), bytes(32)))
+    store = Store(Transactions(engine), Logins(bytes(32)))
     grants, scopes = frozenset({CLIENT_CREDENTIALS}), frozenset({"orders.read"})
     jwks = json.dumps({"keys": [public_jwk(KEY.public_key())]})
     store.put_client(Client("signer", "Signer", None, grants, scopes, (), Authentication.PRIVATE_KEY_JWT, jwks=jwks))

@@ -14,7 +14,7 @@ OTHERWISE = {
     ("oauth", "revocations", "name"): "what was revoked: an id, a digest",
     ("outbox", "event", "key"): "the id that events are kept apart by",
     ("payments", "difference", "name"): "what kind of difference it is",
-    # Empty, by a constraint, as soon as the server has sealed what lay there before.
+    # Empty, by a constraint, as soon as the server has hashed what lay there before.
     ("oauth", "accounts", "login"): "nothing",
 }
 COLUMNS = """

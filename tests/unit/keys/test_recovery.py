@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from mesh.errors import AlreadyExists, FailedPrecondition
+from security.keys import key_file
 from security.keys.errors import EnvelopeMalformed, EnvelopeRejected, KeyringUnusable
+from security.keys.key_file import open_or_create
 from security.keys.keyring import Keyring
-from security.keys.recovery import back_up, open_or_create, read_recovery_key, restore, unwrap, wrap
+from security.keys.recovery import back_up, restore, unwrap, wrap
 from security.keys.seal import KeyFileSeal
 
 CONTEXT, DATA_KEY = b"context", b"\x07" * 32
@@ -38,7 +40,7 @@ async def test_a_lost_keyring_comes_back_under_another_seal(keyring: Path, seal:
 
     keyring.unlink()
     other = KeyFileSeal(tmp_path / "elsewhere" / "members.key")
-    assert restore(copy, read_recovery_key(tmp_path / "recovery.key"), keyring, other) == [1, 2]
+    assert restore(copy, key_file.read(tmp_path / "recovery.key"), keyring, other) == [1, 2]
     again = Keyring.open(keyring, other)
     assert await again.unwrap(first, wrapped, CONTEXT) == DATA_KEY
     assert await again.index_key("members.phone") == index
@@ -97,7 +99,7 @@ def test_another_recovery_key_opens_nothing_and_an_exposed_one_is_refused(
         restore(copy, open_or_create(tmp_path / "other.key"), keyring, seal)
     path.chmod(0o644)
     with pytest.raises(FailedPrecondition, match="KEY_FILE_EXPOSED"):
-        read_recovery_key(path)
+        key_file.read(path)
 
 
 def test_what_is_no_wrapped_key_is_told_from_what_another_key_wrapped() -> None:
