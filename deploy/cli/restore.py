@@ -23,8 +23,8 @@ def restore(
 ) -> None:
     """Restore the private zone's database into ISTHMUS_HOME, for the next `isthmus run`.
 
-    Refused where there is a database already, or a mesh runs. Keys are not in a backup: bring data/keys,
-    ca, run/oauth and run/seals from where they are kept.
+    Refused where there is a database already, a mesh runs, or the backup is another region's (ISTHMUS_REGION). Keys are
+    not in a backup: bring data/keys, ca, run/oauth and run/seals from where they are kept.
     """
     with clear_errors():
         found = asyncio.run(_restore(directory, until.replace(tzinfo=UTC) if until else None))
@@ -39,9 +39,10 @@ async def _restore(directory: Path, until: datetime | None) -> dict[str, Any]:
     from deploy.local import preflight, restore
     from deploy.local.settings import LauncherSettings
 
-    home = LauncherSettings().layout
+    settings = LauncherSettings()
+    home = settings.layout
     with preflight.open_home(home):
-        done = await restore.restore(home, directory, until=until)
+        done = await restore.restore(home, directory, until=until, region=settings.region)
     return {
         "copy": done.copy.isoformat(),
         "last_commit": done.last_commit.astimezone(UTC).isoformat() if done.last_commit else None,

@@ -38,11 +38,13 @@ _STREAMS: Final = "SELECT 1 FROM pg_stat_replication WHERE application_name = %s
 def check(settings: LauncherSettings) -> None:
     """
     Raises:
-        LauncherError: the database is none of ours to back up.
+        LauncherError: the database is none of ours to back up, or the directory holds another region's backups.
     """
     if settings.backup and settings.database_url:
         remedy = "Unset ISTHMUS_BACKUP, or ISTHMUS_DATABASE_URL: whoever runs that database backs it up"
         raise LauncherError("ISTHMUS_BACKUP is for the PostgreSQL that this mesh runs itself", remedy)
+    if settings.backup:
+        copies.settle_region(settings.backup, settings.region)
 
 
 def command(home: Home, directory: Path, nodes: tuple[str, ...]) -> tuple[str, ...]:

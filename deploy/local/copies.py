@@ -3,6 +3,7 @@
 pg_basebackup makes a copy and its manifest while everything runs, the log's receiver included. The directory of a
 backup holds unbroken logs, each with the copies that it goes on from:
 
+    REGION               whose members they hold: no other region backs up to here
     newest               a link to the one that is written
     20261122T181500Z/    wal (the log), base (the copy that was there first), base-20261123T181502Z (a later one)
 """
@@ -17,8 +18,11 @@ from typing import Final
 
 from deploy.local import postgres
 from deploy.local.errors import LauncherError
+from mesh.files import DIRECTORY_MODE, PUBLIC_MODE, write_file
 
 NEWEST: Final = "newest"
+# The country whose members' data the backups hold.
+REGION: Final = "REGION"
 BASE: Final = "base"
 WAL: Final = "wal"
 PARTIAL: Final = ".partial"
@@ -34,6 +38,34 @@ _STARTS_AT: Final = re.compile(r"START WAL LOCATION: .* \(file ([0-9A-F]{24})\)"
 _SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 # A segment's name begins with its timeline; where it stands in the log comes behind.
 _TIMELINE_CHARACTERS: Final = 8
+
+
+def settle_region(directory: Path, region: str) -> None:
+    """Let the directory hold backups of this region, if none has settled it.
+
+    Raises:
+        LauncherError: it holds another's, or cannot be written to.
+    """
+    try:
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        if not (directory / REGION).exists():
+            write_file(directory / REGION, region.encode() + b"\n", PUBLIC_MODE)
+    except OSError as error:
+        raise LauncherError(f"{directory} cannot be written to: {error.strerror}", "Make it writable") from error
+    require_region(directory, region)
+
+
+def require_region(directory: Path, region: str) -> None:
+    """Refuse what is another region's. A directory from before there were regions is anybody's.
+
+    Raises:
+        LauncherError: it is.
+    """
+    path = directory / REGION
+    settled = path.read_text().strip() if path.exists() else region
+    if settled != region:
+        remedy = "Name a directory of this region, or set ISTHMUS_REGION to where this mesh runs"
+        raise LauncherError(f"{directory} holds backups of {settled}, and this mesh runs for {region}", remedy)
 
 
 def complete(directory: Path) -> list[Path]:

@@ -35,15 +35,19 @@ class Restored:
 
 
 async def restore(
-    home: Home, directory: Path, node: str = postgres.NODES[0], until: datetime | None = None
+    home: Home, directory: Path, node: str = postgres.NODES[0], until: datetime | None = None, region: str = ""
 ) -> Restored:
     """Make a node's data from a backup; `until` leaves out what was committed later. The node must not run.
 
+    region: whose backup it must be; "" of a mesh that backs up to it itself, and so has settled that.
+
     Raises:
-        LauncherError: there is a database already, no backup that reaches so far back, or it cannot be restored; then
-            nothing is left of the attempt.
+        LauncherError: there is a database already, the backup is another region's, none reaches so far back, or it
+            cannot be restored; then nothing is left of the attempt.
     """
     began, data = time.monotonic(), home.data(node)
+    if region:
+        copies.require_region(directory, region)
     if (data / "PG_VERSION").exists():
         raise LauncherError(f"There is a database in {data}", "Restore into an empty ISTHMUS_HOME, or move it away")
     copy = _choose(directory, until)

@@ -94,6 +94,8 @@ class LauncherSettings(BaseSettings):
     database_standby: bool = False
     # Where the database is backed up all the time, so that none of it is lost with this place (deploy/local/backup.py).
     backup: Path | None = None
+    # ISO 3166 country in which what is personal stays: its store, and its backup.
+    region: str = Field(default="CN", pattern="^[A-Z]{2}$")
     # How often a new copy is taken for it, in hours.
     backup_every_h: float = Field(default=24, ge=1 / 3600, le=24 * 7)
     # Brokers of our own. Two would bear the loss of neither, as one bears none; three bear the loss of one.

@@ -25,6 +25,7 @@ from tests.ports import free_port_base
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WRITERS = 3
+REGION = "CN"
 WAITS = "SELECT current_setting('synchronous_standby_names') LIKE '%\"backup\"%'"
 
 
@@ -162,6 +163,16 @@ async def streaming(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     """How those stand to a commit whom one waits for."""
     asked = "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'backup'"
     return [state for (state,) in await (await connection.execute(asked)).fetchall()]
+
+
+async def test_a_backup_stays_in_its_region(directory: Path, tmp_path: Path) -> None:
+    assert (directory / copies.REGION).read_text() == f"{REGION}\n"
+    with pytest.raises(LauncherError, match="holds backups of CN, and this mesh runs for SG"):
+        await restore(Home(tmp_path / "home"), directory, region="SG")
+    with pytest.raises(LauncherError, match="holds backups of CN"):
+        backup.check(LauncherSettings(backup=directory, region="SG"))
+    backup.check(LauncherSettings(backup=directory, region=REGION))
+    assert not (tmp_path / "home").exists()
 
 
 async def test_a_database_is_never_written_over(mesh: LocalMesh, directory: Path) -> None:
