@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -34,11 +34,15 @@ SWEEP_S: Final = 30.0
 SWEEP_ROWS_MAX: Final = 10_000
 
 
-# In one order, so that two replicas that note the same proofs do not wait for each other.
+# Digests come and go as one value, which the driver handles at once. They are noted in one order, so that two replicas
+# that note the same proofs do not wait for each other.
+DIGEST_BYTES: Final = 32
 NOTE: Final = text(
-    "INSERT INTO gateway.proofs (digest, expires_at)"
-    " SELECT * FROM unnest(CAST(:digests AS bytea[]), CAST(:until AS timestamptz[])) AS shown (digest, expires_at)"
-    " ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest"
+    "WITH new AS (INSERT INTO gateway.proofs (digest, expires_at)"
+    " SELECT substr(shown, at, 32) AS digest, to_timestamp(:until)"
+    " FROM (SELECT CAST(:digests AS bytea) AS shown) AS one, generate_series(1, length(shown), 32) AS at"
+    " ORDER BY digest ON CONFLICT DO NOTHING RETURNING digest)"
+    " SELECT string_agg(digest, '') AS digests FROM new"
 )
 # Proofs of one statement, and those that wait for the next.
 BATCH_MAX: Final = 256
@@ -54,7 +58,7 @@ class ProofStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._task: asyncio.Task[None] | None = None
-        self._waiting: dict[bytes, tuple[datetime, asyncio.Future[bool]]] = {}
+        self._waiting: dict[bytes, tuple[int, asyncio.Future[bool]]] = {}
         self._noting: asyncio.Task[None] | None = None
 
     async def nonce_key(self) -> bytes:
@@ -68,13 +72,16 @@ class ProofStore:
         return await transact(self._engine, keep)
 
     async def first_use(self, digest: bytes, until: int) -> bool:
-        """Note a proof until it is refused for its age; False if it was noted before, on whichever replica."""
+        """Note a proof until it is refused for its age; False if it was noted before, on whichever replica.
+
+        digest: DIGEST_BYTES of it.
+        """
         if digest in self._waiting:
             return False
         if len(self._waiting) >= WAITING_MAX:
             raise Unavailable("PROOFS_BUSY", "too many proofs wait to be noted", remedy="try again later")
         noted = asyncio.get_running_loop().create_future()
-        self._waiting[digest] = (datetime.fromtimestamp(until, UTC), noted)
+        self._waiting[digest] = (until, noted)
         if self._noting is None:
             self._noting = asyncio.create_task(self._note_all(), name="proofs-noting")
         first: bool = await noted
@@ -86,7 +93,7 @@ class ProofStore:
             while self._waiting:
                 batch = {digest: self._waiting.pop(digest) for digest in list(self._waiting)[:BATCH_MAX]}
                 try:
-                    new = await self._note({digest: until for digest, (until, _) in batch.items()})
+                    new = await self._note(batch, max(until for until, _ in batch.values()))
                 except Exception as error:
                     for _, noted in batch.values():
                         if not noted.done():
@@ -98,10 +105,11 @@ class ProofStore:
         finally:
             self._noting = None
 
-    async def _note(self, proofs: Mapping[bytes, datetime]) -> frozenset[bytes]:
+    async def _note(self, digests: Iterable[bytes], until: int) -> frozenset[bytes]:
         """Those that nobody had noted."""
-        parameters = {"digests": list(proofs), "until": list(proofs.values())}
-        return frozenset(bytes(row.digest) for row in await execute(self._engine, NOTE, parameters))
+        [row] = await execute(self._engine, NOTE, {"digests": b"".join(digests), "until": until})
+        new = bytes(row.digests or b"")
+        return frozenset(new[at : at + DIGEST_BYTES] for at in range(0, len(new), DIGEST_BYTES))
 
     async def start(self) -> None:
         """Begin to sweep."""
