@@ -48,6 +48,7 @@ def exported() -> str:
     spool = SimpleNamespace(counters=numbers, accepted=1, backlog_events=1, backlog_bytes=1)
     parts: dict[str, Any] = {
         "app": SimpleNamespace(answers={}),
+        "bots": SimpleNamespace(seen={}),
         "recorder": SimpleNamespace(recorded=[0] * (max(Kind) + 1), alone=[0] * (max(Kind) + 1)),
         "follower": SimpleNamespace(replayed=0),
         "spool": spool,
