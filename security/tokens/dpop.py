@@ -95,24 +95,29 @@ class Nonces:
     def __init__(self, key: bytes, clock: Clock) -> None:
         self._key = key
         self._clock = clock
+        # Of the last window that was asked about: its number, its nonce and that of the one before.
+        self._good = (-1, "", "")
 
     def current(self) -> str:
         """The nonce to be used next."""
-        return self._of(self._window())
+        return self._now()[1]
 
     def check(self, nonce: str) -> None:
         """Unauthenticated (PROOF_NONCE), with the nonce to use instead, for any that is not of now."""
-        window = self._window()
-        if not any(hmac.compare_digest(nonce.encode(), self._of(each).encode()) for each in (window, window - 1)):
+        _, current, before = self._now()
+        if not any(hmac.compare_digest(nonce.encode(), each.encode()) for each in (current, before)):
             raise Unauthenticated(
                 "PROOF_NONCE",
                 "the DPoP proof needs the nonce of now",
                 remedy="Send it again with the nonce in the answer.",
-                metadata={"nonce": self._of(window)},
+                metadata={"nonce": current},
             )
 
-    def _window(self) -> int:
-        return int(self._clock.now_us() // 1_000_000) // NONCE_WINDOW_S
+    def _now(self) -> tuple[int, str, str]:
+        window = int(self._clock.now_us() // 1_000_000) // NONCE_WINDOW_S
+        if self._good[0] != window:
+            self._good = (window, self._of(window), self._of(window - 1))
+        return self._good
 
     def _of(self, window: int) -> str:
         mark: Any = hmac.digest(self._key, window.to_bytes(8, "big"), hashlib.sha256)
