@@ -41,7 +41,7 @@ def clock() -> Clock:
 def replicas(tmp_path: Path, postgres_server: LocalMesh, clock: Clock) -> Iterator[list[SigningKeys]]:
     deployed = prepared(tmp_path, postgres.url(postgres_server.home, "test_signing"))
     engine = create_engine(deployed.url)
-    store = Store(Transactions(engine), Logins(bytes(32), bytes(32)))
+    store = Store(Transactions(engine), Logins(bytes(32)))
     keyring = tmp_path / "keyring.json"
     yield [SigningKeys(store, Keyring.open(keyring), RULES, clock) for _ in range(2)]
     engine.dispose()
