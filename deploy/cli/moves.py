@@ -100,9 +100,6 @@ async def _partitions(topic: str, count: int, within: float, tell: Callable[[str
 
 
 async def _move_kafka(to: str, identity: Path | None, within: float, tell: Callable[[str], None]) -> dict[str, Any]:
-    from isthmus.bridge.v1 import bridge_pb2 as pb
-    from isthmus.bridge.v1.bridge_pb2_grpc import BridgeStub
-
     from deploy.local import topics
     from deploy.local.kafka import moving
     from deploy.local.kafka.moving import Cluster
@@ -114,22 +111,43 @@ async def _move_kafka(to: str, identity: Path | None, within: float, tell: Calla
     await asyncio.to_thread(moving.prepare, target, events)
     if used := await asyncio.to_thread(_used, target, inward):
         raise _refusal(f"The new cluster has records in {used} already", "Name a cluster that is new")
+    ids = await asyncio.to_thread(moving.topic_ids, target, inward)
     tell("letting nobody write into the old one: spools and outbox keep what comes")
     await asyncio.to_thread(moving.fence, source, events)
-    ends = await _drained(source, inward, within, tell)
+    ends = await asyncio.to_thread(moving.ends, source, inward)
+    again = not any((await _landed()).values()) and any(ends.values()) and await _move(ends, ids)
+    if again:
+        tell("the checkpoints have moved before")
+    else:
+        ends = await _drained(source, inward, within, tell)
     copied = 0
     for event in events:
         if event.compacted:
             tell(f"copying {event.topic}")
             copied += await asyncio.to_thread(moving.copy_newest, source, target, event.topic)
     tell("moving the checkpoints")
+    if not await _move(ends, ids):
+        raise _refusal("Records have come into the old cluster meanwhile", "Repeat the command")
+    return {"partitions": len(ends), "copied": copied}
+
+
+async def _move(ends: "dict[Place, int]", ids: dict[str, str]) -> bool:
+    """Whether the checkpoints are those of the new cluster now, or were so before."""
+    from isthmus.bridge.v1 import bridge_pb2 as pb
+    from isthmus.bridge.v1.bridge_pb2_grpc import BridgeStub
+
+    from mesh.errors import FailedPrecondition
+
     request = pb.MoveLogRequest(
         ends=[pb.LogEnd(topic=topic, partition=number, end=end) for (topic, number), end in ends.items()],
-        topic_ids=await asyncio.to_thread(moving.topic_ids, target, inward),
+        topic_ids=ids,
     )
     async with channels("bridge-inbound") as (channel, *_):
-        moved = (await BridgeStub(channel).MoveLog(request)).partitions
-    return {"partitions": moved, "copied": copied}
+        try:
+            await BridgeStub(channel).MoveLog(request)
+        except FailedPrecondition:
+            return False
+    return True
 
 
 async def _drained(

@@ -178,9 +178,9 @@ def copy_newest(source: Cluster, target: Cluster, name: str) -> int:
 
 
 def _reader(cluster: Cluster) -> Consumer:
-    return Consumer(
-        cluster.settings() | {"group.id": "isthmus.moving", "enable.auto.commit": False, "enable.partition.eof": True},
-    )
+    # By default it would go on at a log's end where a place that it wants is gone, and leave out what lies between.
+    told = {"group.id": "isthmus.moving", "auto.offset.reset": "error"}
+    return Consumer(cluster.settings() | told | {"enable.auto.commit": False, "enable.partition.eof": True})
 
 
 def _behind(consumer: Consumer, place: TopicPartition) -> bool:

@@ -107,6 +107,11 @@ def test_a_cluster_is_left_for_another_and_every_event_lands_once(
     with store.transaction():
         store.move_log(ends, ids)
     assert set(landed(database).values()) == {0}
+    with store.transaction():
+        store.move_log(ends, ids)
+    assert set(landed(database).values()) == {0}, "a second time changes nothing"
+    with pytest.raises(NotDrained), store.transaction():
+        store.move_log(ends, {**ids, CLICK: "a third cluster's"})
     room.process.kill()
     room.process.wait(20)
 

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from deploy.local import postgres
 from deploy.local.errors import LauncherError
@@ -48,3 +50,24 @@ async def test_every_row_is_in_the_other_database_and_every_role_may_what_it_may
     assert await asyncio.to_thread(found) == [(7, 42)]
     with pytest.raises(LauncherError, match="an empty database"):
         await copy_database(settings, target, print)
+
+
+async def test_no_password_is_an_argument(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real programs, behind scripts that write down how they are called."""
+    real, called = postgres.binaries(), tmp_path / "called"
+    for name in ("pg_dump", "pg_restore"):
+        script = f'#!/bin/sh\nprintf "%s %s\\n" "$PGPASSWORD" "$*" >> {called}-{name}\nexec {real / name} "$@"\n'
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o700)
+    async with LocalMesh(tmp_path / "home", free_port_base(), only=("migrate",)) as mesh:
+        settings = mesh.settings
+    secret = make_url(target).set(password="hush:@/hush")
+    monkeypatch.setattr("deploy.local.moving.postgres", SimpleNamespace(binaries=lambda: tmp_path))
+    await copy_database(settings, secret.render_as_string(hide_password=False), lambda _: None)
+    told = (tmp_path / "called-pg_restore").read_text()
+    assert told.startswith("hush:@/hush ")
+    assert told.count("hush:@/hush") == 1
+    assert "hush" not in (tmp_path / "called-pg_dump").read_text()
+    hidden = secret.update_query_dict({"sslpassword": "hush"}).render_as_string(hide_password=False)
+    with pytest.raises(LauncherError, match="sslpassword"):
+        await copy_database(settings, hidden, lambda _: None)
