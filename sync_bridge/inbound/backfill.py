@@ -92,7 +92,8 @@ def land_again(consumer: Consumer, store: Store, decoder: Decoder, topic: str, s
     rows = batch.rows.get(table, [])
     with store.transaction() as connection:
         if shadow:
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table.shadow} (LIKE warehouse.{table.name} INCLUDING ALL)")
+            shape = f"LIKE warehouse.{table.name} INCLUDING ALL, PRIMARY KEY (event_id)"
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table.shadow} ({shape})")
         buried = connection.execute(
             "SELECT position FROM bridge.dead_letter WHERE direction = 'inward' AND topic = %s AND partition = %s"
             " AND position >= %s AND position < %s AND state <> 'replayed'",

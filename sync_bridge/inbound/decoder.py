@@ -1,6 +1,7 @@
 """Kafka records into a batch: deny by default, and what is refused is kept."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from sync_bridge.inbound.domain import Partition, Record, Refused, trace_of
@@ -9,7 +10,8 @@ from sync_bridge.inbound.tables import Table
 
 # One acceptance time of so many is kept, for the freshness histogram.
 SAMPLE_EVERY: Final = 64
-_FROM_THE_EDGE: Final = ("origin", b"public")
+_ORIGIN: Final = b"public"
+_FROM_THE_EDGE: Final = ("origin", _ORIGIN)
 # Beyond every offset.
 _NOT_HELD: Final = 1 << 63
 
@@ -29,7 +31,6 @@ class Decoder:
         batch = Batch()
         if not messages:
             return batch
-        samples = 0
         topic, partition, end, count, last = "", -1, -1, 0, messages[0]
         table, kind = next(iter(self._tables.values())), b""
         for message in messages:
@@ -48,21 +49,19 @@ class Decoder:
             end, count, last = offset + 1, count + 1, message
             try:
                 payload, trace_id = _admit(message, kind)
-                values, accepted_us = table.values(payload, trace_id, partition, offset)
+                values = table.values(payload, trace_id, partition, offset)
             except Refused as refused:
                 batch.refused.append((message, refused))
                 continue
             rows.append((values, message))
-            samples += 1
-            if samples % SAMPLE_EVERY == 1:
-                batch.accepted_us.append(accepted_us)
         if count:
             batch.close(topic, partition, end, count, last)
         batch.rows = {table: rows for table, rows in batch.rows.items() if rows}
         for table, rows in batch.rows.items():
-            values_alone = [values for values, _ in rows]
-            batch.texts[table] = table.text(values_alone)
-            batch.cells[table] = table.cells(values_alone)
+            # Of a row that is refused it is found out later, with those that the database refuses.
+            with suppress(Refused):
+                batch.copies[table] = table.copies([values for values, _ in rows])
+            batch.accepted_us += [values[table.accepted] for values, _ in rows[::SAMPLE_EVERY]]
         return batch
 
     def table(self, topic: str) -> Table:
@@ -84,7 +83,7 @@ def _admit(message: Record, kind: bytes) -> tuple[bytes, str]:
         found = dict(headers)
         if found.get("kind") != kind:
             raise Refused("UNKNOWN_KIND", f"the header kind is not {kind.decode()}")
-        if found.get("origin") != b"public":
+        if found.get("origin") != _ORIGIN:
             # What the private zone sent itself would go round in a circle.
             raise Refused("FOREIGN_ORIGIN", "the header origin is not public")
         trace_id = trace_of(found.get("traceparent"))

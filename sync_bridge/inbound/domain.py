@@ -1,12 +1,12 @@
 """Rules of the inward bridge: what is refused, what is lost, and how one bad record is found among good ones."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
-_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-")
+_HEX: Final = b"0123456789abcdef"
+_NO_TRACE: Final = b"0" * 32
 
 # (topic, partition)
 Partition = tuple[str, int]
@@ -129,7 +129,10 @@ def isolate(items: Sequence[T], accept: Callable[[Sequence[T]], None], bury: Cal
 
 def trace_of(traceparent: bytes | None) -> str:
     """The trace id in a W3C traceparent of version 00, or "" when it is absent or malformed."""
-    if traceparent is None or len(traceparent) != 55:
+    if traceparent is None or len(traceparent) != 55 or not traceparent.startswith(b"00-"):
         return ""
-    found = _TRACEPARENT.match(traceparent)
-    return found[1].decode() if found else ""
+    trace_id = traceparent[3:35]
+    # Without its digits nothing is left of it: quicker than an expression that says the same.
+    if trace_id.translate(None, _HEX) or trace_id == _NO_TRACE or traceparent[35:36] != b"-":
+        return ""
+    return trace_id.decode()

@@ -115,5 +115,5 @@ def _land(store: Store, decoder: Decoder, record: _Record) -> int:
     except KeyError:
         raise Refused("NOT_INWARD", f"no event of the contract comes inward by {record.topic()}") from None
     payload, trace_id = decoder.admit(record)
-    values, _ = table.values(payload, trace_id, record.partition(), record.offset())
+    values = table.values(payload, trace_id, record.partition(), record.offset())
     return store.land_one(table, values, record)

@@ -4,7 +4,6 @@ Offsets committed to the broker are never used. A transaction either leaves rows
 a commit whose outcome is unknown is settled by reading the checkpoint again.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,9 +27,8 @@ from sync_bridge.inbound.domain import (
     check_continuity,
     isolate,
 )
-from sync_bridge.inbound.tables import Table
+from sync_bridge.inbound.tables import Copies, Table
 from sync_bridge.ledger import conservation
-from sync_bridge.ledger.conservation import Cell
 from sync_bridge.ledger.dead_letters import DeadLetter, bury
 
 # SQLSTATE classes that say the values are at fault: data exception, constraint violation, a limit exceeded.
@@ -58,8 +56,9 @@ _ADVANCE: Final = """
 # The new log begins at 0: it was made for this, and nobody has written into it before.
 _MOVE: Final = """
     UPDATE bridge.checkpoint SET topic_id = %s, next_offset = 0, epoch = epoch + 1, changed_time = clock_timestamp()
-    WHERE topic = %s AND partition = %s AND next_offset = %s
+    WHERE topic = %s AND partition = %s AND next_offset = %s AND topic_id <> %s
 """
+_MOVED: Final = "SELECT topic_id = %s FROM bridge.checkpoint WHERE topic = %s AND partition = %s"
 
 
 @dataclass(slots=True)
@@ -68,10 +67,9 @@ class Batch:
 
     # Rows in the order of their offsets: (values in the order of COPY, the record they were made from).
     rows: dict[Table, list[tuple[tuple[Any, ...], Record]]] = field(default_factory=dict)
-    # The same rows as COPY reads them: made where the batch is, so that the database does not wait for it.
-    texts: dict[Table, str] = field(default_factory=dict)
-    # How many of them each cell of the ledger holds.
-    cells: dict[Table, Counter[Cell]] = field(default_factory=dict)
+    # The same rows as COPY reads them, unless one of them is refused for it: made where the batch is, so that the
+    # database does not wait for it.
+    copies: dict[Table, Copies] = field(default_factory=dict)
     refused: list[tuple[Record, Refused]] = field(default_factory=list)
     # Where each partition goes on, and how many records of it are here.
     ends: dict[Partition, int] = field(default_factory=dict)
@@ -171,8 +169,7 @@ class Store:
         def accept(part: Sequence[tuple[tuple[Any, ...], Record]]) -> None:
             nonlocal landed
             with self._connection.transaction(), _values_at_fault():
-                self._connection.execute(f"TRUNCATE {table.staging}")
-                self._copy(table, _text(table, part))
+                self._stage(table, part)
                 landed += self._connection.execute(insert).rowcount
 
         def refuse(row: tuple[tuple[Any, ...], Record], why: Refused) -> None:
@@ -195,19 +192,16 @@ class Store:
         """Inside a transaction: go on at the beginning of other topics of the same names, in another cluster.
 
         ends: where the log before ends. Whoever holds a partition of it is fenced. Raises NotDrained, and then nothing
-        may stay, when a checkpoint is not at its end.
+        may stay, when a checkpoint is not at its end. Checkpoints that have moved already stay as they are.
         """
         for (topic, partition), end in sorted(ends.items()):
-            moved = self._connection.execute(_MOVE, (topic_ids[topic], topic, partition, end)).rowcount
+            new = topic_ids[topic]
+            if self._connection.execute(_MOVE, (new, topic, partition, end, new)).rowcount:
+                continue
+            held = self._connection.execute(_MOVED, (new, topic, partition)).fetchone()
             # A partition that never had a record may never have been claimed.
-            if not moved and (end or self._checkpoint(topic, partition)):
+            if held != (True,) and (end or held is not None):
                 raise NotDrained(f"{topic}/{partition} has not landed up to {end}")
-
-    def _checkpoint(self, topic: str, partition: int) -> bool:
-        found = self._connection.execute(
-            "SELECT FROM bridge.checkpoint WHERE topic = %s AND partition = %s", (topic, partition)
-        )
-        return found.fetchone() is not None
 
     def flow(self) -> Flow:
         """What operators want of the flow."""
@@ -239,37 +233,40 @@ class Store:
     def _try(
         self, table: Table, tallies: dict[Partition, Tally], rows: Sequence[tuple[tuple[Any, ...], Record]]
     ) -> None:
-        with self._connection.transaction():
-            self._connection.execute(f"TRUNCATE {table.staging}")
-            self._insert(table, _text(table, rows), rows[0][1].topic(), tallies)
+        with self._connection.transaction(), _values_at_fault():
+            self._stage(table, rows)
+            self._insert_staged(table, rows[0][1].topic(), tallies)
+
+    def _stage(self, table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]]) -> None:
+        self._connection.execute(f"TRUNCATE {table.staging}")
+        self._copy(table.copy_staged, table.copies([values for values, _ in rows]).rows)
 
     def _insert_new(self, table: Table, batch: Batch, topic: str, tallies: dict[Partition, Tally]) -> None:
-        """As if no event had come before, which is so as a rule: the ledger's counts are known then, and PostgreSQL
-        need not tell of each row whether it landed."""
-        cells = batch.cells[table]
+        """As if no event had come before, which is so as a rule: then rows go straight to where they stay, the ledger's
+        counts are known, and PostgreSQL need not tell of each row whether it landed."""
+        copies = batch.copies.get(table)
+        if copies is None:
+            raise Refused("NOT_OF_ITS_TYPE", "a value is not of its type")
         with _values_at_fault():
-            self._copy(table, batch.texts[table])
-            with self._connection.transaction() as attempt:
-                if self._connection.execute(table.insert_new).rowcount < cells.total():
-                    raise psycopg.Rollback(attempt)
-                conservation.enter_landed(self._connection, topic, cells)
-                for (partition, _, _), count in cells.items():
-                    tallies[topic, partition].landed += count
+            try:
+                with self._connection.transaction():
+                    self._copy(table.copy_ids, copies.ids)
+                    self._copy(table.copy_rows, copies.rows)
+            except psycopg.errors.UniqueViolation:
+                self._copy(table.copy_staged, copies.rows)
+                self._insert_staged(table, topic, tallies)
                 return
-            self._insert_staged(table, topic, tallies)
-
-    def _insert(self, table: Table, text: str, topic: str, tallies: dict[Partition, Tally]) -> None:
-        with _values_at_fault():
-            self._copy(table, text)
-            self._insert_staged(table, topic, tallies)
+        conservation.enter_landed(self._connection, topic, copies.cells)
+        for (partition, _, _), count in copies.cells.items():
+            tallies[topic, partition].landed += count
 
     def _insert_staged(self, table: Table, topic: str, tallies: dict[Partition, Tally]) -> None:
         for partition, count in self._connection.execute(table.insert, (topic,)).fetchall():
             tallies[topic, partition].landed += count
 
-    def _copy(self, table: Table, text: str) -> None:
-        with self._connection.cursor() as cursor, cursor.copy(table.copy) as copy:
-            copy.write(text)
+    def _copy(self, statement: str, data: bytes) -> None:
+        with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(data)
 
     def _advance(self, batch: Batch, claims: Mapping[Partition, Claim], tallies: Mapping[Partition, Tally]) -> None:
         done: list[tuple[Any, ...]] = []
@@ -292,10 +289,6 @@ def _values_at_fault() -> Iterator[None]:
             raise
         # Not the values themselves: PostgreSQL's context and detail repeat them, its message seldom does.
         raise Refused("REFUSED_BY_DATABASE", f"{error.sqlstate}: {error.diag.message_primary}") from error
-
-
-def _text(table: Table, rows: Sequence[tuple[tuple[Any, ...], Record]]) -> str:
-    return table.text([values for values, _ in rows])
 
 
 def _letter(message: Record, why: Refused) -> DeadLetter:

@@ -1,34 +1,34 @@
 """Where each inward event lands: one list of columns, from which the staging table, COPY and INSERT all follow."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final
 
-import msgspec
 from google.protobuf.message import DecodeError, Message
 from isthmus.events.v1 import events_pb2
 
 from mesh.contract import Contract
 from mesh.contract.model import Direction
+from sync_bridge.inbound import binary
 from sync_bridge.inbound.domain import Refused
 from sync_bridge.ledger.conservation import MINUTE_US, Cell
 
-# int64 microseconds since the epoch to timestamptz. Exact, where to_timestamp(double) is not; 0 is "not stated".
-_INSTANT: Final = "timestamptz 'epoch' + nullif({0}, 0) * interval '1 microsecond'"
-_ENCODE: Final = msgspec.json.Encoder().encode
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
+# Events that came before, and events that came twice in what is staged, leave one row, the first.
 _INSERT: Final = """
     WITH came AS (
-        SELECT record_partition, node, date_trunc('minute', {accepted}) AS minute, count(*) AS records
+        SELECT record_partition, node, date_trunc('minute', accepted_time) AS minute, count(*) AS records
         FROM {staging} GROUP BY 1, 2, 3
+    ), fresh AS (
+        INSERT INTO warehouse.{table}_id (event_id) SELECT DISTINCT event_id FROM {staging}
+        ON CONFLICT DO NOTHING RETURNING event_id
     ), landed AS (
-        INSERT INTO warehouse.{table} ({names}) SELECT {values} FROM {staging}
-        ON CONFLICT (event_id) DO NOTHING RETURNING record_partition, node, accepted_time
+        INSERT INTO warehouse.{table} ({names})
+        SELECT DISTINCT ON (event_id) {names} FROM {staging} JOIN fresh USING (event_id)
+        ORDER BY event_id, record_partition, record_offset
+        RETURNING record_partition, node, accepted_time
     ), rows AS (
         SELECT record_partition, node, date_trunc('minute', accepted_time) AS minute, count(*) AS rows
         FROM landed GROUP BY 1, 2, 3
@@ -43,67 +43,62 @@ _INSERT: Final = """
     )
     SELECT record_partition, sum(landed)::bigint FROM moved GROUP BY record_partition
 """
+_INSERT_AGAIN: Final = """
+    WITH fresh AS (
+        INSERT INTO warehouse.{table}_id (event_id) SELECT DISTINCT event_id FROM {staging}
+        ON CONFLICT DO NOTHING RETURNING event_id
+    )
+    INSERT INTO warehouse.{table} ({names})
+    SELECT DISTINCT ON (event_id) {names} FROM {staging} JOIN fresh USING (event_id)
+    ORDER BY event_id, record_partition, record_offset
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column and the field it comes from. An empty text lands as NULL: in proto3, "" is "not stated"."""
+    """A column, its type, and the field it comes from."""
 
     name: str
-    # The type that COPY parses.
-    staged: str
+    kind: str
     field: str
-    # SQL from the staged value to the column's.
-    expression: str = "{0}"
-    # Python value to text, where str() is not right.
-    encode: Callable[[Any], str] | None = None
 
 
-def _json(value: Mapping[str, str]) -> str:
-    # Not dict(value): a protobuf map is many times slower through its mapping interface.
-    return _ENCODE({name: value[name] for name in value}).decode() if value else ""
+def _columns(kind: str, *names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, kind, name) for name in names)
 
 
-def _uuid(name: str) -> Column:
-    return Column(name, "uuid", name)
-
-
-def _text(name: str) -> Column:
-    return Column(name, "text", name)
-
-
-def _boolean(name: str) -> Column:
-    return Column(name, "boolean", name)
-
-
-def _instant(name: str) -> Column:
-    return Column(name, "bigint", f"{name}_us", _INSTANT)
+def _instants(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, "timestamptz", f"{name}_us") for name in names)
 
 
 _EVENT: Final = (
-    _uuid("event_id"),
-    _instant("source_time"),
-    _instant("accepted_time"),
-    _text("node"),
-    _boolean("crawler"),
+    *_columns("uuid", "event_id"),
+    *_instants("source_time", "accepted_time"),
+    *_columns("text", "node"),
+    *_columns("boolean", "crawler"),
 )
-_PLACED: Final = (_text("slot"), _text("campaign_id"), _text("creative_id"))
+_PLACED: Final = _columns("text", "slot", "campaign_id", "creative_id")
 # Not of the event but of its record.
-_ORIGIN: Final = (("trace_id", "uuid"), ("record_partition", "integer"), ("record_offset", "bigint"))
+_ORIGIN: Final = (
+    *_columns("uuid", "trace_id"),
+    *_columns("integer", "record_partition"),
+    *_columns("bigint", "record_offset"),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One event's table in the schema `warehouse`. Encoded columns stand last in `columns`."""
+    """One event's table in the schema `warehouse`, with that of its ids, `<name>_id`."""
 
     name: str
     message: type[Message]
+    # The first one is the event's id; an object is the last one.
     columns: tuple[Column, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that the bridge writes, in the order of COPY."""
-        return (*(column.name for column in self.columns), *(name for name, _ in _ORIGIN))
+        return tuple(column.name for column in self._written)
 
     @property
     def staging(self) -> str:
@@ -111,35 +106,30 @@ class Table:
 
     @property
     def create_staging(self) -> str:
-        staged = [(column.name, column.staged) for column in self.columns]
-        columns = ", ".join(f"{name} {kind}" for name, kind in (*staged, *_ORIGIN))
+        columns = ", ".join(f"{column.name} {column.kind}" for column in self._written)
         return f"CREATE TEMPORARY TABLE {self.staging} ({columns}) ON COMMIT DELETE ROWS"
 
     @property
-    def copy(self) -> str:
-        return f"COPY {self.staging} ({', '.join(self.names)}) FROM STDIN (FORMAT text, NULL '')"
+    def copy_staged(self) -> str:
+        return self._copy(self.staging)
 
     @cached_property
-    def insert_new(self) -> str:
-        """The rows alone. Fewer than are staged: some events were there already, and `insert` says which."""
-        return (
-            f"INSERT INTO warehouse.{self.name} ({', '.join(self.names)}) SELECT {self._values} FROM {self.staging}"  # noqa: S608
-            " ON CONFLICT (event_id) DO NOTHING"
-        )
+    def copy_ids(self) -> str:
+        """Fails where an event was there already, with a unique violation."""
+        return f"COPY warehouse.{self.name}_id (event_id) FROM STDIN (FORMAT binary)"
+
+    @cached_property
+    def copy_rows(self) -> str:
+        return self._copy(f"warehouse.{self.name}")
 
     @cached_property
     def insert(self) -> str:
-        """Parameter: the topic. Returns (partition, rows landed) per partition; what is missing was there already.
+        """What is staged. Parameter: the topic. Returns (partition, rows landed) per partition; what is missing was
+        there already.
 
         The same statement enters both into the ledger, per node and minute of acceptance.
         """
-        return _INSERT.format(
-            table=self.name,
-            staging=self.staging,
-            names=", ".join(self.names),
-            values=self._values,
-            accepted=_INSTANT.format("accepted_time"),
-        )
+        return _INSERT.format(table=self.name, staging=self.staging, names=", ".join(self.names))
 
     @property
     def shadow(self) -> str:
@@ -147,7 +137,10 @@ class Table:
 
     def insert_again(self, *, shadow: bool) -> str:
         """For records that were counted when they came the first time: rows alone, and nothing in the ledger."""
-        return self.insert_new.replace(f"warehouse.{self.name}", self.shadow, 1) if shadow else self.insert_new
+        names = ", ".join(self.names)
+        if shadow:
+            return f"INSERT INTO {self.shadow} ({names}) SELECT {names} FROM {self.staging} ON CONFLICT DO NOTHING"  # noqa: S608
+        return _INSERT_AGAIN.format(table=self.name, staging=self.staging, names=names)
 
     @cached_property
     def compare(self) -> str:
@@ -161,86 +154,100 @@ class Table:
         )
 
     @property
-    def _values(self) -> str:
-        values = [column.expression.format(column.name) for column in self.columns]
-        return ", ".join((*values, *(name for name, _ in _ORIGIN)))
+    def _written(self) -> tuple[Column, ...]:
+        return (*self.columns, *_ORIGIN)
+
+    def _copy(self, into: str) -> str:
+        return f"COPY {into} ({', '.join(self.names)}) FROM STDIN (FORMAT binary)"
 
     @cached_property
-    def _plain(self) -> Callable[[Message], tuple[Any, ...]]:
-        return attrgetter(*(column.field for column in self.columns if column.encode is None))
+    def _fields(self) -> Callable[[Message], tuple[Any, ...]]:
+        return attrgetter(*(column.field for column in self.columns if column.kind != "jsonb"))
 
     @cached_property
-    def _encoded(self) -> tuple[tuple[str, Callable[[Any], str]], ...]:
-        return tuple((column.field, column.encode) for column in self.columns if column.encode is not None)
+    def _object(self) -> str:
+        """The field of the last column where that is an object."""
+        return self.columns[-1].field if self.columns[-1].kind == "jsonb" else ""
 
     @cached_property
-    def _template(self) -> str:
-        return "\t".join(["%s"] * len(self.names))
+    def _parse(self) -> Callable[[bytes], Message]:
+        return self.message.FromString
 
-    def values(self, payload: bytes, trace_id: str, partition: int, offset: int) -> tuple[tuple[Any, ...], int]:
-        """The record's values in the order of COPY, and when the event was accepted (microseconds).
+    @cached_property
+    def accepted(self) -> int:
+        """Where in a record's values the time of acceptance stands, in microseconds."""
+        return self.names.index("accepted_time")
+
+    def values(self, payload: bytes, trace_id: str, partition: int, offset: int) -> tuple[Any, ...]:
+        """The record's values in the order of COPY, of which none keeps the message alive.
 
         Raises Refused when the payload is not such a message.
         """
         try:
-            message = self.message.FromString(payload)
+            message = self._parse(payload)
+            if self._object:
+                found = getattr(message, self._object)
+                # Not dict(found): a protobuf map is many times slower through its mapping interface.
+                object_ = {name: found[name] for name in found}
+                return *self._fields(message), object_, trace_id, partition, offset
+            return *self._fields(message), trace_id, partition, offset
         except DecodeError as error:
             raise Refused("UNREADABLE", f"not a {self.message.DESCRIPTOR.full_name}: {error}") from error
-        encoded = [encode(getattr(message, field)) for field, encode in self._encoded]
-        return (*self._plain(message), *encoded, trace_id, partition, offset), message.accepted_time_us  # type: ignore[attr-defined]
 
-    def cells(self, rows: Iterable[tuple[Any, ...]]) -> Counter[Cell]:
-        """How many of the rows each cell of the ledger holds."""
-        partition, node, accepted = map(self.names.index, ("record_partition", "node", "accepted_time"))
-        return Counter([(row[partition], row[node], row[accepted] // MINUTE_US) for row in rows])
+    def copies(self, rows: Sequence[tuple[Any, ...]]) -> "Copies":
+        """What COPY reads for these rows. Raises Refused where one of them has a value that is not of its type."""
+        columns = list(zip(*rows, strict=True))
+        fields = [binary.encode(column.kind, values) for column, values in zip(self._written, columns, strict=True)]
+        partition, node = map(self.names.index, ("record_partition", "node"))
+        minutes = [us // MINUTE_US for us in columns[self.accepted]]
+        cells = Counter(zip(columns[partition], columns[node], minutes, strict=True))
+        return Copies(binary.copied(fields[:1]), binary.copied(fields), cells)
 
-    def text(self, rows: Sequence[tuple[Any, ...]]) -> str:
-        """What COPY reads for these rows."""
-        whole = "\n".join(map(self._template.__mod__, rows)) + "\n"
-        # Characters that mean something to COPY are rare: looking for them in the whole costs less than escaping all.
-        plain = "\\" not in whole and "\r" not in whole and whole.count("\n") == len(rows)
-        if plain and whole.count("\t") == len(rows) * (len(self.names) - 1):
-            return whole
-        return "".join(["\t".join([str(value).translate(_ESCAPES) for value in row]) + "\n" for row in rows])
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Rows of one table as COPY reads them, and how many of them each cell of the ledger holds."""
+
+    ids: bytes
+    rows: bytes
+    cells: Counter[Cell]
 
 
 SPOOL_LEDGER: Final = Table(
     "spool_ledger",
     events_pb2.SpoolLedger,
     (
-        _uuid("event_id"),
-        _instant("accepted_time"),
-        _text("node"),
-        _text("spool"),
-        _instant("minute"),
-        _text("topic"),
-        Column("partition", "integer", "partition"),
-        *(Column(name, "bigint", name) for name in ("sent", "shed", "refused", "set_aside", "damaged")),
+        *_columns("uuid", "event_id"),
+        *_instants("accepted_time"),
+        *_columns("text", "node", "spool"),
+        *_instants("minute"),
+        *_columns("text", "topic"),
+        *_columns("integer", "partition"),
+        *_columns("bigint", "sent", "shed", "refused", "set_aside", "damaged"),
     ),
 )
 
 TABLES: Final = (
+    Table("impression", events_pb2.Impression, (*_EVENT, *_PLACED, *_columns("jsonb", "features"))),
     Table(
-        "impression",
-        events_pb2.Impression,
-        (*_EVENT, *_PLACED, Column("features", "jsonb", "features", encode=_json)),
+        "click",
+        events_pb2.Click,
+        (*_EVENT, *_PLACED, *_columns("uuid", "impression_id"), *_columns("boolean", "replayed")),
     ),
-    Table("click", events_pb2.Click, (*_EVENT, *_PLACED, _uuid("impression_id"), _boolean("replayed"))),
     Table(
         "content_view",
         events_pb2.ContentView,
         (
             *_EVENT,
-            _text("slug"),
-            _text("locale"),
-            Column("version", "numeric", "version", "{0}::bigint"),
-            _boolean("not_modified"),
+            *_columns("text", "slug", "locale"),
+            *_columns("bigint", "version"),
+            *_columns("boolean", "not_modified"),
         ),
     ),
     Table(
         "content_receipt",
         events_pb2.ContentReceipt,
-        (*_EVENT, _text("slug"), _uuid("delivery_id"), _text("step")),
+        (*_EVENT, *_columns("text", "slug"), *_columns("uuid", "delivery_id"), *_columns("text", "step")),
     ),
     SPOOL_LEDGER,
 )

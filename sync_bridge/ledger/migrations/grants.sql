@@ -1,3 +1,5 @@
+-- Functions of the owner; a dump that is restored has forgotten who may not call them.
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA bridge FROM PUBLIC;
 GRANT USAGE ON SCHEMA bridge TO isthmus_bridge_inbound, isthmus_bridge_outbound, isthmus_warehouse;
 GRANT SELECT, INSERT, UPDATE ON bridge.checkpoint, bridge.dead_letter, bridge.ledger TO isthmus_bridge_inbound;
 GRANT DELETE ON bridge.ledger TO isthmus_bridge_inbound;

@@ -1,7 +1,9 @@
 """Rows, dead letters and offsets are one transaction, and only the newest holder of a partition can make it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import cast
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -99,6 +101,40 @@ def test_an_event_that_is_there_already_is_counted_and_not_doubled(
     assert checkpoint(database) == (6, 2, 1, 0)
 
 
+def test_every_value_lands_as_it_was_sent(store: Callable[[str], Store], database: psycopg.Connection) -> None:
+    odd = "a\tb\\n\r\nN'\"\u4e00\U0001f600"
+    plain = events.impression(1)
+    plain.ClearField("source_time_us")
+    full = events.impression(2)
+    full.source_time_us, full.accepted_time_us, full.crawler = -1, 253_402_300_799_999_999, True
+    full.slot = full.campaign_id = odd
+    full.features.clear()
+    full.features.update({odd: odd, "empty": ""})
+    topic = events.topic_of(full)
+    one = store("one")
+    held = one.claim({(topic, 3): Watermarks(0, 10)}, {topic: "topic-1"})
+    records = [record(each, number, partition=3) for number, each in enumerate((plain, full))]
+    decoded = Decoder(by_topic(contract.load())).batch(cast("Sequence[Record]", records), {(topic, 3): 0})
+    assert one.land(decoded, held) == {(topic, 3): Tally(landed=2)}
+    first, second = database.execute(
+        "SELECT event_id, source_time, extract(epoch FROM accepted_time) * 1000000, node, crawler, slot, campaign_id,"
+        " features, record_partition, record_offset FROM warehouse.impression ORDER BY record_offset"
+    ).fetchall()
+    assert (first[0].hex, first[1], first[2]) == (plain.event_id, None, plain.accepted_time_us)
+    assert second == (
+        UUID(full.event_id),
+        datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC),
+        full.accepted_time_us,
+        full.node,
+        True,
+        odd,
+        odd,
+        {odd: odd, "empty": ""},
+        3,
+        1,
+    )
+
+
 def bad_values() -> list[Fetched]:
     no_id = events.click(3)
     no_id.event_id = "not an id"
@@ -123,7 +159,9 @@ def test_records_that_the_database_refuses_are_buried_and_the_rest_lands(
     assert tally == Tally(landed=19, dead_letters=5)
     assert rows(database) == 19
     letters = database.execute("SELECT position, cause, payload FROM bridge.dead_letter ORDER BY position").fetchall()
-    assert letters == [(each.offset(), "REFUSED_BY_DATABASE", each.payload) for each in bad]
+    own, theirs = "NOT_OF_ITS_TYPE", "REFUSED_BY_DATABASE"
+    causes = [own, theirs, theirs, own, theirs]
+    assert letters == [(each.offset(), cause, each.payload) for each, cause in zip(bad, causes, strict=True)]
     assert checkpoint(database) == (29, 19, 0, 5)
 
 

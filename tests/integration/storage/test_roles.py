@@ -56,7 +56,8 @@ def connected(url: str, workload: str) -> Iterator[psycopg.Connection]:
         ("catalog", "INSERT INTO outbox.event (topic, key) VALUES ('isthmus.campaign.v1', 'one')"),
         ("warehouse", "DELETE FROM outbox.event WHERE topic = 'isthmus.order.v1'"),
         ("warehouse", "SELECT * FROM bridge.landing"),
-        ("bridge-inbound", "DELETE FROM warehouse.click"),
+        ("bridge-inbound", "DELETE FROM warehouse.click_id"),
+        ("bridge-inbound", "SELECT warehouse.open_days('click', now(), 1), warehouse.drop_day('click', now())"),
         ("bridge-inbound", "CREATE TABLE bridge.shadow_click (LIKE warehouse.click); DROP TABLE bridge.shadow_click"),
         ("bridge-outbound", "SELECT * FROM outbox.event"),
         ("audit", "SELECT method FROM audit.record"),
@@ -94,6 +95,8 @@ def test_a_room_does_its_work(url: str, workload: str, allowed: str) -> None:
         ("warehouse", "DELETE FROM warehouse.click"),
         ("warehouse", "SELECT * FROM bridge.dead_letter"),
         ("bridge-inbound", "UPDATE warehouse.click SET crawler = true"),
+        ("bridge-inbound", "DELETE FROM warehouse.click"),
+        ("warehouse", "SELECT warehouse.drop_day('click', now())"),
         ("bridge-inbound", "SELECT * FROM warehouse.purchase"),
         ("bridge-outbound", "SELECT payload FROM bridge.dead_letter"),
         ("audit", "UPDATE audit.record SET method = ''"),
@@ -164,9 +167,10 @@ BEYOND = {
     *((workload, "outbox.event", "INSERT") for workload in ("orders", "payments", "catalog")),
     *((workload, "outbox.event", may) for workload in ("warehouse", "bridge-outbound") for may in ("SELECT", "DELETE")),
     *(
-        ("bridge-inbound", f"warehouse.{table}", may)
+        ("bridge-inbound", f"warehouse.{table}{part}", may)
         for table in ("impression", "click", "content_view", "content_receipt", "spool_ledger")
-        for may in ("SELECT", "INSERT", "DELETE")
+        for part, rights in (("", ("SELECT", "INSERT")), ("_id", ("SELECT", "INSERT", "DELETE")))
+        for may in rights
     ),
     ("warehouse", "bridge.landing", "SELECT"),
     ("bridge-outbound", "bridge.dead_letter", "INSERT"),

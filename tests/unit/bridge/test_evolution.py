@@ -32,8 +32,8 @@ def written(
 
 
 def landed(payload: bytes) -> dict[str, object]:
-    values, accepted_us = CLICK.values(payload, "", 0, 0)
-    assert accepted_us == 17
+    values = CLICK.values(payload, "", 0, 0)
+    assert values[CLICK.accepted] == 17
     return dict(zip(CLICK.names, values, strict=True))
 
 

@@ -1,6 +1,8 @@
-"""A record becomes one line of COPY, whatever its texts hold, and only declared events have a table."""
+"""A value is of its column's type or is refused, and only declared events have a table."""
 
 from dataclasses import replace
+from string import hexdigits
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,39 +11,38 @@ from isthmus.events.v1 import events_pb2
 
 from mesh import contract
 from mesh.contract.model import Direction
+from sync_bridge.inbound import binary
 from sync_bridge.inbound.domain import Refused
 from sync_bridge.inbound.tables import SPOOL_LEDGER, TABLES, by_topic
 
 IMPRESSION, CLICK, *_ = TABLES
-UNESCAPED = {"\\\\": "\\", "\\t": "\t", "\\n": "\n", "\\r": "\r"}
-
-
-def unescape(text: str) -> str:
-    out, rest = "", text
-    while rest:
-        taken = rest[:2] if rest[:2] in UNESCAPED else rest[:1]
-        out += UNESCAPED.get(taken, taken)
-        rest = rest[len(taken) :]
-    return out
-
-
-@given(st.text(), st.text(alphabet="\\\t\n\rNab"), st.text())
-def test_a_line_holds_each_column_once_and_unharmed(slot: str, campaign: str, node: str) -> None:
-    event = events_pb2.Click(event_id="ab" * 16, slot=slot, campaign_id=campaign, node=node)
-    plain = events_pb2.Click(event_id="cd" * 16, node="edge-1")
-    rows = [CLICK.values(each.SerializeToString(), "", 3, 7)[0] for each in (plain, event)]
-    text = CLICK.text(rows)
-    assert text.endswith("\n")
-    first, line = text[:-1].split("\n")
-    assert first.startswith("cd" * 16)
-    values = dict(zip(CLICK.names, map(unescape, line.split("\t")), strict=True))
-    assert (values["slot"], values["campaign_id"], values["node"]) == (slot, campaign, node)
-    assert (values["record_partition"], values["record_offset"], values["trace_id"]) == ("3", "7", "")
+HEX = set(hexdigits)
+NULL = b"\xff\xff\xff\xff"
 
 
 def test_the_time_of_acceptance_comes_with_the_values() -> None:
     event = events_pb2.Impression(event_id="ab" * 16, accepted_time_us=17)
-    assert IMPRESSION.values(event.SerializeToString(), "", 0, 0)[1] == 17
+    assert IMPRESSION.values(event.SerializeToString(), "", 0, 0)[IMPRESSION.accepted] == 17
+
+
+@given(st.lists(st.uuids().map(lambda each: each.hex) | st.just("") | st.text(max_size=40)))
+def test_an_id_is_sixteen_bytes_or_absent_or_refused(ids: list[str]) -> None:
+    good = [not each or (len(each) == 32 and set(each) <= HEX) for each in ids]
+    if all(good):
+        assert binary.encode("uuid", ids) == [b"\0\0\0\x10" + bytes.fromhex(each) if each else NULL for each in ids]
+    else:
+        with pytest.raises(Refused, match="NOT_OF_ITS_TYPE"):
+            binary.encode("uuid", ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("integer", 2**31), ("bigint", 2**63), ("timestamptz", 253_402_300_800_000_000), ("uuid", "ab " * 8 + "abababab")],
+)
+def test_a_value_that_its_type_cannot_hold_is_refused_and_not_told(kind: str, value: Any) -> None:
+    with pytest.raises(Refused) as refused:
+        binary.encode(kind, [value])
+    assert str(value) not in str(refused.value)
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xff", b"\x0a\x02\xff\xfe"], ids=["no message", "not UTF-8"])
@@ -52,7 +53,7 @@ def test_what_is_no_such_message_is_refused(payload: bytes) -> None:
 
 def test_a_newer_writer_may_send_fields_that_this_reader_does_not_know() -> None:
     event = events_pb2.Click(event_id="ab" * 16)
-    values, _ = CLICK.values(event.SerializeToString() + b"\xfa\x07\x05hello", "", 0, 0)
+    values = CLICK.values(event.SerializeToString() + b"\xfa\x07\x05hello", "", 0, 0)
     assert values[0] == "ab" * 16
 
 
