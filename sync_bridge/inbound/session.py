@@ -275,7 +275,8 @@ def _consumer_settings(settings: InboundSettings) -> dict[str, Any]:
         "auto.offset.reset": "error",
         "fetch.wait.max.ms": 500,
         "fetch.queue.backoff.ms": 5,
-        "queued.min.messages": max(2 * settings.inbound_batch_records_max, 1000),
+        # Of each partition, so that a whole batch is there when the one before is on its way; the bytes are the bound.
+        "queued.min.messages": max(10 * settings.inbound_batch_records_max, 1000),
         "queued.max.messages.kbytes": settings.inbound_queue_kib_max,
     }
 

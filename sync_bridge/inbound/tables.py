@@ -198,10 +198,16 @@ class Table:
         """What COPY reads for these rows. Raises Refused where one of them has a value that is not of its type."""
         columns = list(zip(*rows, strict=True))
         fields = [binary.encode(column.kind, values) for column, values in zip(self._written, columns, strict=True)]
-        partition, node = map(self.names.index, ("record_partition", "node"))
-        minutes = [us // MINUTE_US for us in columns[self.accepted]]
-        cells = Counter(zip(columns[partition], columns[node], minutes, strict=True))
-        return Copies(binary.copied(fields[:1]), binary.copied(fields), cells)
+        partition, node = (columns[self.names.index(name)] for name in ("record_partition", "node"))
+        return Copies(binary.copied(fields[:1]), binary.copied(fields), _cells(partition, node, columns[self.accepted]))
+
+
+def _cells(partitions: Sequence[int], nodes: Sequence[str], accepted_us: Sequence[int]) -> Counter[Cell]:
+    first, last = min(accepted_us) // MINUTE_US, max(accepted_us) // MINUTE_US
+    if first == last and len(set(nodes)) == 1:
+        # As a rule. Counting numbers takes a tenth of counting cells.
+        return Counter({(each, nodes[0], first): count for each, count in Counter(partitions).items()})
+    return Counter(zip(partitions, nodes, [us // MINUTE_US for us in accepted_us], strict=True))
 
 
 @dataclass(frozen=True, slots=True)

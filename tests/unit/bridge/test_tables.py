@@ -1,5 +1,6 @@
 """A value is of its column's type or is refused, and only declared events have a table."""
 
+from collections import Counter
 from dataclasses import replace
 from string import hexdigits
 from typing import Any
@@ -43,6 +44,22 @@ def test_a_value_that_its_type_cannot_hold_is_refused_and_not_told(kind: str, va
     with pytest.raises(Refused) as refused:
         binary.encode(kind, [value])
     assert str(value) not in str(refused.value)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["edge-1", "edge-2"]), st.sampled_from([0, 59_999_999, 60_000_000])
+        ),
+        min_size=1,
+    )
+)
+def test_a_cell_counts_the_rows_of_its_partition_node_and_minute(rows: list[tuple[int, str, int]]) -> None:
+    values = [
+        CLICK.values(events_pb2.Click(node=node, accepted_time_us=us).SerializeToString(), "", partition, 0)
+        for partition, node, us in rows
+    ]
+    assert CLICK.copies(values).cells == Counter((partition, node, us // 60_000_000) for partition, node, us in rows)
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xff", b"\x0a\x02\xff\xfe"], ids=["no message", "not UTF-8"])
