@@ -144,6 +144,7 @@ class Store:
         try:
             return self._land(batch, claims, isolating=False)
         except Refused:
+            # Of an event that was there already, or of a value: the whole once more, and then its halves.
             return self._land(batch, claims, isolating=True)
 
     @contextmanager
@@ -243,19 +244,13 @@ class Store:
 
     def _insert_new(self, table: Table, batch: Batch, topic: str, tallies: dict[Partition, Tally]) -> None:
         """As if no event had come before, which is so as a rule: then rows go straight to where they stay, the ledger's
-        counts are known, and PostgreSQL need not tell of each row whether it landed."""
+        counts are known, and PostgreSQL need not tell of each row whether it landed. Raises Refused otherwise."""
         copies = batch.copies.get(table)
         if copies is None:
             raise Refused("NOT_OF_ITS_TYPE", "a value is not of its type")
         with _values_at_fault():
-            try:
-                with self._connection.transaction():
-                    self._copy(table.copy_ids, copies.ids)
-                    self._copy(table.copy_rows, copies.rows)
-            except psycopg.errors.UniqueViolation:
-                self._copy(table.copy_staged, copies.rows)
-                self._insert_staged(table, topic, tallies)
-                return
+            self._copy(table.copy_ids, copies.ids)
+            self._copy(table.copy_rows, copies.rows)
         conservation.enter_landed(self._connection, topic, copies.cells)
         for (partition, _, _), count in copies.cells.items():
             tallies[topic, partition].landed += count
