@@ -39,6 +39,7 @@ __all__ = [
     "lose_data",
     "lose_identities",
     "lose_patience",
+    "restore_elsewhere",
     "rotate_data_keys",
     "rotate_root",
     "rotate_signing_keys",
@@ -163,6 +164,15 @@ def lose_data(workload: str, for_s: float) -> list[str]:
     primary = _primary(workload)
     standbys = [name for name in _session().target.of(workload) if name != primary]
     return _broken("lose-data", [*standbys, primary], for_s)
+
+
+def restore_elsewhere() -> float:
+    """Restore the database into a second place from its backup, start the private rooms there beside the keys that were
+    brought along, and compare their books with all that was acknowledged. Returns the seconds since the first fault."""
+    try:
+        return _session().restore_elsewhere()
+    except (LauncherError, MeshError, TimeoutError) as error:
+        raise ActivityFailed(str(error) or "the second place took too long") from error
 
 
 def lose_identities(workloads: list[str]) -> list[str]:

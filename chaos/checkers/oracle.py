@@ -39,6 +39,14 @@ def lost_events(promises: Acknowledged, added: Books) -> int:
     return pages + sum(max(0, one.acknowledged - landed) for one, landed in _pairs(promises, added))
 
 
+def lost_business(promises: Acknowledged, added: Books) -> int:
+    """Acknowledged orders and payments that these books do not hold, settled or not."""
+    ordered = sum(bool(one.order_id) for one in promises.purchases)
+    taken = sum(one.captured for one in promises.purchases)
+    pairs = ((ordered, added.orders), (taken, added.captures))
+    return sum(max(0, count - booked.get(MONTH, Month()).count) for count, booked in pairs)
+
+
 def acknowledged_events(promises: Acknowledged) -> int:
     return sum(one.acknowledged for one in (*promises.impressions.values(), *promises.clicks.values()))
 

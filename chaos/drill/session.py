@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from isthmus.audit.v1 import audit_pb2 as pb
 
 from chaos.checkers import audit
-from chaos.checkers.oracle import acknowledged_events, landed_events
-from chaos.drill import blast
+from chaos.checkers.oracle import acknowledged_events, landed_events, lost_business
+from chaos.drill import blast, second_place
 from chaos.drill.crowd import Crowd
 from chaos.drill.custody import heal_leftovers, journal
 from chaos.drill.errors import BadExperiment, DrillRefused, TooWide
@@ -27,6 +28,7 @@ from chaos.drill.spec import Drill
 from chaos.drill.target import OVERRIDES, Target, find, new_key
 from chaos.drill.undo import Undo, UndoJournal
 from chaos.load.outcomes import CallFailed
+from chaos.load.transactions import CURRENCY
 from deploy.local import door, links, networks, overriding, small_disk
 from deploy.local.settings import LauncherSettings
 from mesh.errors import MeshError
@@ -37,6 +39,7 @@ WELL_WITHIN_S = 10.0
 OPEN_DEADLINE_S = 240.0
 SETTLE_DEADLINE_S = 240.0
 READ_WITHIN_S = 60.0
+SECOND_PLACE_WITHIN_S = 480.0
 # How far the warehouse may be behind the edge when nothing is wrong.
 BEHIND_S = 3.0
 
@@ -67,6 +70,9 @@ class Session:
     # The trace of this drill's record in the audit log.
     record: str = ""
     method_ended_s: float | None = None
+    # Seconds from the first fault until the books could be read in a second place, and what they lack.
+    second_place_s: float | None = None
+    second_place_lost: int = 0
     # Seconds from the last healing until the warehouse had caught up with the edge.
     landed_after_s: float | None = None
     _healed_s: float = 0.0
@@ -194,6 +200,26 @@ class Session:
         for window in self.windows:
             if window.ended_s is None:
                 window.ended_s = self.now_s
+
+    def restore_elsewhere(self) -> float:
+        """Restore the private zone in a second place, and compare its books with what was acknowledged until now.
+
+        Raises:
+            DrillRefused: the mesh is not backed up, or does not come up there.
+            MeshError: its books cannot be read.
+        """
+        backup = str(self.target.ask(do="active").get("backup", ""))
+        if not backup:
+            raise DrillRefused("The mesh is not backed up", "Start it with ISTHMUS_BACKUP")
+        home, base = self.target.home, self.target.settings.port_base
+        found = self.loop.run(second_place.restored(home, base, Path(backup)), SECOND_PLACE_WITHIN_S)
+        self.second_place_s = round(self.now_s - min(window.began_s for window in self.windows), 1)
+        added, balance = found.books.since(self.crowd.before), found.books.ledger_sums.get(CURRENCY, 0)
+        self.second_place_lost = lost_business(self.crowd.traffic.acknowledged, added)
+        if balance or not found.audit_verifies:
+            wrong = "the ledger does not balance" if balance else "the audit log does not verify"
+            raise DrillRefused(f"In the second place {wrong}", "See docs/runbooks/region-loss.md")
+        return self.second_place_s
 
     def linger(self) -> None:
         """Let the traffic run on, so that the second look sees a mesh left alone."""

@@ -43,6 +43,8 @@ class Expect(_Strict):
     sensitive_failover_within_s: float | None = None
     # The same where data was lost: the recovery time. What was acknowledged must be there then: the recovery point.
     recovery_time_within_s: float | None = None
+    # From the fault's beginning until the private zone could be read in a second place: see restore_elsewhere.
+    second_place_within_s: float | None = None
     # From the fault's end until sensitive calls go well again.
     sensitive_recovered_within_s: float | None = None
     # The longest that any sensitive call took to be answered or refused.

@@ -248,6 +248,11 @@ def _expectations(session: Session, figures: Figures) -> Iterable[Check]:
         "sensitive calls around the fault within, s", figures.sensitive_failover_s, expect.sensitive_failover_within_s
     )
     yield from _at_most("recovery time (RTO), s", figures.sensitive_failover_s, expect.recovery_time_within_s)
+    if expect.second_place_within_s is not None:
+        lost = "not restored" if session.second_place_s is None else session.second_place_lost
+        yield Check("second place, recovery point (RPO), acknowledged and lost", 0, lost)
+        most = expect.second_place_within_s
+        yield from _at_most("second place, recovery time (RTO), s", session.second_place_s, most)
     yield from _at_most("longest sensitive answer, s", figures.sensitive_longest_s, expect.sensitive_answered_within_s)
     yield from _at_most("refused within, s", figures.sensitive_refused_s, expect.sensitive_refused_within_s)
     yield from _at_most("events landed within, s", figures.landed_after_s, expect.landed_within_s)

@@ -87,8 +87,8 @@ class Faults:
 
     async def _active(self, request: dict[str, Any]) -> dict[str, Any]:
         states = {name: str(child.state) for name, child in self._supervisor.children.items()}
-        lines = [CABLE] if self._networks else []
-        return {"leases": self._leases.active(), "states": states, "spares": self._spares(), "links": lines}
+        more = {"links": [CABLE] if self._networks else [], "backup": str(self._backed_up or "")}
+        return {"leases": self._leases.active(), "states": states, "spares": self._spares(), **more}
 
     def _spares(self) -> list[str]:
         children = self._supervisor.children

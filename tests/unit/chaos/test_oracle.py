@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from chaos.checkers.oracle import Findings, judge
+from chaos.checkers.oracle import Findings, judge, lost_business
 from chaos.checkers.verdict import Check
 from chaos.load.acknowledged import Acknowledged
 from chaos.load.impressions import ImpressionRow
@@ -69,6 +69,13 @@ async def test_a_planted_bug_is_caught(bug: Bug) -> None:
     mesh = ModelMesh(bug)
     promises, findings = await played(mesh)
     assert CAUGHT_BY[bug] in wrong(judge(promises, mesh.books(), findings))
+
+
+@pytest.mark.parametrize(("bug", "lost"), [("none", 0), ("lose an order", 1), ("acknowledge before durable", 1)])
+async def test_what_a_second_place_lacks_is_counted(bug: Bug, lost: int) -> None:
+    mesh = ModelMesh(bug)
+    promises, _ = await played(mesh)
+    assert lost_business(promises, mesh.books()) == lost
 
 
 async def test_what_was_not_acknowledged_may_have_happened_or_not() -> None:
