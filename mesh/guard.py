@@ -1,174 +1,66 @@
-"""What every call passes through before it reaches a handler, compiled from the contract.
+"""Who may call what, and with what, compiled from the contract.
 
-Entry: makes the Call (peer, deadline, trace), measures it, and turns every exception into a rich status.
-Guard: checks the peer against the method's callers.
+Callers: checks the peer against the method's callers; infrastructure services, which no contract names, included.
 Fields: checks the request against its field rules, behind whatever checks the token: who holds none learns no rule.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import protovalidate
 
-from mesh import telemetry
-from mesh.call import Call, begin, current_call
-from mesh.contract import Contract, MethodPolicy
+from mesh.admission import Check
+from mesh.call import Call
+from mesh.contract import MethodPolicy
 from mesh.contract.model import RateLimit
-from mesh.errors import (
-    DeadlineExceeded,
-    FieldViolation,
-    Internal,
-    InvalidArgument,
-    MeshError,
-    PermissionDenied,
-    Unimplemented,
-)
+from mesh.errors import FieldViolation, InvalidArgument, MeshError, PermissionDenied, Unimplemented
 from mesh.logs import logger
 from mesh.rates import Buckets
 from mesh.settings import ProcessSettings
 from mesh.spiffe import SpiffeId
 from mesh.tls import peer_of_call
 
-# Less than this and an answer could not even be sent.
-_LEAST_S: Final = 0.001
 _VIOLATIONS_MAX: Final = 20
 # For an infrastructure service that looks at its callers itself: every workload of the server's own zone gets through.
 ANY_OF_ZONE: Final = frozenset({"*"})
 # What the log says of one peer that is refused: enough to see it, too little to fill a disk.
 _COMPLAINTS: Final = RateLimit(per_second=1, burst=5)
-_CORE_GATEWAY: Final = "core-gateway"
-_FORWARDED: Final = "x-forwarded-client-cert"
 
 if TYPE_CHECKING:
     # grpc's classes are generic to the type checker only.
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
-Behaviour = Callable[[Any, "Context"], Awaitable[Any]]
 # Raises PermissionDenied.
 PeerCheck = Callable[[SpiffeId | None], None]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]]
 
 
-class Entry(grpc.aio.ServerInterceptor):
-    def __init__(self, contract: Contract, settings: ProcessSettings) -> None:
-        self._methods = contract.methods
-        self._trace_ratio = settings.trace_ratio
-        self._log = logger("server")
-
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        method = self._methods.get(details.method)
-        handler = await continuation(details)
-        if method is None or handler is None or handler.unary_unary is None:
-            return handler
-        return _unary(handler, self._wrap(method, cast(Behaviour, handler.unary_unary)))
-
-    def _wrap(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
-        measure = telemetry.call_durations(method.path)
-
-        async def enter(request: Any, context: Context) -> Any:
-            started = time.monotonic()
-            call = self._call(method, context, started)
-            begin(call)
-            code = grpc.StatusCode.OK
-            try:
-                with telemetry.span(method.full_name, call.traceparent) as call.traceparent:
-                    remaining = call.remaining_s()
-                    if remaining < _LEAST_S:
-                        raise DeadlineExceeded("DEADLINE_TOO_SHORT", "the deadline has passed before the call arrived")
-                    async with asyncio.timeout(remaining):
-                        return await handle(request, context)
-            except MeshError as error:
-                code = error.code
-                await context.abort(code, error.message, error.trailing_metadata())
-            except TimeoutError:
-                late = DeadlineExceeded("DEADLINE_EXCEEDED", f"not done within {method.deadline_ms} ms")
-                code = late.code
-                await context.abort(code, late.message, late.trailing_metadata())
-            except (grpc.aio.AbortError, asyncio.CancelledError):
-                code = grpc.StatusCode.CANCELLED
-                raise
-            except Exception:
-                code = grpc.StatusCode.INTERNAL
-                self._log.exception("call failed", conceal=request, method=method.path)
-                failed = Internal("INTERNAL", "the service failed on this call", metadata={"trace_id": call.trace_id})
-                await context.abort(code, failed.message, failed.trailing_metadata())
-            finally:
-                measure(code.name, time.monotonic() - started)
-
-        return enter
-
-    def _call(self, method: MethodPolicy, context: Context, now: float) -> Call:
-        traceparent = authorization = through = ""
-        for key, value in context.invocation_metadata() or ():
-            if key == telemetry.HEADER and isinstance(value, str):
-                traceparent = telemetry.valid_traceparent(value)
-            elif key == "authorization" and isinstance(value, str):
-                authorization = value
-            elif key == _FORWARDED and isinstance(value, str):
-                through = value
-        granted = context.time_remaining()
-        limit = method.deadline_s if granted is None else min(granted, method.deadline_s)
-        presenter = peer_of_call(context)
-        return Call(
-            method=method,
-            peer=_caller(presenter, through),
-            deadline=now + limit,
-            traceparent=traceparent or telemetry.new_traceparent(sampled=random.random() < self._trace_ratio),  # noqa: S311
-            authorization=authorization,
-            presenter=presenter,
-        )
-
-
-def _caller(peer: SpiffeId | None, through: str) -> SpiffeId | None:
-    """Who calls: the peer, or the workload of its zone whom the core gateway let in natively.
-
-    The gateway writes that header itself, from the certificate that it has verified, and takes away any that came. For
-    the edge gateway it stands for nobody in particular, and is the caller itself.
-    """
-    if peer is None or peer.workload != _CORE_GATEWAY:
-        return peer
-    names = [part.removeprefix("URI=") for part in through.split(";") if part.startswith("URI=")]
-    try:
-        (name,) = names
-        named = SpiffeId.parse(name)
-    except ValueError:
-        return peer
-    return named if (named.zone, named.trust_domain) == (peer.zone, peer.trust_domain) else peer
-
-
-class Guard(grpc.aio.ServerInterceptor):
+class Guard:
     """Refuses peers that the policy does not name."""
 
-    def __init__(
-        self, contract: Contract, infrastructure: Mapping[str, frozenset[str]], settings: ProcessSettings
-    ) -> None:
-        self._contract = contract
+    def __init__(self, infrastructure: Mapping[str, frozenset[str]], settings: ProcessSettings) -> None:
         self._infrastructure = infrastructure
         self._settings = settings
         self._complaints = Buckets(_COMPLAINTS)
         self._log = logger("server")
 
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        return None if handler is None else self._guard(details.method, handler)
+    def check(self, method: MethodPolicy) -> Check:
+        allowed = self._allowed(method.callers)
 
-    def _guard(self, path: str, handler: Handler) -> Handler:
-        service = path.rsplit("/", 1)[0].lstrip("/")
-        method = self._contract.methods.get(path)
-        if method is not None and handler.unary_unary is not None:
-            return _unary(handler, self._business(method, cast(Behaviour, handler.unary_unary)))
-        callers = self._infrastructure.get(service)
-        if callers is None:
-            # Not in the contract, not known infrastructure: the builder would not add it, and it is closed too.
-            callers = frozenset()
+        def check(call: Call, request: Any) -> None:
+            if call.peer is None or call.peer.uri not in allowed:
+                raise _not_named(call.peer, method.path)
+
+        return check
+
+    def infrastructure(self, path: str, handler: Handler) -> Handler:
+        """The handler of a service that no contract names, behind its peer check."""
+        # Not known as infrastructure either: the builder would not add it, and it is closed too.
+        callers = self._infrastructure.get(path.rsplit("/", 1)[0].lstrip("/"), frozenset())
         return _infrastructure(handler, self._told(self._peer_check(callers, path), path))
 
     def _told(self, check: PeerCheck, path: str) -> PeerCheck:
@@ -184,32 +76,21 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return told
 
-    def _business(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
-        check = self._peer_check(method.callers, method.path)
-
-        async def guarded(request: Any, context: Context) -> Any:
-            check(current_call().peer)
-            return await handle(request, context)
-
-        return guarded
-
     def _peer_check(self, callers: frozenset[str], path: str) -> PeerCheck:
-        own = self._settings
         if callers is ANY_OF_ZONE:
             return self._zone_check(path)
-        # The transport has verified the chain; a workload of the same name in another zone is somebody else.
-        allowed = frozenset(SpiffeId(own.zone, workload, own.trust_domain) for workload in callers)
+        allowed = self._allowed(callers)
 
         def check(peer: SpiffeId | None) -> None:
-            if peer not in allowed:
-                raise PermissionDenied(
-                    "CALLER_NOT_ALLOWED",
-                    "this workload may not call this method",
-                    remedy="name the workload in the method's callers, in its .proto",
-                    metadata={"peer": str(peer), "method": path},
-                )
+            if peer is None or peer.uri not in allowed:
+                raise _not_named(peer, path)
 
         return check
+
+    def _allowed(self, callers: frozenset[str]) -> frozenset[str]:
+        # The transport has verified the chain; a workload of the same name in another zone is somebody else.
+        own = self._settings
+        return frozenset(SpiffeId(own.zone, workload, own.trust_domain).uri for workload in callers)
 
     def _zone_check(self, path: str) -> PeerCheck:
         own = self._settings
@@ -225,26 +106,16 @@ class Guard(grpc.aio.ServerInterceptor):
         return check
 
 
-class Fields(grpc.aio.ServerInterceptor):
+class Fields:
     """Refuses requests that break the rules of their fields. Stands next to the handler."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._methods = contract.methods
+    def __init__(self) -> None:
         self._validator = protovalidate.Validator()
 
-    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        if details.method not in self._methods or handler is None or handler.unary_unary is None:
-            return handler
-        handle, validate = cast(Behaviour, handler.unary_unary), self._validate
+    def check(self, method: MethodPolicy) -> Check:
+        return self._check
 
-        async def checked(request: Any, context: Context) -> Any:
-            validate(request)
-            return await handle(request, context)
-
-        return _unary(handler, checked)
-
-    def _validate(self, request: Any) -> None:
+    def _check(self, call: Call, request: Any) -> None:
         violations = self._validator.collect_violations(request)
         if violations:
             raise InvalidArgument(
@@ -254,17 +125,18 @@ class Fields(grpc.aio.ServerInterceptor):
             )
 
 
+def _not_named(peer: SpiffeId | None, path: str) -> PermissionDenied:
+    return PermissionDenied(
+        "CALLER_NOT_ALLOWED",
+        "this workload may not call this method",
+        remedy="name the workload in the method's callers, in its .proto",
+        metadata={"peer": str(peer), "method": path},
+    )
+
+
 def _violation(violation: Any) -> FieldViolation:
     path = ".".join(element.field_name for element in violation.proto.field.elements)
     return FieldViolation(path, violation.proto.message or violation.proto.rule_id)
-
-
-def _unary(handler: Handler, behaviour: Behaviour) -> Handler:
-    return grpc.unary_unary_rpc_method_handler(
-        behaviour,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
 
 
 def _infrastructure(handler: Any, check: PeerCheck) -> Handler:

@@ -2,19 +2,16 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
-import grpc
-
-from mesh.call import Claims, current_call
+from mesh.admission import Check
+from mesh.call import Call, Claims
 from mesh.contract.model import Contract, MethodPolicy, RateLimit
 from mesh.errors import ResourceExhausted
 
 # Callers that are remembered. The longest silent one is forgotten first; by then its bucket is full again or nearly so.
 CALLERS_MAX: Final = 20_000
-
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Buckets:
@@ -29,8 +26,10 @@ class Buckets:
     def take(self, caller: str) -> bool:
         """Whether the caller may call once more now."""
         now = self._now()
-        tokens, since = self._buckets.get(caller, (float(self._limit.burst), now))
-        tokens = min(self._limit.burst, tokens + (now - since) * self._limit.per_second)
+        burst = tokens = float(self._limit.burst)
+        known = self._buckets.get(caller)
+        if known is not None:
+            tokens = min(burst, known[0] + (now - known[1]) * self._limit.per_second)
         admitted = tokens >= 1
         self._buckets[caller] = (tokens - 1 if admitted else tokens, now)
         self._buckets.move_to_end(caller)
@@ -61,28 +60,16 @@ class CallerRates:
             )
 
 
-class RateInterceptor(grpc.aio.ServerInterceptor):
-    """Stands behind the token's check, where the subject is known: members draw from buckets of their own."""
+class Rates:
+    """Asked behind the token's check, where the subject is known: members draw from buckets of their own."""
 
     def __init__(self, contract: Contract, now: Callable[[], float] = time.monotonic) -> None:
-        self._methods = contract.methods
         self._rates = CallerRates(contract, now)
 
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        method = self._methods.get(details.method)
-        handler = await continuation(details)
-        if method is None or handler is None or handler.unary_unary is None:
-            return handler
-        return grpc.unary_unary_rpc_method_handler(
-            self._limited(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
-        )
-
-    def _limited(self, method: MethodPolicy, handle: Behaviour) -> Behaviour:
+    def check(self, method: MethodPolicy) -> Check:
         take = self._rates.take
 
-        async def limited(request: Any, context: Any) -> Any:
-            call = current_call()
-            take(method, call.claims, str(call.peer))
-            return await handle(request, context)
+        def check(call: Call, request: Any) -> None:
+            take(method, call.claims, "" if call.peer is None else call.peer.uri)
 
-        return limited
+        return check

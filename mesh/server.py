@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -11,9 +10,11 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from mesh import csds, guard
+from mesh import csds
+from mesh.admission import Admission, Audit, Rule, arrived
 from mesh.contract import Contract
-from mesh.rates import RateInterceptor
+from mesh.guard import Fields, Guard
+from mesh.rates import Rates
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity
 
@@ -65,60 +66,27 @@ class _Recorder:
         self.services[service] = handlers
 
 
-class _Details(NamedTuple):
-    """grpc.HandlerCallDetails of no call in particular."""
-
-    method: str
-    invocation_metadata: tuple[tuple[str, str], ...] = ()
-
-
 class _Methods(grpc.GenericRpcHandler):
-    """Every method with all that stands before it.
+    """Every method by its path, behind its admission: gRPC would ask interceptors of its own for each call anew."""
 
-    The interceptors are asked once for each method and not once for each call, as gRPC would: what they decide by is
-    the contract, and asking them took as long as what they do.
-    """
-
-    def __init__(
-        self, services: Mapping[str, Mapping[str, Any]], interceptors: Sequence[grpc.aio.ServerInterceptor]
-    ) -> None:
-        self._services = services
-        self._interceptors = interceptors
-        self._handlers: dict[str, Any] = {}
-
-    async def compile(self) -> None:
-        for service, handlers in self._services.items():
-            for name, handler in handlers.items():
-                path = f"/{service}/{name}"
-                self._handlers[path] = await self._behind(path, handler)
-
-    async def _behind(self, path: str, handler: Any) -> Any:
-        async def innermost(_: Any) -> Any:
-            return handler
-
-        continuation: Any = innermost
-        for interceptor in reversed(self._interceptors):
-            continuation = partial(interceptor.intercept_service, continuation)
-        return await continuation(_Details(path))
+    def __init__(self, handlers: Mapping[str, Any]) -> None:
+        self._handlers = handlers
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        arrived.set(handler_call_details.invocation_metadata or ())
         return self._handlers.get(handler_call_details.method)
 
 
 class MeshServer:
     """A running or runnable gRPC server with health, reflection and a bounded drain."""
 
-    def __init__(
-        self, server: grpc.aio.Server, methods: _Methods, health: HealthServicer, services: Sequence[str], address: str
-    ) -> None:
+    def __init__(self, server: grpc.aio.Server, health: HealthServicer, services: Sequence[str], address: str) -> None:
         self._server = server
-        self._methods = methods
         self._health = health
         self._services = services
         self.address = address
 
     async def start(self) -> None:
-        await self._methods.compile()
         await self._server.start()
 
     async def mark(self, serving: bool) -> None:
@@ -134,7 +102,7 @@ class MeshServer:
 class ServerBuilder:
     """Collects services, then checks them against the contract.
 
-    interceptors: after the mesh's own peer check, outermost first. audit: around everything, so that refused peers
+    rules: what is asked of calls behind the mesh's own peer check. audit: around everything, so that refused peers
     leave a record too.
     """
 
@@ -142,11 +110,11 @@ class ServerBuilder:
         self,
         process: Context,
         *,
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-        audit: grpc.aio.ServerInterceptor | None = None,
+        rules: Sequence[Rule] = (),
+        audit: Audit | None = None,
     ) -> None:
         self._process = process
-        self._interceptors = tuple(interceptors)
+        self._rules = tuple(rules)
         self._audit = audit
         self._handlers: dict[str, Mapping[str, Any]] = {}
         self._infrastructure: dict[str, frozenset[str]] = {}
@@ -205,17 +173,32 @@ class ServerBuilder:
         )
         if "GRPC_XDS_BOOTSTRAP" in os.environ:
             self.add_infrastructure(csds.add, None, _STATUS_CALLERS | {settings.workload})
-        chain: list[grpc.aio.ServerInterceptor] = [guard.Entry(contract, settings)]
-        if self._audit is not None:
-            chain.append(self._audit)
-        chain.append(guard.Guard(contract, self._infrastructure, settings))
-        innermost = (RateInterceptor(contract), guard.Fields(contract))
-        methods = _Methods(self._handlers, (*chain, *self._interceptors, *innermost))
+        methods = _Methods(self._admitted())
         server = grpc.aio.server(
             handlers=(methods,), options=_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
         )
         server.add_secure_port(settings.grpc_address, self._process.identity.server_credentials())
-        return MeshServer(server, methods, health, business, settings.grpc_address)
+        return MeshServer(server, health, business, settings.grpc_address)
+
+    def _admitted(self) -> dict[str, Any]:
+        settings, contract = self._process.settings, self._process.contract
+        guard = Guard(self._infrastructure, settings)
+        # Field rules come last: who holds no token learns none of them. Rates before them: members draw from their own.
+        admission = Admission((guard, *self._rules, Rates(contract), Fields()), self._audit, settings.trace_ratio)
+        admitted = {}
+        for service, handlers in self._handlers.items():
+            for name, handler in handlers.items():
+                path = f"/{service}/{name}"
+                method = contract.methods.get(path)
+                if method is not None and handler.unary_unary is not None:
+                    admitted[path] = grpc.unary_unary_rpc_method_handler(
+                        admission.before(method, handler.unary_unary),
+                        request_deserializer=handler.request_deserializer,
+                        response_serializer=handler.response_serializer,
+                    )
+                else:
+                    admitted[path] = guard.infrastructure(path, handler)
+        return admitted
 
     def _record(self, adder: Callable[[Any, Any], None], servicer: object) -> dict[str, Mapping[str, Any]]:
         recorder = _Recorder()

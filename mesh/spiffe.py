@@ -1,7 +1,7 @@
 """SPIFFE ids (SPIFFE-ID specification, section 2): who a workload is, as written in its certificate."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 TRUST_DOMAIN: Final = "isthmus.internal"
@@ -16,15 +16,17 @@ class SpiffeId:
     zone: str
     workload: str
     trust_domain: str = TRUST_DOMAIN
+    # As it stands in certificates, tokens and records; put together once, for every call asks for it.
+    uri: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not _URI.fullmatch(str(self)):
-            raise ValueError(
-                f"{str(self)!r} is not a SPIFFE id of this mesh: spiffe://<domain>/<public|private>/<workload>"
-            )
+        uri = f"spiffe://{self.trust_domain}/{self.zone}/{self.workload}"
+        if not _URI.fullmatch(uri):
+            raise ValueError(f"{uri!r} is not a SPIFFE id of this mesh: spiffe://<domain>/<public|private>/<workload>")
+        object.__setattr__(self, "uri", uri)
 
     def __str__(self) -> str:
-        return f"spiffe://{self.trust_domain}/{self.zone}/{self.workload}"
+        return self.uri
 
     @property
     def dns_name(self) -> str:

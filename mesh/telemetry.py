@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
+import os
 import re
-import secrets
 import ssl
 import threading
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+import grpc
 import prometheus_client
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -76,7 +77,8 @@ def meter() -> metrics.Meter:
 
 def new_traceparent(*, sampled: bool = False) -> str:
     """A traceparent for a request that came without one (W3C Trace Context, section 3.2)."""
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{_SAMPLED if sampled else '00'}"
+    ids = os.urandom(24).hex()
+    return f"00-{ids[:32]}-{ids[32:]}-{_SAMPLED if sampled else '00'}"
 
 
 def valid_traceparent(value: str | None) -> str:
@@ -142,17 +144,17 @@ def _durations() -> prometheus_client.Histogram:
     )
 
 
-def call_durations(method: str) -> Callable[[str, float], None]:
-    """Takes the status code's name and the seconds that each call of `method` took.
+def call_durations(method: str) -> Callable[[grpc.StatusCode, float], None]:
+    """Takes the status and the seconds that each call of `method` took.
 
     Straight to Prometheus: on the path of every call, OpenTelemetry's histogram took a quarter of what all
-    interceptors took together.
+    that stands before a handler took together.
     """
     histogram = _durations()
     succeeded = histogram.labels(method, "OK")
 
-    def observe(code: str, seconds: float) -> None:
-        (succeeded if code == "OK" else histogram.labels(method, code)).observe(seconds)
+    def observe(code: grpc.StatusCode, seconds: float) -> None:
+        (succeeded if code is grpc.StatusCode.OK else histogram.labels(method, code.name)).observe(seconds)
 
     return observe
 

@@ -148,12 +148,16 @@ def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> SpiffeId | None:
 
 def peer_of_call(context: grpc.aio.ServicerContext[Any, Any]) -> SpiffeId | None:
     """The same for the peer of a call, of whose certificate nothing else is asked for: it would be copied each time."""
-    return peer_of({context.peer_identity_key() or "": context.peer_identities() or ()})
+    return _named(context.peer_identity_key(), tuple(context.peer_identities() or ()))
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(name: bytes) -> SpiffeId | None:
+def _named(key: str | None, names: tuple[bytes, ...]) -> SpiffeId | None:
     # Kept, since the same few peers call again and again.
+    return peer_of({key or "": names})
+
+
+def _parsed(name: bytes) -> SpiffeId | None:
     try:
         return SpiffeId.parse(name.decode())
     except ValueError:

@@ -3,7 +3,7 @@
     python -m chaos.bench.call_server bare|mesh
 
 Both speak gRPC over the same mTLS as `orders`. The issuer's key lies in jwk.json of the home. Audit records go through
-the real interceptor and are accepted, as a private service accepts them before its writer commits them.
+the real recorder and are accepted, as a private service accepts them before its writer commits them.
 """
 
 import os
@@ -21,10 +21,10 @@ from mesh.process import Process, start
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity
-from security.audit.interceptor import AuditInterceptor
 from security.audit.record import AuditRecord
-from security.tokens.interceptor import TokenInterceptor
+from security.audit.recorder import CallRecorder
 from security.tokens.keys import PublishedKeys
+from security.tokens.rule import TokenRule
 from security.tokens.verifier import INNER, TokenVerifier
 
 
@@ -59,9 +59,9 @@ async def guarded(settings: ProcessSettings, process: Process) -> None:
     keys = PublishedKeys(jwks, clock)
     # An inner token, but one that outlives the measurement.
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, kind=replace(INNER, life_s_max=3600))
-    tokens = TokenInterceptor(verifier, process.contract, clock)
-    audit = AuditInterceptor(process.contract, Accepted(), settings, clock)
-    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    tokens = TokenRule(verifier, clock)
+    audit = CallRecorder(Accepted(), settings, clock)
+    server = ServerBuilder(process, rules=(tokens,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders())  # type: ignore[abstract]
     server.add(orders_pb2_grpc.add_StockServicer_to_server, orders_pb2_grpc.StockServicer())  # type: ignore[abstract]
     await process.serve(server.build(), keys)

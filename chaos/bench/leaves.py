@@ -151,7 +151,7 @@ def _records(count: int) -> list[AuditRecord]:
 
 
 def _copy(url: str, records: Sequence[AuditRecord]) -> None:
-    names = AuditRecord.__slots__
+    names = AuditRecord.__struct_fields__
     into = f"COPY public.copied (sequence, {', '.join(names)}, leaf_hash) FROM STDIN"
     first = next(_batches) * RECORDS
     with (

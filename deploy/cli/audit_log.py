@@ -161,7 +161,7 @@ async def _checkpoints(log: "AuditLogAsyncStub", after: int, until: int, newest:
 
 def hashed(record: pb.AuditRecord) -> AuditRecord:
     """What is hashed of a record."""
-    fields = {name: getattr(record, name) for name in AuditRecord.__slots__}
+    fields = {name: getattr(record, name) for name in AuditRecord.__struct_fields__}
     return AuditRecord(**fields | {"decision": Decision(int(record.decision))})
 
 

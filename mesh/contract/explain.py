@@ -16,7 +16,7 @@ SOURCES: Final = Path(__file__).resolve().parents[2] / "protos"
 # Field numbers in descriptor.proto, as source positions name elements by them.
 _FILE_SERVICE, _SERVICE_METHOD, _METHOD_OPTIONS = 6, 2, 4
 _GUARD: Final = "mesh/guard.py in every node of {workload}"
-_TOKENS: Final = "security/tokens/interceptor.py in every node of {workload}"
+_TOKENS: Final = "security/tokens/rule.py in every node of {workload}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[...,
         yield rule("retry", value, "allows", "mesh/control/resources/routes.py", "mesh/channel.py in its callers")
     if method.audit is not AuditLevel.NONE:
         verdict = "refuses when no record can be written" if method.audit is AuditLevel.REQUIRED else "allows"
-        audit = "security/audit/interceptor.py in every node of {workload}"
+        audit = "security/audit/recorder.py in every node of {workload}"
         yield rule("audit", method.audit.name, verdict, audit)
     yield rule("answer", method.answer_class.name, "allows", "mesh/contract/lint.py", "mesh/redaction.py")
 

@@ -101,7 +101,7 @@ GRPC: Final = (
         LISTENER,
         _HTTP_FILTER,
         Effect.REFUSED,
-        "mesh.guard and the token interceptor do it in the server",
+        "mesh.guard and the token rule do it in the server",
         frozenset(
             {
                 f"{_FILTER}jwt_authn.v3.JwtAuthentication",

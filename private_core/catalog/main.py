@@ -10,8 +10,8 @@ from mesh.server import ServerBuilder
 from private_core.catalog.service import CatalogService
 from private_core.catalog.settings import CatalogSettings
 from private_core.catalog.store import CatalogStore
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.tokens.remote import TokenCheck
 
 
@@ -23,9 +23,9 @@ async def main(settings: CatalogSettings, process: Process) -> None:
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    audit = AuditInterceptor(process.contract, sink, settings, clock)
+    audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
+    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
     server.add(catalog_pb2_grpc.add_CatalogServicer_to_server, service)
     await process.serve(server.build(), sink, tokens)
     await engine.dispose()

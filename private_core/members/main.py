@@ -20,8 +20,8 @@ from private_core.members.service import DataKeysService, GradesService, Identit
 from private_core.members.settings import MembersSettings
 from private_core.members.store import MemberStore
 from private_core.storage.expiry import Expiry
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.audit.removal import Remover
 from security.keys.blind_index import BlindIndex
 from security.keys.vault import Vault
@@ -48,9 +48,9 @@ async def main(settings: MembersSettings, process: Process) -> None:
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    audit = AuditInterceptor(process.contract, sink, settings, clock)
+    audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
+    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
     server.add(members_pb2_grpc.add_IdentitiesServicer_to_server, IdentitiesService(graph, clock))
     server.add(members_pb2_grpc.add_GradesServicer_to_server, GradesService(grades))

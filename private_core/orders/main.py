@@ -14,8 +14,8 @@ from private_core.orders.settings import OrdersSettings
 from private_core.orders.settlement import Settlement
 from private_core.orders.store import OrderStore
 from private_core.storage.expiry import Expiry
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.audit.removal import Remover
 from security.tokens.remote import TokenCheck
 
@@ -32,9 +32,9 @@ async def main(settings: OrdersSettings, process: Process) -> None:
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    audit = AuditInterceptor(process.contract, sink, settings, clock)
+    audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
+    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
     server.add(orders_pb2_grpc.add_StockServicer_to_server, StockService(store))
     expiry = Expiry.of_idempotency(engine, Remover(settings, clock), "orders", settings.idempotency_s).rounds()

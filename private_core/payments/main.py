@@ -21,8 +21,8 @@ from private_core.payments.wechat.client import WechatPay
 from private_core.payments.wechat.notification import Notifications
 from private_core.payments.wechat.settings import account
 from private_core.storage.expiry import Expiry
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.audit.removal import Remover
 from security.tokens.remote import TokenCheck
 
@@ -46,9 +46,9 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
 
     tokens = TokenCheck(settings, process.channels, process.contract)
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    audit = AuditInterceptor(process.contract, sink, settings, clock)
+    audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, interceptors=(tokens.interceptor,), audit=audit)
+    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
     service = PaymentsService(store, orders, provider, clock, settings.hold_s)
     server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, service)
     settlement = Settlement(store, orders, provider)

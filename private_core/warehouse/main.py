@@ -12,8 +12,8 @@ from private_core.warehouse.intake import INTERVAL_S, Intake, expiries
 from private_core.warehouse.service import WarehouseService
 from private_core.warehouse.settings import WarehouseSettings
 from private_core.warehouse.store import WarehouseStore
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.audit.removal import Remover
 
 
@@ -28,7 +28,7 @@ async def main(settings: WarehouseSettings, process: Process) -> None:
     await require_current(engine, Owner.beside(__file__))
 
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    audit = AuditInterceptor(process.contract, sink, settings, clock)
+    audit = CallRecorder(sink, settings, clock)
 
     server = ServerBuilder(process, audit=audit)
     server.add(warehouse_pb2_grpc.add_WarehouseServicer_to_server, WarehouseService(WarehouseStore(engine)))

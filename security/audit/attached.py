@@ -1,8 +1,8 @@
 """The audit record of the call being served, in the transaction of what the call does: both are there, or neither.
 
 A room that writes adds RECORDED to its statement, with `rows` as its parameter, and says `committed` when it is. The
-interceptor then has nothing left to write before the answer leaves. Calls that do not, and those that fail, are
-recorded by the interceptor alone.
+recorder then has nothing left to write before the answer leaves. Calls that do not, and those that fail, are
+recorded by it alone.
 """
 
 from collections.abc import Callable

@@ -29,7 +29,7 @@ _CANONICAL: Final = {
     "record_id": "pg_catalog.replace(record_id::text, '-', '')",
     "decision": f"CASE decision {_DECISIONS} END",
 }
-_FIELDS: Final = ", ".join(f"{_CANONICAL.get(name, name)} AS {name}" for name in sorted(AuditRecord.__slots__))
+_FIELDS: Final = ", ".join(f"{_CANONICAL.get(name, name)} AS {name}" for name in sorted(AuditRecord.__struct_fields__))
 ROWS: Final = f"""
     SELECT sequence, pg_catalog.convert_to(pg_catalog.row_to_json(canonical)::text, 'UTF8'), leaf_hash
     FROM audit.record CROSS JOIN LATERAL (SELECT {_FIELDS}) AS canonical ORDER BY sequence

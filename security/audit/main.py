@@ -11,9 +11,9 @@ from mesh.server import ServerBuilder
 from mesh.spiffe import SpiffeId
 from security.audit.alerts import RULES, AlertRules, read_rules
 from security.audit.checkpoint import CHECKPOINT_FILE, SIGNING_KEY, CheckpointFile, origin
-from security.audit.interceptor import AuditInterceptor
 from security.audit.note import Signer
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.audit.removal import Remover
 from security.audit.retention import INTERVAL_S, LogRetention
 from security.audit.sequencer import Sequencer
@@ -50,7 +50,7 @@ async def main(settings: AuditSettings, process: Process) -> None:
     beside.append(Rounds("alerts", watch.round, every_s))
     retention = LogRetention(engine, process.contract, Remover(settings, SystemClock()), signer)
     beside.append(Rounds("audit-retention", retention.round, INTERVAL_S))
-    server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings))
+    server = ServerBuilder(process, audit=CallRecorder(sink, settings))
     server.add(audit_pb2_grpc.add_AuditLogServicer_to_server, AuditLogService(store, Subjects.below(settings.home)))
     # The sequencer is stopped last but one, so that the process's own last records are under a checkpoint too.
     await process.serve(server.build(), sequencer, sink, *beside)

@@ -53,7 +53,7 @@ def recorded(rows: str, of: str = "") -> str:
 
 INSERT: Final = recorded("%(rows)s::json")
 COPY: Final = f"COPY audit.record ({_NAMES}, leaf_hash) FROM STDIN"
-_COLUMNS: Final = AuditRecord.__slots__
+_COLUMNS: Final = AuditRecord.__struct_fields__
 _encode: Final = msgspec.json.Encoder().encode
 _values: Final = attrgetter(*_COLUMNS)
 # One record in COPY's text format: columns parted by tabs, what would be read as more than text behind a backslash.

@@ -83,7 +83,7 @@ class AuditLogService(audit_pb2_grpc.AuditLogServicer):
         return pb.ProveRemovalsResponse(removals=map(_removal, proofs))
 
     async def RecordActivity(self, request: pb.RecordActivityRequest, context: Any) -> pb.RecordActivityResponse:
-        # The interceptor holds the answer back until the record of this call, with the note on it, is durable.
+        # The recorder holds the answer back until the record of this call, with the note on it, is durable.
         said = pb.Activity.Name(request.activity).removeprefix("ACTIVITY_")
         attached.note(f"{said} {request.about}".rstrip())
         return pb.RecordActivityResponse(trace_id=current_call().trace_id)

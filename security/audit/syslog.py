@@ -25,7 +25,11 @@ def message(record: AuditRecord, sequence: int, leaf_index: int) -> str:
     quiet = _INFORMATIONAL if record.result == "OK" else _NOTICE
     severity = _WARNING if record.decision is Decision.DENIED else quiet
     at = (_EPOCH + timedelta(microseconds=record.time_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    fields = {name: str(getattr(record, name)) for name in AuditRecord.__slots__ if name not in ("decision", "time_us")}
+    fields = {
+        name: str(getattr(record, name))
+        for name in AuditRecord.__struct_fields__
+        if name not in ("decision", "time_us")
+    }
     fields |= {"decision": record.decision.name, "sequence": str(sequence), "leaf": str(leaf_index)}
     fields["leaf_hash"] = record.leaf_hash().hex()
     data = " ".join(f'{name}="{value.translate(_ESCAPED)}"' for name, value in fields.items() if value)

@@ -108,7 +108,7 @@ class Decider:
             raise Unauthenticated("TOKEN_MISSING", "this call needs an access token")
         claims = await self._verifier.verify(token)
         await self._check_binding(claims, scheme, token, asked)
-        check_subject(claims, policy, self._clock.now_us() // 1_000_000)
+        check_subject(claims, policy, self._clock)
         self._rates.take(policy, claims, asked.peer)
         made = self._mint.token(
             claims, policy.workload, self._reach[policy.path], self._chain, expires_max=claims.expires

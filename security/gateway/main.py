@@ -10,8 +10,8 @@ from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
 from mesh.spiffe import SpiffeId
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.gateway.decision import Decider, Exchanger
 from security.gateway.minting import Mint
 from security.gateway.service import AuthorizationService, ExchangeService
@@ -54,7 +54,7 @@ async def main(settings: GatewaySettings, process: Process) -> None:
     exchanger = Exchanger(
         contract, {each: inner_verifier(settings, keys.inner, revocations, each) for each in callers}, mint
     )
-    server = ServerBuilder(process, audit=AuditInterceptor(contract, sink, settings, clock))
+    server = ServerBuilder(process, audit=CallRecorder(sink, settings, clock))
     server.add(gateway_pb2_grpc.add_ExchangeServicer_to_server, ExchangeService(exchanger))
     server.add_infrastructure(
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server,

@@ -10,8 +10,8 @@ from mesh.database.engine import async_engine, engine
 from mesh.database.migrate import Owner, require_current
 from mesh.process import Process
 from mesh.server import ServerBuilder
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.identity.front import GatewayFront
 from security.keys.keyring import Keyring
 from security.oauth import account_page, authorize_page, device_page
@@ -49,10 +49,10 @@ from security.oauth.visits import Visits
 from security.oauth.waiting_store import WaitingStore
 from security.oauth.workers import Workers
 from security.tokens.dpop import Nonces
-from security.tokens.interceptor import TokenInterceptor
 from security.tokens.keys import PublishedKeys
 from security.tokens.remote import inner_verifier
 from security.tokens.revocation import Revocations
+from security.tokens.rule import TokenRule
 from security.tokens.verifier import TokenVerifier
 
 READ_TOKEN_S_MAX = 2.0
@@ -146,9 +146,9 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     )
     inner_keys = PublishedKeys(trust.jwks, clock)
     accepted = inner_verifier(settings, inner_keys, revocations, settings.workload)
-    tokens = TokenInterceptor(accepted, process.contract, clock)
-    audit = AuditInterceptor(process.contract, sink, settings, clock)
-    server = ServerBuilder(process, interceptors=(tokens,), audit=audit)
+    tokens = TokenRule(accepted, clock)
+    audit = CallRecorder(sink, settings, clock)
+    server = ServerBuilder(process, rules=(tokens,), audit=audit)
     server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys, trust))
     server.add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts, Erasure(transactions)))
     if settings.http_address is None:

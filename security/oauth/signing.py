@@ -134,9 +134,13 @@ class SigningKeys:
         """The public JWKs of every key in use and of the next, one JSON text each."""
         return list(self._jwks.values())
 
-    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         """See security.tokens.keys.KeySource."""
         return self._public.get(kid)
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """See security.tokens.keys.KeySource."""
+        return self.held(kid)
 
     async def start(self) -> None:
         """Load the keys, or fail: an authorization server without keys is of no use."""

@@ -3,6 +3,7 @@
 from typing import Final
 
 from mesh.call import Claims
+from mesh.clock import Clock
 from mesh.contract import MethodPolicy
 from mesh.errors import PermissionDenied, Unauthenticated
 
@@ -17,7 +18,7 @@ def needs_token(policy: MethodPolicy) -> bool:
     return bool(policy.scopes) or policy.human or policy.step_up
 
 
-def check_subject(claims: Claims, policy: MethodPolicy, now_s: int) -> None:
+def check_subject(claims: Claims, policy: MethodPolicy, clock: Clock) -> None:
     """PermissionDenied or Unauthenticated for the first thing that is missing."""
     missing = policy.scopes - claims.scopes
     if missing:
@@ -28,7 +29,9 @@ def check_subject(claims: Claims, policy: MethodPolicy, now_s: int) -> None:
         )
     if policy.human and not claims.is_member:
         raise PermissionDenied("MEMBER_REQUIRED", "this call needs the token of a member, not of a client")
-    if policy.step_up and (claims.context != STEP_UP_CONTEXT or now_s - claims.authenticated > STEP_UP_AGE_S):
+    if policy.step_up and (
+        claims.context != STEP_UP_CONTEXT or clock.now_us() // 1_000_000 - claims.authenticated > STEP_UP_AGE_S
+    ):
         raise Unauthenticated(
             "STEP_UP_REQUIRED",
             "this call needs a second factor shown a moment ago",

@@ -30,6 +30,10 @@ FetchJwks = Callable[[str], Awaitable[Sequence[str]]]
 class KeySource(Protocol):
     """Where a verifier finds keys."""
 
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """The public key with this id, if it is among those that are here now."""
+        ...
+
     async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         """The public key with this id, or None if the issuer has no such key.
 
@@ -80,6 +84,10 @@ class PublishedKeys:
         self._answered = False
         self._asking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        """See KeySource.held."""
+        return self._keys.get(kid)
 
     async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         """See KeySource.key."""

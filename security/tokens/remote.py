@@ -12,9 +12,9 @@ from mesh.contract import Contract
 from mesh.settings import ProcessSettings
 from security.tokens import inner
 from security.tokens.delegation import Delegation
-from security.tokens.interceptor import TokenInterceptor
 from security.tokens.keys import FetchJwks, KeySource, PublishedKeys
 from security.tokens.revocation import FetchRevocations, Kind, Revocation, Revocations
+from security.tokens.rule import TokenRule
 from security.tokens.verifier import INNER, TokenVerifier
 
 KINDS: Final = {
@@ -46,7 +46,7 @@ class Keys:
 class TokenCheck:
     """Whatever a private service needs to check the inner tokens it is called with, and to call on with others.
 
-    A service of the process; `interceptor` goes to the server's builder. The workload must be among the callers of
+    A service of the process; `rule` goes to the server's builder. The workload must be among the callers of
     isthmus.oauth.v1.Keys.
     """
 
@@ -55,7 +55,7 @@ class TokenCheck:
         self._keys = PublishedKeys(_fetch(channels, inner_keys=True), clock)
         self._revocations = Revocations(revocations_from(channels), clock)
         verifier = inner_verifier(settings, self._keys, self._revocations, settings.workload)
-        self.interceptor = TokenInterceptor(verifier, contract, clock)
+        self.rule = TokenRule(verifier, clock)
         channels.act_through(Delegation(channels, clock))
 
     async def start(self) -> None:

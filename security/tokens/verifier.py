@@ -76,32 +76,41 @@ class TokenVerifier:
 
     async def verify(self, token: str) -> Claims:
         """The claims of a good token; Unauthenticated with a reason for every other, Unavailable without any keys."""
+        known = self.recall(token)
+        if known is not None:
+            return known
         if len(token) > TOKEN_BYTES_MAX:
             raise Unauthenticated("TOKEN_TOO_LARGE", f"an access token has at most {TOKEN_BYTES_MAX} bytes")
         if not COMPACT.fullmatch(token):
             raise Unauthenticated("TOKEN_MALFORMED", "the access token is not a JWT signed with ES256")
-        now_s = self._clock.now_us() // 1_000_000
-        digest = hashlib.sha256(token.encode("ascii")).digest()
-        known = self._verified.get(digest)
-        if known is not None:
-            claims, kid, key = known
-            if claims.expires > now_s and await self._keys.key(kid) is key:
-                return self._unrevoked(claims)
-            self._verified.pop(digest, None)
         kid = _key_id(token, self._types)
         found = await self._keys.key(kid)
         if found is None:
             raise Unauthenticated("TOKEN_KEY", "the access token is signed with an unknown key")
-        claims = self._check_claims(self._signed_payload(token, found), now_s)
-        self._verified[digest] = (claims, kid, found)
+        claims = self._check_claims(self._signed_payload(token, found), self._clock.now_us() // 1_000_000)
+        self._verified[_digest(token)] = (claims, kid, found)
         if len(self._verified) > CACHE_ENTRIES_MAX:
             self._verified.popitem(last=False)
-        return self._unrevoked(claims)
-
-    def _unrevoked(self, claims: Claims) -> Claims:
         if self._revocations is not None:
             self._revocations.check(claims)
         return claims
+
+    def recall(self, token: str) -> Claims | None:
+        """The claims of a token that was verified before and is still good; None where `verify` has to look.
+
+        Unauthenticated for one that has been revoked since.
+        """
+        digest = _digest(token)
+        known = self._verified.get(digest)
+        if known is None:
+            return None
+        claims, kid, key = known
+        if claims.expires * 1_000_000 > self._clock.now_us() and self._keys.held(kid) is key:
+            if self._revocations is not None:
+                self._revocations.check(claims)
+            return claims
+        del self._verified[digest]
+        return None
 
     def _signed_payload(self, token: str, key: ec.EllipticCurvePublicKey) -> dict[str, Any]:
         try:
@@ -145,6 +154,11 @@ class TokenVerifier:
             actors=actors,
             origin=_name(payload, "origin") if actors else "",
         )
+
+
+def _digest(token: str) -> bytes:
+    # What is not ASCII was never verified, whatever stands in its place.
+    return hashlib.sha256(token.encode("ascii", "replace")).digest()
 
 
 def _confirmation(payload: dict[str, Any]) -> dict[str, str]:

@@ -11,8 +11,8 @@ from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
 from mesh.process import Process
 from mesh.server import ServerBuilder
-from security.audit.interceptor import AuditInterceptor
 from security.audit.postgres import PostgresAuditSink
+from security.audit.recorder import CallRecorder
 from security.audit.removal import Remover
 from sync_bridge.inbound.decoder import Decoder
 from sync_bridge.inbound.meters import Meters
@@ -42,7 +42,7 @@ async def main(settings: InboundSettings, process: Process) -> None:
     decoder = Decoder(tables)
 
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
-    server = ServerBuilder(process, audit=AuditInterceptor(process.contract, sink, settings, clock))
+    server = ServerBuilder(process, audit=CallRecorder(sink, settings, clock))
     server.add(bridge_pb2_grpc.add_BridgeServicer_to_server, BridgeService(settings, tables, decoder, meters))
 
     worker = Worker("bridge-inbound", process, settings, lambda: Session(settings, tables, decoder, meters, clock))

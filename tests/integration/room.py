@@ -21,14 +21,14 @@ from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
 from mesh.spiffe import TRUST_DOMAIN, SpiffeId
 from mesh.tls import Identity
-from security.audit.interceptor import AuditInterceptor
 from security.audit.port import AuditSink
+from security.audit.recorder import CallRecorder
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.tokens import inner
 from security.tokens.admission import STEP_UP_CONTEXT
-from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
+from security.tokens.rule import TokenRule
 from tests.ports import free_port
 
 ISSUER = "https://localhost:1"
@@ -52,8 +52,11 @@ class Issuer:
         self._workload = workload
         self._private = ec.generate_private_key(ec.SECP256R1())
 
-    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         return self._private.public_key() if kid == "1" else None
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        return self.held(kid)
 
     def token(self, *scopes: str, subject: str = CLIENT, presenter: str = "core-gateway", both: bool = False) -> str:
         now = int(time.time())
@@ -100,9 +103,9 @@ class PrivateRoom:
     ) -> AsyncIterator[None]:
         """others: the adder and the servicer of each further service that the workload has."""
         verifier = inner_verifier(self.settings, self.issuer, None, self.settings.workload)
-        tokens = TokenInterceptor(verifier, self.contract, SystemClock())
-        audit = AuditInterceptor(self.contract, sink, self.settings)
-        builder = ServerBuilder(self, interceptors=(tokens,), audit=audit).add(adder, servicer)
+        tokens = TokenRule(verifier, SystemClock())
+        audit = CallRecorder(sink, self.settings)
+        builder = ServerBuilder(self, rules=(tokens,), audit=audit).add(adder, servicer)
         for also in others:
             builder.add(*also)
         server = builder.build()

@@ -108,13 +108,13 @@ class Log:
         return int(self.one(f"SELECT record_sequence FROM audit.leaf WHERE leaf_index = {leaf}"))
 
     def row(self, leaf: int) -> AuditRecord:
-        columns = ", ".join(AuditRecord.__slots__)
+        columns = ", ".join(AuditRecord.__struct_fields__)
         with psycopg.connect(plain(self.url)) as connection:
             found = connection.execute(
                 f"SELECT {columns} FROM audit.record WHERE sequence = %s", (self.sequence(leaf),)
             ).fetchone()
         assert found is not None
-        values = dict(zip(AuditRecord.__slots__, found, strict=True))
+        values = dict(zip(AuditRecord.__struct_fields__, found, strict=True))
         return AuditRecord(**values | {"record_id": found[0].hex, "decision": Decision(values["decision"])})
 
     def verify(self, verifier: Verifier | None = None, later_s: int = 0) -> Report:

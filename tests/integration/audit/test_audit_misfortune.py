@@ -3,10 +3,10 @@
 import errno
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import psycopg
 import pytest
 from isthmus.audit.v1 import audit_pb2_grpc
 from isthmus.audit.v1.audit_pb2_grpc import AuditLogStub
+from msgspec.structs import replace
 
 from deploy.cli import audit_log
 from mesh.contract import load

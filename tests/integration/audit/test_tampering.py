@@ -1,9 +1,9 @@
 """Whoever owns the database can write anything into it, and cannot do so unseen: each change is found and named."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from security.audit.findings import Tampering
 from tests.integration.audit.kept_log import BATCH, COLUMNS, LEAVES, Log, record

@@ -6,9 +6,9 @@ from mesh.clock import SystemClock
 from mesh.process import Process, start
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
-from security.tokens.interceptor import TokenInterceptor
 from security.tokens.keys import PublishedKeys
 from security.tokens.remote import inner_verifier
+from security.tokens.rule import TokenRule
 from tests.integration.control.upstream import ORDERS, Orders
 from tests.stand_in import serve_unimplemented
 
@@ -20,7 +20,7 @@ async def main(settings: ProcessSettings, process: Process) -> None:
     clock = SystemClock()
     keys = PublishedKeys(jwks, clock)
     verifier = inner_verifier(settings, keys, None, settings.workload)
-    builder = ServerBuilder(process, interceptors=(TokenInterceptor(verifier, process.contract, clock),))
+    builder = ServerBuilder(process, rules=(TokenRule(verifier, clock),))
     builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
     serve_unimplemented(builder, process.contract, settings.workload, ORDERS)
     await process.serve(builder.build(), keys)

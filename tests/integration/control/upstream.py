@@ -86,8 +86,11 @@ class FileKeys:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def key(self, kid: str) -> Any:
+    def held(self, kid: str) -> Any:
         return dict(parse_jwk(json.dumps(jwk)) for jwk in json.loads(self._path.read_text())["keys"]).get(kid)
+
+    async def key(self, kid: str) -> Any:
+        return self.held(kid)
 
 
 async def gateway(settings: ProcessSettings, process: Process, builder: ServerBuilder) -> Mint:

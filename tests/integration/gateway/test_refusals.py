@@ -35,9 +35,9 @@ from security.identity import wallet
 from security.identity.authority import Authority
 from security.tokens.admission import needs_token
 from security.tokens.dpop import Nonces
-from security.tokens.interceptor import TokenInterceptor
 from security.tokens.remote import inner_verifier
 from security.tokens.revocation import Kind, Revocation, Revocations
+from security.tokens.rule import TokenRule
 from security.tokens.verifier import TokenVerifier
 from tests.integration.gateway.attacks import (
     AUDIENCE,
@@ -97,8 +97,11 @@ class Known:
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._known = {kid(key): key.public_key()}
 
-    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         return self._known.get(kid)
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        return self.held(kid)
 
 
 class Used:
@@ -166,7 +169,7 @@ class Zone:
             "P", (), {"settings": settings, "identity": Identity(settings.identity_dir), "contract": CONTRACT}
         )
         verifier = inner_verifier(settings, Known(GATEWAY_KEY), await revocations(), workload)
-        builder = ServerBuilder(process, interceptors=(TokenInterceptor(verifier, CONTRACT, SystemClock()),))
+        builder = ServerBuilder(process, rules=(TokenRule(verifier, SystemClock()),))
         for service in CONTRACT.of_workload(workload):
             builder.add(*reachable(service.name))
         server = builder.build()

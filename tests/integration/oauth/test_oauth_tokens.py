@@ -20,8 +20,11 @@ class Published:
     def __init__(self, jwks: list[dict[str, Any]]) -> None:
         self.keys = dict(parse_jwk(json.dumps(jwk)) for jwk in jwks)
 
-    async def key(self, kid: str) -> Any:
+    def held(self, kid: str) -> Any:
         return self.keys.get(kid)
+
+    async def key(self, kid: str) -> Any:
+        return self.held(kid)
 
 
 def basic(client_id: str, secret: str) -> dict[str, str]:

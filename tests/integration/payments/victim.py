@@ -99,7 +99,7 @@ def orders_of(*order_ids: str) -> FakeOrders:
 
 
 def record_of(method: str, order_id: str) -> Callable[[Any, str], AuditRecord]:
-    """What the interceptor would make of the call."""
+    """What the recorder would make of the call."""
 
     def make(code: Any, reason: str) -> AuditRecord:
         about = {"method": method, "data_subject": order_id, "result": code.name, "reason": reason}

@@ -4,11 +4,11 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine

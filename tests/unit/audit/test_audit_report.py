@@ -5,12 +5,12 @@ import json
 import re
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mesh.contract import load
 from security.audit import syslog
@@ -40,7 +40,7 @@ def record(number: int = 0, **changes: object) -> AuditRecord:
         workload="members",
         node="members-1",
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 DENIED: dict[str, Any] = {"decision": Decision.DENIED, "result": "PERMISSION_DENIED", "reason": "NOT_YOUR_RECORD"}

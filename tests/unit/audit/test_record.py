@@ -1,6 +1,5 @@
 """A record has one canonical form and one leaf hash."""
 
-import dataclasses
 import hashlib
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from security.audit.record import TEXT_CHARACTERS_MAX, AuditRecord, Decision, clean
 
@@ -33,7 +33,7 @@ TEXT = st.text(
 )
 RECORDS = st.builds(
     AuditRecord,
-    **{field.name: TEXT for field in dataclasses.fields(AuditRecord) if field.name not in ("time_us", "decision")},
+    **{field.name: TEXT for field in structs.fields(AuditRecord) if field.name not in ("time_us", "decision")},
     time_us=st.integers(-(2**53) + 1, 2**53 - 1),
     decision=st.sampled_from(Decision),
 )
@@ -41,7 +41,7 @@ RECORDS = st.builds(
 
 @given(RECORDS)
 def test_the_canonical_form_is_rfc_8785(record: AuditRecord) -> None:
-    fields = dataclasses.asdict(record) | {"decision": record.decision.name}
+    fields = structs.asdict(record) | {"decision": record.decision.name}
     assert record.canonical() == rfc8785.dumps(fields)
 
 
@@ -49,10 +49,10 @@ def test_the_leaf_hash_is_rfc_6962() -> None:
     assert RECORD.leaf_hash() == hashlib.sha256(b"\x00" + RECORD.canonical()).digest()
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(AuditRecord)])
+@pytest.mark.parametrize("field", [field.name for field in structs.fields(AuditRecord)])
 def test_every_field_is_in_the_leaf(field: str) -> None:
     others: dict[str, Any] = {"decision": Decision.DENIED, "time_us": 1}
-    assert dataclasses.replace(RECORD, **{field: others.get(field, "other")}).leaf_hash() != RECORD.leaf_hash()
+    assert structs.replace(RECORD, **{field: others.get(field, "other")}).leaf_hash() != RECORD.leaf_hash()
 
 
 def test_text_from_outside_is_bounded_and_storable() -> None:

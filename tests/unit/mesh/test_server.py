@@ -18,7 +18,7 @@ from isthmus.money.v1 import money_pb2
 from isthmus.orders.v1 import orders_pb2_grpc
 from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 
-from mesh import guard
+from mesh import admission
 from mesh.call import Call, begin, current_call
 from mesh.errors import (
     DeadlineExceeded,
@@ -276,11 +276,11 @@ async def test_the_trace_of_the_caller_is_the_trace_of_the_callee(private: Zone)
 )
 def test_the_core_gateway_says_who_came_through_it(header: str, caller: str) -> None:
     gateway = SpiffeId("private", "core-gateway")
-    found = guard._caller(gateway, header)
+    found = admission.caller(gateway, header)
     assert found == SpiffeId("private", caller)
 
 
 def test_nobody_else_speaks_for_another() -> None:
     payments = SpiffeId("private", "payments")
-    assert guard._caller(payments, "URI=spiffe://isthmus.internal/private/operator") == payments
-    assert guard._caller(None, "URI=spiffe://isthmus.internal/private/operator") is None
+    assert admission.caller(payments, "URI=spiffe://isthmus.internal/private/operator") == payments
+    assert admission.caller(None, "URI=spiffe://isthmus.internal/private/operator") is None

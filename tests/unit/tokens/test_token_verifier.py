@@ -42,8 +42,11 @@ class FixedKeys:
     def __init__(self) -> None:
         self.keys = {KID: KEY.public_key()}
 
-    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         return self.keys.get(kid)
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        return self.held(kid)
 
 
 @pytest.fixture

@@ -39,8 +39,11 @@ class Keys:
                 continue
             self.found[kid] = key
 
-    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+    def held(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         return self.found.get(kid)
+
+    async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
+        return self.held(kid)
 
 
 def groups(name: str) -> list[dict[str, Any]]:

@@ -1,19 +1,18 @@
 """What the contract asks of a token is asked before the handler runs, and nowhere else."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar, cast
 
-import grpc
 import pytest
 
-from mesh import call
 from mesh.call import Call, Claims
 from mesh.clock import SystemClock
 from mesh.contract import MethodPolicy, load
 from mesh.errors import PermissionDenied, Unauthenticated
 from mesh.spiffe import SpiffeId
 from security.tokens.admission import STEP_UP_AGE_S, STEP_UP_CONTEXT
-from security.tokens.interceptor import TokenInterceptor
+from security.tokens.rule import TokenRule
+from security.tokens.verifier import TokenVerifier
 
 CONTRACT = load()
 PATH = "/isthmus.orders.v1.Orders/PlaceOrder"
@@ -23,7 +22,9 @@ GATEWAY = SpiffeId("private", "core-gateway")
 
 
 class OneToken:
-    """Knows the token `good` only."""
+    """Knows the token `good` only, and may remember that it has seen it."""
+
+    remembers: ClassVar[bool] = False
 
     def __init__(self, subject: str = "storefront", scopes: frozenset[str] = frozenset({"orders.write"})) -> None:
         self.claims = Claims(subject, "storefront", scopes, 2**31, "j1", actors=(str(GATEWAY),))
@@ -33,26 +34,26 @@ class OneToken:
             raise Unauthenticated("TOKEN_MALFORMED", "the access token is not a JWT")
         return self.claims
 
+    def recall(self, token: str) -> Claims | None:
+        return self.claims if self.remembers and token == "good" else None
+
+
+@pytest.fixture(params=["seen for the first time", "seen before"], autouse=True)
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule asks the same of both."""
+    monkeypatch.setattr(OneToken, "remembers", request.param == "seen before")
+
 
 async def serve(
     policy: MethodPolicy, verifier: OneToken, authorization: str, peer: SpiffeId = GATEWAY
 ) -> Claims | None:
-    """Call a method behind the interceptor; returns the claims its handler finds."""
-
-    async def handler(request: Any, context: Any) -> Claims | None:
-        return call.current_call().claims
-
-    async def continuation(details: grpc.HandlerCallDetails) -> Any:
-        return grpc.unary_unary_rpc_method_handler(handler)
-
-    contract = dataclasses.replace(CONTRACT, methods={policy.path: policy})
-    details = type("Details", (), {"method": policy.path, "invocation_metadata": ()})()
-    wrapped: Any = await TokenInterceptor(verifier, contract, SystemClock()).intercept_service(  # type: ignore[arg-type]
-        continuation, details
-    )
-    call.begin(Call(method=policy, peer=peer, deadline=0.0, authorization=authorization, presenter=peer))
-    found: Claims | None = await wrapped.unary_unary(None, None)
-    return found
+    """Ask the rule about a call of `policy`'s method; returns the claims that a handler would find then."""
+    check = TokenRule(cast(TokenVerifier, verifier), SystemClock()).check(policy)
+    call = Call(method=policy, peer=peer, deadline=0.0, authorization=authorization, presenter=peer)
+    waits = None if check is None else check(call, None)
+    if waits is not None:
+        await waits
+    return call.claims
 
 
 def policy(**changes: Any) -> MethodPolicy:

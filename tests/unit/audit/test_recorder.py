@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import grpc
 import pytest
 from isthmus.members.v1 import members_pb2 as pb
 
-from mesh.call import Call, Claims, begin
-from mesh.contract import Contract, MethodPolicy, load
+from mesh.admission import Admission
+from mesh.call import Call, Claims
+from mesh.contract import MethodPolicy, load
 from mesh.contract.model import AuditLevel
 from mesh.errors import PermissionDenied
 from mesh.settings import ProcessSettings
 from mesh.spiffe import SpiffeId
-from security.audit.interceptor import AuditInterceptor
 from security.audit.port import AuditUnavailable
 from security.audit.record import AuditRecord, Decision
+from security.audit.recorder import CallRecorder
 
 PATH = "/isthmus.members.v1.Members/GetMember"
 REQUEST = pb.GetMemberRequest(member_id="member-1")
@@ -50,6 +50,8 @@ class Sink:
 
 
 class Handler:
+    """Answers, fails or is cancelled, as the test wants."""
+
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
         self.calls = 0
@@ -63,21 +65,14 @@ class Handler:
 
 async def call(sink: Sink, handler: Handler, level: AuditLevel = AuditLevel.REQUIRED) -> Any:
     """One call of GetMember by the core gateway for member-1, with the method at `level`."""
-    contract = load()
-    method: MethodPolicy = replace(contract.methods[PATH], audit=level)
-    contract = Contract(contract.services, {PATH: method}, contract.events, contract.messages)
+    method: MethodPolicy = replace(load().methods[PATH], audit=level)
     settings = ProcessSettings(
         zone="private", workload="members", node="members-1", identity_dir=Path("identity"), home=Path("home")
     )
     claims = Claims("member-1", "storefront", frozenset(), 0, "t")
-    begin(Call(method, SpiffeId("private", "core-gateway"), time.monotonic() + 1, "00-" + "a" * 32, claims=claims))
-
-    async def continuation(_: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(cast(Any, handler))
-
-    details = cast(grpc.HandlerCallDetails, type("Details", (), {"method": PATH}))
-    wrapped = await AuditInterceptor(contract, sink, settings).intercept_service(continuation, details)
-    return await wrapped.unary_unary(REQUEST, None)
+    made = Call(method, SpiffeId("private", "core-gateway"), time.monotonic() + 1, "00-" + "a" * 32, claims=claims)
+    admission = Admission((), CallRecorder(sink, settings), trace_ratio=0.0)
+    return await admission.checked(method, handler)(made, REQUEST, cast(Any, None))
 
 
 async def test_an_answer_has_a_durable_record() -> None:
