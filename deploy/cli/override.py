@@ -1,7 +1,7 @@
 """`isthmus override`: faults and canary shares that the control planes push, and that end by themselves."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -73,10 +73,18 @@ def list_overrides(as_json: Json = False) -> None:
     from deploy.local.settings import LauncherSettings
 
     with clear_errors():
-        rows = asyncio.run(overriding.listed(LauncherSettings().layout))
+        rows, silent = asyncio.run(overriding.listed(LauncherSettings().layout))
     if as_json:
         print_json(rows)
-        return
+    else:
+        _show(rows)
+    for control, why in silent.items():
+        typer.echo(f"{control} does not answer: {why}", err=True)
+    if silent:
+        raise typer.Exit(1)
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
     table = Table("kind", "on", "percent", "what", "ends in", "on record", box=None, header_style="bold")
     for row in rows:
         what = ", ".join(row["nodes"]) if row["kind"] == "split" else f"{row['delay_ms']} ms {row['abort']}"

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from isthmus.control.v1 import control_pb2 as pb
 
 from deploy.local import control_planes, topology
-from deploy.local.errors import UnknownName
+from deploy.local.errors import LauncherError, UnknownName
 from deploy.local.settings import Home
 from mesh import contract
 from mesh.contract.explain import find
@@ -64,18 +64,32 @@ async def clear_all(home: Home) -> None:
             raise answer
 
 
-async def listed(home: Home) -> list[dict[str, Any]]:
+async def listed(home: Home) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     """All that are in force: {zone, kind, on, percent, delay_ms, abort, nodes, ends_in_s, record}.
 
-    Raises LauncherError where a control plane does not answer.
+    And the control planes that do not answer, with why. Raises NotRunning where no mesh runs.
     """
+    zones = control_planes.zones_of(home)
+    answers = await asyncio.gather(*(_listed(home, zone) for zone in zones), return_exceptions=True)
     rows: list[dict[str, Any]] = []
-    for zone in control_planes.zones_of(home):
-        async with control_planes.told(home, zone) as control:
-            now = await control.ListOverrides(pb.ListOverridesRequest(), wait_for_ready=True)
-        rows += [_row(zone, "fault", each.method, each) for each in now.faults]
-        rows += [_row(zone, "split", each.workload, each) for each in now.splits]
-    return rows
+    silent: dict[str, str] = {}
+    for zone, answer in zip(zones, answers, strict=True):
+        if isinstance(answer, LauncherError):
+            silent[f"control-{zone}"] = str(answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            rows += answer
+    return rows, silent
+
+
+async def _listed(home: Home, zone: str) -> list[dict[str, Any]]:
+    async with control_planes.told(home, zone) as control:
+        now = await control.ListOverrides(pb.ListOverridesRequest(), wait_for_ready=True)
+    return [
+        *(_row(zone, "fault", each.method, each) for each in now.faults),
+        *(_row(zone, "split", each.workload, each) for each in now.splits),
+    ]
 
 
 def _row(zone: str, kind: str, on: str, laid: pb.Fault | pb.Split) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mesh.control.history import Change, Configuration, Difference, Fate, Histor
 from mesh.control.overrides import Fault, OverrideBook, Split
 from mesh.control.registry import Endpoint
 from mesh.control.status import Plane, Planes
-from mesh.errors import FailedPrecondition, NotFound, ResourceExhausted
+from mesh.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from mesh.logs import logger
 
 # What a channel of the mesh takes, less some room for headers.
@@ -125,6 +125,12 @@ class ControlService(ControlServicer):
                 "NODE_UNKNOWN",
                 f"{request.workload} has no node {', '.join(unknown)}",
                 remedy=f"It has {', '.join(sorted(known)) or 'none'}",
+            )
+        if known == set(request.nodes):
+            raise InvalidArgument(
+                "SPLIT_OF_ALL",
+                f"these are all nodes of {request.workload}: nobody is left for the rest of its calls",
+                remedy="Name some of them",
             )
         mandate = request.mandate
         ends = self._now() + mandate.life_s

@@ -36,6 +36,7 @@ NEW: Configuration = {
 DECIDE = "/isthmus.ads.v1.Ads/Decide"
 RECORD = "0123456789abcdef" * 2
 ENDPOINT = Endpoint("edge", "grpc", "edge-1", "public", "127.0.0.1", 20001)
+OTHER = Endpoint("edge", "grpc", "edge-2", "public", "127.0.0.1", 20002)
 
 
 class Plan:
@@ -43,11 +44,12 @@ class Plan:
 
     def __init__(self, path: Path) -> None:
         self.retried: list[tuple[str, str]] = []
+        self.endpoints = [ENDPOINT]
         self.overrides = OverrideBook(path / "overrides.json", lambda: None)
         self.methods = {path: method for path, method in load().methods.items() if method.zone == "public"}
 
     def probed(self) -> list[tuple[Endpoint, State]]:
-        return [(ENDPOINT, State.HEALTHY)]
+        return [(each, State.HEALTHY) for each in self.endpoints]
 
     def retry(self, group: str, configuration: str) -> None:
         self.retried.append((group, configuration))
@@ -165,6 +167,7 @@ async def test_overrides_are_laid_listed_and_ended_and_each_names_its_record(tmp
     zone = Zone(tmp_path, "public")
     control = zone.join("control-public")
     plan = Plan(tmp_path)
+    plan.endpoints.append(OTHER)
     mandate = pb.Mandate(life_s=60, record=RECORD)
     fault = pb.InjectFaultRequest(method=DECIDE, percent=30, abort="UNAVAILABLE", mandate=mandate)
     split = pb.SplitTrafficRequest(workload="edge", nodes=["edge-1"], percent=5, mandate=mandate)
@@ -218,6 +221,18 @@ async def test_a_share_for_a_node_that_is_not_there_is_refused(tmp_path: Path) -
     async with serving(control, Planes(), History(), Plan(tmp_path)), asking(zone.join("operator"), control) as stub:
         with pytest.raises(NotFound, match="edge-9"):
             await stub.SplitTraffic(request)
+
+
+async def test_a_share_for_all_nodes_is_refused_for_nobody_would_have_the_rest(tmp_path: Path) -> None:
+    zone = Zone(tmp_path, "public")
+    control = zone.join("control-public")
+    plan = Plan(tmp_path)
+    mandate = pb.Mandate(life_s=60, record=RECORD)
+    request = pb.SplitTrafficRequest(workload="edge", nodes=["edge-1"], percent=5, mandate=mandate)
+    async with serving(control, Planes(), History(), plan), asking(zone.join("operator"), control) as stub:
+        with pytest.raises(InvalidArgument, match="SPLIT_OF_ALL"):
+            await stub.SplitTraffic(request)
+    assert plan.overrides.current == Overrides()
 
 
 async def test_nobody_but_the_operator_lays_anything_over_the_contract(tmp_path: Path) -> None:
