@@ -124,6 +124,10 @@ class Sender:
                 await self._write()
             code = await self.process.wait()
             await answers
+            # Else the loop tells of a pipe that broke, as it had to.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                assert self.process.stdin is not None
+                await self.process.stdin.wait_closed()
             self.unknown |= set(range(self.answered, self.sent))
             if self.all_sent and code == 0:
                 return
