@@ -44,7 +44,7 @@ BATCH = 2_000
 # Rows in the table at which memory and rate are looked at once more; 10,000,000 takes six minutes.
 GROWTH = (1_000_000,)
 FRESH_EVENTS, FRESH_PER_S = 10_000, 1_000
-PEER_EVENTS = 50_000
+PEER_EVENTS = 200_000
 WAIT_S = 300.0
 MEMORY_MIB_MAX = 250
 PORT_BASE = 17_400

