@@ -54,7 +54,7 @@ def limited(view: View, method: MethodPolicy) -> dict[str, Any]:
     name = method.rate_key
     in_query = {"query_parameters": {"query_parameter_name": name, "descriptor_key": name}}
     in_body = {"metadata_key": {"key": _READ, "path": [{"key": name}]}, "descriptor_key": name, "skip_if_absent": True}
-    # A value has one bucket, wherever it stands.
+    # A value has one bucket on a route, wherever it stands.
     found[KEY_FILTER] = _setting(rates.gateway, name, rates.key, in_query, {"metadata": in_body})
     if any(rule.body for rule in method.http):
         found[READING] = _read(name)
