@@ -2,9 +2,10 @@
 public's by one address and for one value of the method's rate key.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from mesh.contract import MethodPolicy
+from mesh.contract import HttpRule, MethodPolicy
 from mesh.contract.model import RateLimit
 from mesh.control.resources.view import View
 
@@ -34,35 +35,38 @@ def filter_() -> dict[str, Any]:
 
 
 def of_the_public() -> list[dict[str, Any]]:
-    """The same for the gateway of the public, which looks for a method's rate key, too, where its route says so."""
+    """The same for the gateway of the public, and what finds a key in a body, on the routes that say so."""
     return [
         filter_(),
-        {"name": READING, "typed_config": {"@type": _READING_TYPE}},
-        {"name": KEY_FILTER, "typed_config": {"@type": _TYPE, "stat_prefix": "rates_key"}},
+        {"name": READING, "disabled": True, "typed_config": {"@type": _READING_TYPE}},
+        {"name": KEY_FILTER, "disabled": True, "typed_config": {"@type": _TYPE, "stat_prefix": "rates_key"}},
     ]
 
 
-def limited(view: View, method: MethodPolicy) -> dict[str, Any]:
-    """The per-route settings of one method."""
+def limited(view: View, method: MethodPolicy, rule: HttpRule | None = None) -> dict[str, Any]:
+    """The per-route settings of one method, or of one binding of it."""
     rates = view.contract.rates[method.rate_class]
     # The core gateway sees gateways, and not the addresses that are behind them.
     if view.zone != "public":
         return {FILTER: _setting(rates.gateway)}
-    found = {FILTER: _setting(rates.gateway, "masked_remote_address", rates.address, _ADDRESS)}
-    if not method.rate_key or rates.key is None:
-        return found
+    address = ("masked_remote_address", rates.address, _ADDRESS)
     name = method.rate_key
-    in_query = {"query_parameters": {"query_parameter_name": name, "descriptor_key": name}}
+    if not name or rates.key is None:
+        return {FILTER: _setting(rates.gateway, address)}
+    query = (name, rates.key, {"query_parameters": {"query_parameter_name": name, "descriptor_key": name}})
+    if rule is None or not rule.body:
+        return {FILTER: _setting(rates.gateway, address, query)}
     in_body = {"metadata_key": {"key": _READ, "path": [{"key": name}]}, "descriptor_key": name, "skip_if_absent": True}
-    # A value has one bucket on a route, wherever it stands.
-    found[KEY_FILTER] = _setting(rates.gateway, name, rates.key, in_query, {"metadata": in_body})
-    if any(rule.body for rule in method.http):
-        found[READING] = _read(name)
-    return found
+    return {
+        FILTER: _setting(rates.gateway, address),
+        READING: _read(name),
+        # A value has one bucket on a route, wherever it stands.
+        KEY_FILTER: _setting(rates.gateway, query, (name, rates.key, {"metadata": in_body})),
+    }
 
 
-def _setting(everybody: RateLimit, key: str = "", each: RateLimit | None = None, *actions: Any) -> dict[str, Any]:
-    """A bucket for each value of a key that one of the actions finds, besides the one for all."""
+def _setting(everybody: RateLimit, *each: tuple[str, RateLimit, Mapping[str, Any]]) -> dict[str, Any]:
+    """A bucket for each value of a key that its action finds, besides the one for all. A key has one limit."""
     setting: dict[str, Any] = {
         "@type": _TYPE,
         "stat_prefix": "rates",
@@ -72,11 +76,12 @@ def _setting(everybody: RateLimit, key: str = "", each: RateLimit | None = None,
         "filter_enabled": _ALWAYS,
         "filter_enforced": _ALWAYS,
     }
-    if each is not None:
+    if each:
+        limits = {key: limit for key, limit, _ in each}
         setting |= {
-            "rate_limits": [{"actions": [action]} for action in actions],
+            "rate_limits": [{"actions": [action]} for _, _, action in each],
             # An entry without a value stands for every value.
-            "descriptors": [{"entries": [{"key": key}], "token_bucket": _bucket(each)}],
+            "descriptors": [{"entries": [{"key": key}], "token_bucket": _bucket(limits[key])} for key in limits],
             "max_dynamic_descriptors": BUCKETS_MAX,
         }
     return setting

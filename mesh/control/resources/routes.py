@@ -39,7 +39,7 @@ def edge(view: View) -> dict[str, Any]:
     routes = [
         {
             "match": matching(rule, method.zone),
-            **(_to_edge(view, method) if method.zone == "public" else _to_core(view, method)),
+            **(_to_edge(view, method, rule) if method.zone == "public" else _to_core(view, method)),
         }
         for rule, method in sorted(bound, key=lambda each: paths.order(each[0].template))
     ]
@@ -144,10 +144,10 @@ def grpc(view: View, workload: str) -> dict[str, Any]:
     return {"name": workload, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]}
 
 
-def _to_edge(view: View, method: MethodPolicy) -> dict[str, Any]:
+def _to_edge(view: View, method: MethodPolicy, rule: HttpRule) -> dict[str, Any]:
     return {
         "route": {"cluster": EDGE_HTTP, "timeout": f"{method.deadline_s}s", **_retried(method, _LOST)},
-        "typed_per_filter_config": {**rates.limited(view, method), **faults.injected(view, method, http=True)},
+        "typed_per_filter_config": {**rates.limited(view, method, rule), **faults.injected(view, method, http=True)},
     }
 
 

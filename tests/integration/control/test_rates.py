@@ -23,13 +23,14 @@ SMALL, LARGE = RateLimit(per_second=1, burst=BURST), RateLimit(per_second=100_00
 DECIDE = "/isthmus.ads.v1.Ads/Decide"
 
 
-def source(host: str, upstream: int, address: RateLimit, key: RateLimit) -> envoy_probe.Source:
-    """A host with the limits of ad requests, but for these two."""
+def source(host: str, upstream: int, address: RateLimit, key: RateLimit, *, body: bool = True) -> envoy_probe.Source:
+    """A host with the limits of ad requests, but for these two, as where they come with a body or without one."""
     contract = load()
     method = contract.methods[DECIDE]
     small = dataclasses.replace(contract.rates[method.rate_class], gateway=LARGE, address=address, key=key)
     limited = dataclasses.replace(contract, rates={**contract.rates, method.rate_class: small})
     view = View("isthmus.internal", "public", limited, (), "https://issuer.test", "isthmus-core", Path("/run"))
+    rule = next(rule for rule in method.http if bool(rule.body) is body)
     at = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": upstream}}}}
     cluster = {
         "name": host,
@@ -39,7 +40,7 @@ def source(host: str, upstream: int, address: RateLimit, key: RateLimit) -> envo
     route = {
         "match": {"prefix": "/"},
         "route": {"cluster": host},
-        "typed_per_filter_config": rates.limited(view, method),
+        "typed_per_filter_config": rates.limited(view, method, rule),
     }
     hosts = [{"name": host, "domains": [host], "routes": [route]}]
     return {CLUSTER: {host: cluster}, ROUTES: {host: {"name": host, "virtual_hosts": hosts}}}
@@ -64,13 +65,14 @@ async def statuses(
     return found
 
 
+@pytest.mark.parametrize("body", [False, True])
 @pytest.mark.parametrize("by", ["address", "slot"])
-async def test_one_that_asks_too_often_is_refused_and_the_others_are_not(tmp_path: Path, by: str) -> None:
+async def test_one_that_asks_too_often_is_refused_and_the_others_are_not(tmp_path: Path, by: str, body: bool) -> None:
     upstream = envoy_probe.Upstream()
     server = await asyncio.start_server(upstream.answer, "127.0.0.1", 0)
     at, listen = server.sockets[0].getsockname()[1], free_port()
     limits = (SMALL, LARGE) if by == "address" else (LARGE, SMALL)
-    async with server, envoy_probe.running(tmp_path, listen, [source("limited", at, *limits)]):
+    async with server, envoy_probe.running(tmp_path, listen, [source("limited", at, *limits, body=body)]):
         started = time.monotonic()
         greedy = await statuses(listen, "limited", "127.0.0.2", "one")
         # A token more for each second that it took.
