@@ -51,8 +51,12 @@ class PaymentsService(payments_pb2_grpc.PaymentsServicer):
             # A hold that the provider declines is a payment too: it says so by its state.
             return Answer.of(pb.AuthorizePaymentResponse(payment=payment_message(payment)))
 
-        intent = intent_of(request, request.idempotency_key)
-        begun = await self._store.begin_hold(intent, self._new_payment(request), say)
+        intent, payment = intent_of(request, request.idempotency_key), self._new_payment(request)
+        if current_caller().is_member:
+            # What is written is finished without its caller, if need be, and says by its refusals what is there: so
+            # nothing is written, and nothing looked up, about an order that is another's.
+            await self._orders.read(payment.order_id)
+        begun = await self._store.begin_hold(intent, payment, say)
         if isinstance(begun, Answer):
             return pb.AuthorizePaymentResponse.FromString(begun.give())
         order = await self._payable(begun)

@@ -30,6 +30,7 @@ from private_core.payments.service import LedgerService, PaymentsService
 from private_core.payments.settlement import Settlement
 from private_core.payments.statement import Act, Line
 from private_core.payments.store import PaymentStore
+from private_core.translation import current_caller
 
 CLIENT = "storefront"
 
@@ -42,14 +43,17 @@ class FakeOrders:
         self.failure: MeshError | None = None
 
     async def read(self, order_id: str) -> Order:
+        order = await self.inspect(order_id)
+        if not current_caller().may_act_for(order.member_id):
+            raise NotFound("ORDER_UNKNOWN", "there is no such order")
+        return order
+
+    async def inspect(self, order_id: str) -> Order:
         if self.failure is not None:
             raise self.failure
         if order_id not in self.orders:
             raise NotFound("ORDER_UNKNOWN", "there is no such order")
         return self.orders[order_id]
-
-    async def inspect(self, order_id: str) -> Order:
-        return await self.read(order_id)
 
 
 class FakeProvider:

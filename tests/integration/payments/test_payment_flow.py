@@ -282,6 +282,24 @@ async def test_a_member_sees_and_takes_only_payments_of_their_own_orders(room: "
         assert refused.value.reason == "PAYMENT_UNKNOWN"
 
 
+async def test_a_member_leaves_no_trace_at_anothers_order(room: "Room") -> None:
+    room.order("order-1", member="member-1")
+    room.orders.failure = Unavailable("RPC_FAILED", "away")
+    with pytest.raises(Unavailable):
+        await room.authorize("order-1", "key-hold-2", subject="member-2")
+    room.orders.failure = None
+    # Nothing is left that could be finished without its caller.
+    assert await Settlement(room.store, room.orders, room.provider, abandoned_s=0).round() == 0
+    with pytest.raises(NotFound, match="ORDER_UNKNOWN"):
+        await room.authorize("order-1", "key-hold-3", subject="member-2")
+    assert await room.sql("SELECT 1 FROM payments.payment") == []
+    await room.authorize("order-1", "key-hold-1", subject="member-1")
+    # Nor do they learn that it is paid.
+    with pytest.raises(NotFound, match="ORDER_UNKNOWN"):
+        await room.authorize("order-1", "key-hold-4", subject="member-2")
+    assert room.provider.did("hold") == [Money(2933, "USD")]
+
+
 async def test_orders_away_decides_nothing_and_the_same_call_goes_on_later(room: "Room") -> None:
     room.order("order-1")
     room.orders.failure = Unavailable("RPC_FAILED", "away")
