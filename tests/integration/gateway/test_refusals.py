@@ -85,7 +85,7 @@ ELSEWHERE = {
     "logs and the public zone's machines, read": "test_no_token_lies_in_a_log_or_on_a_machine_of_the_public_zone",
     "revoked, at each replica": "test_a_revoked_token_is_refused_wherever_tokens_are_checked",
     "an ID token for an access token": "test_an_id_token_is_no_access_token",
-    "another member's data": "test_a_member_signs_in_and_reads_their_own_record_alone",
+    "another member's data, on every method": "test_no_method_shows_or_changes_what_is_another_members",
     "headers that only gateways write": "test_headers_that_only_gateways_write_are_worth_nothing_from_outside",
     "a public-zone certificate on a private port": "test_a_public_certificate_opens_no_private_port",
 }
