@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    exists,
     func,
     insert,
     select,
@@ -24,7 +25,7 @@ from security.audit.record import AuditRecord
 from security.audit.transactional import insert as audit
 from security.oauth.domain import REFRESH_GRACE, REFRESH_LIFE, TOKEN_LIFE, Family, RefreshUse, refresh_use
 from security.oauth.session_store import CONSENTS, SESSIONS
-from security.oauth.store import SWEEP_ROWS_MAX, digest, metadata
+from security.oauth.store import ACCOUNTS, SWEEP_ROWS_MAX, digest, metadata
 from security.oauth.transactions import Transactions
 from security.tokens.revocation import REVOCATIONS_MAX, Kind, Revocation
 
@@ -168,8 +169,15 @@ class FamilyStore:
             audit(connection, record)
 
     def end_all(self, member_id: str, now: datetime, record: AuditRecord) -> None:
-        """End everything that a member has open anywhere: sessions, families, and access tokens made until now."""
+        """End everything that a member has open anywhere: sessions, families, and access tokens made until now.
+
+        Of an id that is no member's nothing is written: whoever calls may have put anything in its place.
+        """
+        own = (ACCOUNTS.c.member_id, FAMILIES.c.member_id)
         with self._transaction() as connection:
+            # Tokens outlive an erased account, and their family is there for as long.
+            if not any(connection.execute(select(exists().where(each == member_id))).scalar_one() for each in own):
+                return
             connection.execute(delete(SESSIONS).where(SESSIONS.c.member_id == member_id))
             live = (FAMILIES.c.member_id == member_id) & FAMILIES.c.ended_at.is_(None)
             connection.execute(update(FAMILIES).where(live).values(ended_at=now))

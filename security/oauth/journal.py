@@ -9,6 +9,7 @@ from mesh import telemetry
 from mesh.clock import Clock
 from mesh.forwarded import HEADER, forwarded_peer
 from security.audit.record import AuditRecord, Decision, clean
+from security.audit.subjects import Subjects
 
 _SERVICE: Final = "/isthmus.oauth/"
 
@@ -40,9 +41,10 @@ def caller(headers: Mapping[str, str]) -> Caller:
 class Journal:
     """Makes records; whoever changes something writes them in the same transaction."""
 
-    def __init__(self, workload: str, node: str, clock: Clock) -> None:
+    def __init__(self, workload: str, node: str, subjects: Subjects, clock: Clock) -> None:
         self._workload = workload
         self._node = node
+        self._subjects = subjects
         self._clock = clock
 
     def record(
@@ -64,7 +66,7 @@ class Journal:
             token_subject=clean(subject),
             token_client=clean(client),
             method=_SERVICE + event,
-            data_subject=clean(data_subject),
+            data_subject=self._subjects.named(clean(data_subject)),
             decision=Decision.DENIED if refused else Decision.ALLOWED,
             result="UNAUTHENTICATED" if refused else "OK",
             reason=clean(detail),

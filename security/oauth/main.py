@@ -12,6 +12,7 @@ from mesh.process import Process
 from mesh.server import ServerBuilder
 from security.audit.postgres import PostgresAuditSink
 from security.audit.recorder import CallRecorder
+from security.audit.subjects import Subjects
 from security.identity.front import GatewayFront
 from security.keys.keyring import Keyring
 from security.oauth import account_page, authorize_page, device_page
@@ -76,7 +77,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
         pass
     passwords = PasswordChecker()
     factors = SecondFactors(transactions, await keyring.index_key("oauth-second-factors"), ISSUER_NAME)
-    journal = Journal(settings.workload, settings.node, clock)
+    journal = Journal(settings.workload, settings.node, Subjects.below(settings.home), clock)
     accounts = Accounts(store, families, passwords, factors, journal, clock)
     keys = SigningKeys(store, keyring, KeyRules(), clock)
     await asyncio.to_thread(

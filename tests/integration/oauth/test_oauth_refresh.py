@@ -59,6 +59,18 @@ def events(deployment: Deployment, event: str) -> list[tuple[str, ...]]:
         return [tuple(map(str, row)) for row in rows]
 
 
+async def sign_out_everywhere(deployment: Deployment, member_id: str) -> None:
+    gateway = deployment.channels("core-gateway")
+    try:
+        stub: oauth_pb2_grpc.AccountsAsyncStub = oauth_pb2_grpc.AccountsStub(
+            gateway.direct(deployment.grpc_address(), OAUTH)
+        )
+        request = oauth_pb2.SignOutEverywhereRequest(member_id=member_id)
+        await stub.SignOutEverywhere(request, metadata=await deployment.inner("accounts.write"))
+    finally:
+        await gateway.close()
+
+
 def age_uses(deployment: Deployment) -> None:
     """Let the grace of every use be over."""
     with psycopg.connect(plain(deployment.url)) as connection:
@@ -201,15 +213,7 @@ async def test_a_revocation_is_listed_for_every_service_on_both_replicas(deploym
 
 async def test_signing_out_everywhere_ends_every_family_and_every_token_made_until_then(deployment: Deployment) -> None:
     opened = [signed_in(deployment), signed_in(deployment)]
-    gateway = deployment.channels("core-gateway")
-    try:
-        stub: oauth_pb2_grpc.AccountsAsyncStub = oauth_pb2_grpc.AccountsStub(
-            gateway.direct(deployment.grpc_address(), OAUTH)
-        )
-        request = oauth_pb2.SignOutEverywhereRequest(member_id="member-grace")
-        await stub.SignOutEverywhere(request, metadata=await deployment.inner("accounts.write"))
-    finally:
-        await gateway.close()
+    await sign_out_everywhere(deployment, "member-grace")
     for each in opened:
         assert refresh(deployment, each["refresh_token"]).json["error"] == "invalid_grant"
     with psycopg.connect(plain(deployment.url)) as connection:
@@ -218,6 +222,30 @@ async def test_signing_out_everywhere_ends_every_family_and_every_token_made_unt
         # Other tests go on with the same member.
         connection.execute("DELETE FROM oauth.revocations WHERE kind = 'subject'")
     assert ("1", "", "member-grace", "", "") in events(deployment, "SignOutEverywhere")
+
+
+async def test_signing_out_an_id_that_is_no_members_writes_nothing(deployment: Deployment) -> None:
+    before = events(deployment, "SignOutEverywhere")
+    # Digits of a phone, where an id belongs.
+    await sign_out_everywhere(deployment, "13955501237")
+    with psycopg.connect(plain(deployment.url)) as connection:
+        wanted = "SELECT name FROM oauth.revocations WHERE name = '13955501237'"
+        assert connection.execute(wanted).fetchall() == []
+    assert events(deployment, "SignOutEverywhere") == before
+
+
+async def test_signing_out_reaches_what_an_account_that_is_gone_has_left(deployment: Deployment) -> None:
+    signed_in(deployment)
+    with psycopg.connect(plain(deployment.url)) as connection:
+        connection.execute(
+            "UPDATE oauth.families SET member_id = 'member-gone' WHERE member_id = 'member-grace' AND ended_at IS NULL"
+        )
+    await sign_out_everywhere(deployment, "member-gone")
+    with psycopg.connect(plain(deployment.url)) as connection:
+        live = "SELECT count(*) FROM oauth.families WHERE member_id = 'member-gone' AND ended_at IS NULL"
+        assert connection.execute(live).fetchall() == [(0,)]
+        wanted = "DELETE FROM oauth.revocations WHERE name = 'member-gone' RETURNING kind"
+        assert connection.execute(wanted).fetchall() == [("subject",)]
 
 
 def test_every_issue_and_sign_in_is_on_record(deployment: Deployment) -> None:
