@@ -9,9 +9,10 @@ import pytest_asyncio
 
 from chaos.load.member import CALLBACK
 from deploy.local.mesh import LocalMesh
+from tests.e2e.collector import collecting
 from tests.e2e.public import JSON, bearer, public_client
 from tests.integration.oauth.outside_providers import write_settings
-from tests.ports import PORTS, free_port_base
+from tests.ports import PORTS, free_port, free_port_base
 
 SLOT = "end-to-end"
 LIVE_WITHIN_S = 60.0
@@ -21,17 +22,22 @@ LIVE_ANSWERS = 40
 
 # The last of the mesh's own ports, which it does not need: there a test may start identity providers.
 PROVIDERS_AT = PORTS - 1
+# Below the mesh's home: all traces that its processes have sent.
+TRACES = "run/traces.otlp"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalMesh]:
     home, base = tmp_path_factory.mktemp("mesh"), free_port_base()
     file = write_settings(home, base + PROVIDERS_AT, home / "ca" / "private" / "root.pem")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, collecting(home / TRACES, free_port()) as endpoint:
         patch.setenv("ISTHMUS_IDENTITY_PROVIDERS", str(file))
         # For tools that can show a token and prove no key. All other clients are as they are by default.
         patch.setenv("ISTHMUS_SANDBOX_CLIENT", "1")
         patch.setenv("ISTHMUS_SANDBOX_CALLBACK", CALLBACK)
+        # Every private call that comes without a trace of its own.
+        patch.setenv("ISTHMUS_OTLP_ENDPOINT", endpoint)
+        patch.setenv("ISTHMUS_TRACE_RATIO", "1")
         async with LocalMesh(home, base, edge_nodes=2) as mesh:
             yield mesh
 
