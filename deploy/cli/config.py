@@ -57,7 +57,8 @@ def _dump_resources(group: str, configuration: str, as_json: bool) -> None:
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show for each data plane what it was sent, has acknowledged, works with, and refused with which reason.
+    """Show for each data plane what it was sent, has acknowledged, works with, and refused with which reason; and how
+    its control plane's probes find it.
 
     Exit status 1 when one of them works with something else than its control plane's newest word, or refused it, and
     when a control plane does not answer.
@@ -67,10 +68,11 @@ def status(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        table = Table("data plane", "group", "type", "sent", "acknowledged", "applied", "state", box=None)
+        table = Table("data plane", "health", "group", "type", "sent", "acknowledged", "applied", "state", box=None)
         for row in rows:
             applied = ", ".join(row["applied"]) or "-"
-            shown = (row["node"], row["group"], row["type"], row["sent"] or "-", row["acknowledged"] or "-", applied)
+            sent, acknowledged = row["sent"] or "-", row["acknowledged"] or "-"
+            shown = (row["node"], row["health"] or "-", row["group"], row["type"], sent, acknowledged, applied)
             table.add_row(*shown, _COLOURS[row["state"]] + (f": {row['reason']}" if row["reason"] else ""))
         console().print(table)
     _say(silent)
@@ -189,11 +191,13 @@ async def _status() -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     rows = []
     for report in said.found:
         for plane in report.planes:
+            endpoint = report.endpoints.get(plane.node)
+            health = control_planes.state(endpoint) if endpoint is not None else ""
             for kind, told in plane.types.items():
                 if not told.sent:
                     continue
                 versions = sorted(applied.get(plane.node, {}).get(kind, ()))
-                row = {"node": plane.node, "group": plane.group, "type": control_planes.short(kind)}
+                row = {"node": plane.node, "health": health, "group": plane.group, "type": control_planes.short(kind)}
                 state = _state(plane.connected, told, versions)
                 reason = told.reason if state == "rejected" else ""
                 rows.append({**row, **asdict(told), "applied": versions, "state": state, "reason": reason})

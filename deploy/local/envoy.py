@@ -10,6 +10,7 @@ from deploy.local.errors import ToolMissing
 from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
 from mesh import fallback
+from mesh.control.registry import HEALTH_PATH
 
 TLS_1_3 = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
 TYPE_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
@@ -137,7 +138,7 @@ def bootstrap(home: Home, process: Process, control: str, trust_domain: str) -> 
 
 
 def _metrics_listener(listen: Listen, secrets: dict[str, Any]) -> dict[str, Any]:
-    """Envoy's own figures, over mTLS: one path of the admin interface, and no other."""
+    """Envoy's own figures and whether it is ready, over mTLS: two paths of the admin interface, and no other."""
     downstream = {
         "@type": f"{TYPE_TLS}.DownstreamTlsContext",
         "require_client_certificate": True,
@@ -147,12 +148,16 @@ def _metrics_listener(listen: Listen, secrets: dict[str, Any]) -> dict[str, Any]
             "validation_context_sds_secret_config": secrets["bundle"],
         },
     }
-    route = {"match": {"path": "/metrics"}, "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"}}
+    behind = {"/metrics": "/stats/prometheus", HEALTH_PATH: "/ready"}
+    routes = [
+        {"match": {"path": path}, "route": {"cluster": "admin", "prefix_rewrite": admin}}
+        for path, admin in behind.items()
+    ]
     manager = {
         "@type": TYPE_MANAGER,
         "stat_prefix": "metrics",
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": TYPE_ROUTER}}],
-        "route_config": {"virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": [route]}]},
+        "route_config": {"virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": routes}]},
     }
     return {
         "name": "metrics",

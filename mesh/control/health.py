@@ -3,16 +3,13 @@
 import asyncio
 import contextlib
 import random
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
+from mesh.control.probes import Outcome, Probe, over_grpc, over_https
 from mesh.control.registry import Endpoint
 from mesh.logs import logger
 from mesh.spiffe import SpiffeId
@@ -22,17 +19,6 @@ from mesh.tls import Identity
 _FAILURES_MAX: Final = 2
 # The second is given less time than the first, so that both and the interval before them end within 1.4 s.
 _SECOND_SHARE: Final = 0.7
-# A probe whose own clock ran so much too late says more about this process than about the endpoint.
-_LATE_S: Final = 0.25
-_OPTIONS: Final = (
-    # Connections of our own: a shared one would outlive the endpoint's restart.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 400),
-    ("grpc.max_reconnect_backoff_ms", 400),
-)
 
 
 class State(Enum):
@@ -43,16 +29,6 @@ class State(Enum):
     DRAINING = "draining"
     # It refuses, or does not answer in time: dead, frozen and unreachable look the same to a caller.
     UNHEALTHY = "unhealthy"
-
-
-class Outcome(Enum):
-    """Of one probe."""
-
-    SERVING = 1
-    NOT_SERVING = 2
-    FAILED = 3
-    # Asked in vain because this process itself did not get to run.
-    UNSURE = 4
 
 
 @dataclass(slots=True)
@@ -83,7 +59,7 @@ class Record:
 
 
 class Health:
-    """Probes the gRPC port of every node, each in a task of its own over a connection that stays open.
+    """Probes one port of every node, each in a task of its own over a connection that stays open.
 
     A node's other ports share its state: they are the same process.
     """
@@ -155,57 +131,22 @@ class Health:
 
     async def _probe(self, endpoint: Endpoint) -> None:
         peer = SpiffeId(endpoint.zone, endpoint.workload, self._trust_domain)
-        options = (*_OPTIONS, ("grpc.ssl_target_name_override", peer.dns_name))
-        record = self._records[endpoint]
-        async with grpc.aio.secure_channel(str(endpoint), self._identity.channel_credentials(), options) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            async with _losses(channel) as lost:
-                await self._ask_for_ever(endpoint, record, stub, lost)
+        probing = over_grpc if endpoint.protocol == "grpc" else over_https
+        async with probing(str(endpoint), self._identity, peer) as probe:
+            await self._ask_for_ever(endpoint, self._records[endpoint], probe)
 
-    async def _ask_for_ever(
-        self, endpoint: Endpoint, record: Record, stub: health_pb2_grpc.HealthStub, lost: asyncio.Event
-    ) -> None:
+    async def _ask_for_ever(self, endpoint: Endpoint, record: Record, probe: Probe) -> None:
         while True:
             async with self._slots:
-                outcome = await self._ask(stub, self._timeout_s * (_SECOND_SHARE if record.doubtful else 1))
+                outcome = await probe.ask(self._timeout_s * (_SECOND_SHARE if record.doubtful else 1))
             if record.observe(outcome):
                 self._log.info("health", endpoint=endpoint.node, at=str(endpoint), state=record.state.value)
                 self._news.set()
                 self._changed()
             if record.doubtful:
                 continue
-            lost.clear()
+            probe.lost.clear()
             with contextlib.suppress(TimeoutError):
                 # Spread, so that thirty endpoints are not asked in the same millisecond.
                 async with asyncio.timeout(self._interval_s * random.uniform(0.9, 1.1)):  # noqa: S311
-                    await lost.wait()
-
-    async def _ask(self, stub: health_pb2_grpc.HealthStub, timeout_s: float) -> Outcome:
-        started = time.monotonic()
-        try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
-        except grpc.aio.AioRpcError:
-            late = time.monotonic() - started > timeout_s + _LATE_S
-            return Outcome.UNSURE if late else Outcome.FAILED
-        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-        return Outcome.SERVING if serving else Outcome.NOT_SERVING
-
-
-@contextlib.asynccontextmanager
-async def _losses(channel: grpc.aio.Channel) -> AsyncIterator[asyncio.Event]:
-    """An event that is set when the connection is lost: the death of a process is seen before a probe is due."""
-    lost = asyncio.Event()
-
-    async def watch() -> None:
-        while True:
-            state = channel.get_state()
-            await channel.wait_for_state_change(state)
-            if state is grpc.ChannelConnectivity.READY:
-                lost.set()
-
-    watching = asyncio.create_task(watch(), name="connection")
-    try:
-        yield lost
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+                    await probe.lost.wait()

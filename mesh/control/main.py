@@ -19,7 +19,7 @@ from mesh.control.health import Health, State
 from mesh.control.history import Configuration, History
 from mesh.control.overrides import FILE as OVERRIDES
 from mesh.control.overrides import Fault, OverrideBook
-from mesh.control.registry import Endpoint, Registry
+from mesh.control.registry import Endpoint, Registry, asked
 from mesh.control.resources.view import Patience, View
 from mesh.control.service import ControlService
 from mesh.control.settings import ControlSettings
@@ -106,7 +106,7 @@ class Planner:
         self._changed.set()
 
     def _probed(self) -> Iterable[Endpoint]:
-        return [each for each in self._registry.endpoints if each.listen == "grpc" and each.zone == self._settings.zone]
+        return asked(self._registry.endpoints, self._settings.zone)
 
     def _endpoints_changed(self) -> None:
         self.health.watch(self._probed())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,8 @@ from mesh.logs import logger
 
 # The one address that the public zone knows of the private one.
 GATE: Final = "core-gateway"
+# Where whoever speaks HTTP and no gRPC says whether it is well.
+HEALTH_PATH: Final = "/-/health"
 _FILE_BYTES_MAX: Final = 8 << 20
 
 
@@ -34,6 +36,8 @@ class Endpoint:
     port: int
     # The part of its zone in which the node stands; "" where the zone has no parts.
     sub_zone: str = ""
+    # What is spoken there: grpc, https, kafka, ...
+    protocol: str = "grpc"
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -58,9 +62,35 @@ def read(path: Path, zone: str) -> tuple[Endpoint, ...]:
 def _endpoints(row: dict[str, Any]) -> list[Endpoint]:
     workload, node, zone, sub_zone = row["workload"], row["node"], row["zone"], row.get("sub_zone", "")
     return [
-        Endpoint(workload, listen["name"], node, zone, str(listen["address"]), int(listen["port"]), sub_zone)
+        Endpoint(
+            workload,
+            listen["name"],
+            node,
+            zone,
+            str(listen["address"]),
+            int(listen["port"]),
+            sub_zone,
+            str(listen["protocol"]),
+        )
         for listen in row["listens"]
     ]
+
+
+def asked(endpoints: Iterable[Endpoint], zone: str) -> list[Endpoint]:
+    """One port of each node of the zone, at which it says whether it is well. Sorted.
+
+    That of gRPC, where it has one; else its HTTP front; and a gateway's metrics port, for its own is the public's.
+    Control planes, identity agents and brokers have none of these.
+    """
+    by_node: defaultdict[str, dict[str, Endpoint]] = defaultdict(dict)
+    for each in endpoints:
+        if each.zone == zone:
+            by_node[each.node][each.listen] = each
+    found = [
+        ports.get("grpc") or ports.get("http") or (ports.get("metrics") if "https" in ports else None)
+        for ports in by_node.values()
+    ]
+    return sorted(each for each in found if each is not None)
 
 
 class Registry:

@@ -1,4 +1,7 @@
-"""The witness over HTTPS with both sides' certificates; the one caller is the log's own process."""
+"""The witness over HTTPS with both sides' certificates; the one caller is the log's own process.
+
+The control plane of its zone may ask besides whether it is there.
+"""
 
 import ssl
 from http import HTTPStatus
@@ -6,6 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
+from mesh.control.registry import HEALTH_PATH
 from mesh.logs import logger
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity, peer_of_socket
@@ -23,11 +27,14 @@ class WitnessFront:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._caller = caller
+        own = identity.spiffe_id
+        self._control = SpiffeId(own.zone, f"control-{own.zone}", own.trust_domain)
         self._witness = witness
         self._context = identity.ssl_context(server=True)
         identity.on_change(lambda _: identity.renew(self._context))
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.router.add_post(PATH, self._add_checkpoint)
+        app.router.add_get(HEALTH_PATH, self._health)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
         self._log = logger("witness")
 
@@ -38,14 +45,16 @@ class WitnessFront:
     async def stop(self, grace_s: float) -> None:
         await self._runner.cleanup()
 
+    async def _health(self, request: web.Request) -> web.Response:
+        known = _peer(request) == self._control
+        return web.Response(status=HTTPStatus.OK if known else HTTPStatus.FORBIDDEN)
+
     async def _add_checkpoint(self, request: web.Request) -> web.Response:
         reply = await self._reply(request)
         return web.Response(status=reply.status, text=reply.body, content_type=reply.content_type)
 
     async def _reply(self, request: web.Request) -> Reply:
-        socket = request.transport.get_extra_info("ssl_object") if request.transport else None
-        peer = peer_of_socket(socket.getpeercert()) if isinstance(socket, ssl.SSLObject) else None
-        if peer != self._caller:
+        if _peer(request) != self._caller:
             return Reply(HTTPStatus.FORBIDDEN, f"only {self._caller} may ask\n")
         try:
             body = (await request.read()).decode()
@@ -57,3 +66,8 @@ class WitnessFront:
             # What was not kept was not cosigned.
             self._log.error("nothing can be kept", error=str(error))
             return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "nothing can be kept now\n")
+
+
+def _peer(request: web.Request) -> SpiffeId | None:
+    socket = request.transport.get_extra_info("ssl_object") if request.transport else None
+    return peer_of_socket(socket.getpeercert()) if isinstance(socket, ssl.SSLObject) else None

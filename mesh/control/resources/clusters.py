@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from mesh.control.registry import HEALTH_PATH
 from mesh.control.resources import tls
 from mesh.control.resources.view import CORE_GATEWAY, View
 from mesh.spiffe import SpiffeId
@@ -18,8 +19,6 @@ _IDLE: Final = "60s"
 _KEEPALIVE: Final = {"interval": "5s", "timeout": "2s"}
 # Into the other zone: calls that are under way when it is cut off end after two or three seconds.
 _KEEPALIVE_ACROSS: Final = {"interval": "1s", "timeout": "1.5s"}
-# What a gateway answers itself, to another gateway that asks whether it is there.
-HEALTH_PATH: Final = "/-/health"
 
 
 def http(

@@ -2,9 +2,8 @@
 
 from typing import Any, Final
 
-from mesh.control.registry import Endpoint
+from mesh.control.registry import HEALTH_PATH, Endpoint
 from mesh.control.resources import access, decision, faults, problems, rates, tls, transcoding
-from mesh.control.resources.clusters import HEALTH_PATH
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, Patience, View
 

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from deploy.local import configuration
+from deploy.local import configuration, control_planes, envoy
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -117,6 +117,34 @@ async def test_freezing_a_node_fails_no_idempotent_request_and_moves_traffic(
         assert asyncio.get_running_loop().time() - started < 2
     finally:
         world.signal("edge-2", signal.SIGCONT)
+
+
+async def test_a_frozen_gateway_is_unhealthy_and_one_that_drains_says_so(
+    world: World, public: aiohttp.ClientSession
+) -> None:
+    async def becomes(state: str) -> None:
+        async def holds() -> bool:
+            found = {each.node: each for each in (await control_planes.reports(world.home)).endpoints}
+            return control_planes.state(found["edge-gateway"]) == state
+
+        await eventually(holds, f"the gateway is {state}; {world.tail('control-public')}")
+
+    await becomes("healthy")
+    world.signal("edge-gateway", signal.SIGSTOP)
+    try:
+        await becomes("unhealthy")
+    finally:
+        world.signal("edge-gateway", signal.SIGCONT)
+    await becomes("healthy")
+    # One that is told to drain says so, and is not taken for dead.
+    connector = aiohttp.UnixConnector(str(envoy.admin_socket(world.home, "edge-gateway")))
+    async with aiohttp.ClientSession("http://admin", connector=connector, raise_for_status=True) as admin:
+        await admin.post("/healthcheck/fail")
+        try:
+            await becomes("draining")
+        finally:
+            await admin.post("/healthcheck/ok")
+    await becomes("healthy")
 
 
 async def test_names_reserved_for_the_mesh_do_not_come_in(public: aiohttp.ClientSession) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from envoy.config.core.v3 import health_check_pb2
 
-from mesh.control.health import Outcome, Record, State
+from mesh.control.health import Record, State
+from mesh.control.probes import Outcome
 from mesh.control.resources.endpoints import assignment
 from tests.unit.control.conftest import endpoint
 

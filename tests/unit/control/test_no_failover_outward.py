@@ -42,7 +42,7 @@ def test_no_snapshot_leads_sensitive_calls_into_the_public_zone(
         port = number + (PUBLIC_PORTS if zone == "public" else PRIVATE_PORTS)
         node = f"{workload}-{number}"
         states[node] = state
-        listens = [{"name": listen, "address": "127.0.0.1", "port": port}]
+        listens = [{"name": listen, "address": "127.0.0.1", "port": port, "protocol": "grpc"}]
         place = {"zone": zone, "sub_zone": sub_zone}
         processes.append({"workload": workload, "node": node, "listens": listens, **place})
     table = tmp_path / "topology.json"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.control.notice import changes
-from mesh.control.registry import Registry, TopologyError, read
+from mesh.control.registry import Registry, TopologyError, asked, read
 from mesh.files import PUBLIC_MODE, write_file
 
 
@@ -44,6 +44,33 @@ def test_the_public_zone_knows_one_private_address(tmp_path: Path) -> None:
 def test_the_private_zone_knows_no_public_address(tmp_path: Path) -> None:
     known = read(write(tmp_path / "topology.json", *ROWS), "private")
     assert {each.zone for each in known} == {"private"}
+
+
+def test_each_node_is_asked_at_one_port(tmp_path: Path) -> None:
+    listens = {
+        "edge-1": {"http": "https", "grpc": "grpc", "metrics": "https"},
+        "edge-gateway": {"https": "https", "metrics": "https"},
+        "witness": {"http": "https", "metrics": "https"},
+        "control-public": {"ads": "grpc", "metrics": "https"},
+        "identity-public": {"metrics": "https"},
+        "kafka": {"kafka": "kafka"},
+    }
+    rows = [
+        row(name, "public", name)
+        | {
+            "listens": [
+                {"name": listen, "address": "127.0.0.1", "port": 20000 + number, "protocol": protocol}
+                for number, (listen, protocol) in enumerate(ports.items())
+            ]
+        }
+        for name, ports in listens.items()
+    ]
+    known = read(write(tmp_path / "topology.json", *rows, row("orders-1", "private", "orders")), "public")
+    assert [(each.node, each.listen, each.protocol) for each in asked(known, "public")] == [
+        ("edge-1", "grpc", "grpc"),
+        ("edge-gateway", "metrics", "https"),
+        ("witness", "http", "https"),
+    ]
 
 
 def test_a_new_table_is_noticed(tmp_path: Path) -> None:

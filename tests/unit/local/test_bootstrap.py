@@ -59,13 +59,16 @@ def test_envoy_asks_for_what_was_good_last_only_after_its_control_plane(told: di
     assert list(values(told, "envoy.restart_features.xds_failover_support")) == [True]
 
 
-def test_envoys_figures_are_for_those_with_a_certificate_and_nothing_else_is_behind_that_port(
+def test_envoys_figures_and_health_are_for_those_with_a_certificate_and_nothing_else_is_behind_that_port(
     told: dict[str, Any],
 ) -> None:
     (listener,) = told["static_resources"]["listeners"]
     assert list(values(listener, "require_client_certificate")) == [True]
     (routes,) = values(listener, "routes")
-    assert [route["match"] for route in routes] == [{"path": "/metrics"}]
+    assert {route["match"]["path"]: route["route"]["prefix_rewrite"] for route in routes} == {
+        "/metrics": "/stats/prometheus",
+        "/-/health": "/ready",
+    }
 
 
 def test_envoy_follows_a_rotated_certificate(told: dict[str, Any], tmp_path: Path) -> None:
