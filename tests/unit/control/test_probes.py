@@ -56,8 +56,12 @@ def public(tmp_path: Path) -> Zone:
     return Zone(tmp_path, "public")
 
 
+def shown(zone: Zone) -> ssl.SSLContext:
+    return Identity(zone.issue("control-public")).ssl_context(server=False)
+
+
 async def outcome(zone: Zone, address: str, within_s: float = WITHIN_S) -> Outcome:
-    async with over_https(address, Identity(zone.issue("control-public")), GATEWAY) as probe:
+    async with over_https(address, shown(zone), GATEWAY) as probe:
         return await probe.ask(within_s)
 
 
@@ -81,7 +85,7 @@ async def test_probes_share_a_connection(public: Zone) -> None:
     front = Front(public)
     async with (
         front.serving() as address,
-        over_https(address, Identity(public.issue("control-public")), GATEWAY) as probe,
+        over_https(address, shown(public), GATEWAY) as probe,
     ):
         assert [await probe.ask(WITHIN_S) for _ in range(3)] == [Outcome.SERVING] * 3
     assert len(front.connections) == 1
@@ -161,4 +165,33 @@ async def test_a_gateway_is_healthy_then_draining_then_unhealthy_and_comes_back(
         async with front.serving():
             await becomes(State.HEALTHY)
     finally:
+        await health.stop(1)
+
+
+async def test_a_rotated_leaf_is_shown_on_the_next_connection(public: Zone) -> None:
+    front, seen, renewed = Front(public), asyncio.Queue[str](), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        seen.put_nowait(request.transport.get_extra_info("peercert")["serialNumber"])
+        return web.Response()
+
+    front.answer = answer  # type: ignore[method-assign]
+    endpoint = Endpoint("edge-gateway", "metrics", "gw-1", "public", "127.0.0.1", front.port, protocol="https")
+    identity = Identity(public.issue("control-public"))
+    health = Health(identity, "isthmus.internal", lambda: None, interval_s=0.02, timeout_s=WITHIN_S, probes_max=2)
+    identity.on_change(lambda _: renewed.set())
+    watching = asyncio.create_task(identity.watch())
+    health.watch([endpoint])
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            async with front.serving():
+                before = await seen.get()
+            public.issue("control-public")
+            await renewed.wait()
+            async with front.serving():
+                while await seen.get() == before:
+                    """One that was under way when the front went down."""
+    finally:
+        watching.cancel()
         await health.stop(1)
