@@ -146,10 +146,11 @@ class Server(AuthorizationServer):  # type: ignore[misc]
     def refused(self, event: str, request: Request, reason: str, subject: str = "") -> AuditRecord:
         """The record of a refusal."""
         client_id = request.client.get_client_id() if request.client else request.payload.client_id or ""
-        log.warning("request_refused", client_id=client_id, event_name=event, reason=reason)
-        return self._journal.record(
+        record = self._journal.record(
             event, request.caller, subject=subject, client=client_id, detail=reason, refused=True
         )
+        log.warning("request_refused", client_id=record.token_client, event_name=event, reason=reason)
+        return record
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Nobody listens."""
@@ -159,9 +160,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 
     def handle_error_response(self, request: Request, error: OAuth2Error) -> Answer:
         if isinstance(error, InvalidClientError):
-            log.warning(
-                "client_not_authenticated", client_id=request.payload.client_id or "", rule=error.description or ""
-            )
+            client_id = self._journal.named(request.payload.client_id or "")
+            log.warning("client_not_authenticated", client_id=client_id, rule=error.description or "")
             # One answer for an unknown client, a wrong secret and a wrong method: nobody learns which clients exist.
             error = InvalidClientError(status_code=401, description="The client cannot be authenticated.")
         answer: Answer = super().handle_error_response(request, error)

@@ -47,6 +47,10 @@ class Journal:
         self._subjects = subjects
         self._clock = clock
 
+    def named(self, value: str) -> str:
+        """What logs and records call what somebody typed where an id belongs."""
+        return self._subjects.named(clean(value))
+
     def record(
         self,
         event: str,
@@ -64,9 +68,9 @@ class Journal:
             time_us=self._clock.now_us(),
             peer=clean(by.peer),
             token_subject=clean(subject),
-            token_client=clean(client),
+            token_client=self.named(client),
             method=_SERVICE + event,
-            data_subject=self._subjects.named(clean(data_subject)),
+            data_subject=self.named(data_subject),
             decision=Decision.DENIED if refused else Decision.ALLOWED,
             result="UNAUTHENTICATED" if refused else "OK",
             reason=clean(detail),
