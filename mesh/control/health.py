@@ -75,9 +75,6 @@ class Health:
         probes_max: int,
     ) -> None:
         self._identity = identity
-        # Of all probes that outlive a leaf, so that each new connection shows the newest.
-        self._tls = identity.ssl_context(server=False)
-        identity.on_change(lambda _: identity.renew(self._tls))
         self._trust_domain = trust_domain
         self._changed = changed
         self._interval_s = interval_s
@@ -134,10 +131,8 @@ class Health:
 
     async def _probe(self, endpoint: Endpoint) -> None:
         peer = SpiffeId(endpoint.zone, endpoint.workload, self._trust_domain)
-        address = str(endpoint)
-        grpc = endpoint.protocol == "grpc"
-        asking = over_grpc(address, self._identity, peer) if grpc else over_https(address, self._tls, peer)
-        async with asking as probe:
+        probing = over_grpc if endpoint.protocol == "grpc" else over_https
+        async with probing(str(endpoint), self._identity, peer) as probe:
             await self._ask_for_ever(endpoint, self._records[endpoint], probe)
 
     async def _ask_for_ever(self, endpoint: Endpoint, record: Record, probe: Probe) -> None:

@@ -6,7 +6,6 @@ DNS name that goes with its SPIFFE id.
 
 import asyncio
 import contextlib
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -76,12 +75,9 @@ async def over_grpc(address: str, identity: Identity, peer: SpiffeId) -> AsyncIt
 
 
 @contextlib.asynccontextmanager
-async def over_https(address: str, tls: ssl.SSLContext, peer: SpiffeId) -> AsyncIterator[Probe]:
-    """GET HEALTH_PATH: 200 serves, 503 says that it takes no more calls, and anything else is a failure.
-
-    tls: shows the newest leaf, however long the probe goes on.
-    """
-    connector = aiohttp.TCPConnector(ssl=tls, limit=1)
+async def over_https(address: str, identity: Identity, peer: SpiffeId) -> AsyncIterator[Probe]:
+    """GET HEALTH_PATH: 200 serves, 503 says that it takes no more calls, and anything else is a failure."""
+    connector = aiohttp.TCPConnector(ssl=identity.ssl_context(server=False), limit=1)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def ask(timeout_s: float) -> Outcome:

@@ -56,12 +56,8 @@ def public(tmp_path: Path) -> Zone:
     return Zone(tmp_path, "public")
 
 
-def shown(zone: Zone) -> ssl.SSLContext:
-    return Identity(zone.issue("control-public")).ssl_context(server=False)
-
-
 async def outcome(zone: Zone, address: str, within_s: float = WITHIN_S) -> Outcome:
-    async with over_https(address, shown(zone), GATEWAY) as probe:
+    async with over_https(address, Identity(zone.issue("control-public")), GATEWAY) as probe:
         return await probe.ask(within_s)
 
 
@@ -85,7 +81,7 @@ async def test_probes_share_a_connection(public: Zone) -> None:
     front = Front(public)
     async with (
         front.serving() as address,
-        over_https(address, shown(public), GATEWAY) as probe,
+        over_https(address, Identity(public.issue("control-public")), GATEWAY) as probe,
     ):
         assert [await probe.ask(WITHIN_S) for _ in range(3)] == [Outcome.SERVING] * 3
     assert len(front.connections) == 1

@@ -23,7 +23,7 @@ async def test_the_control_plane_of_its_zone_may_ask_whether_it_is_there(tmp_pat
     await front.start()
     try:
         for asker, found in (("control-public", Outcome.SERVING), ("edge", Outcome.FAILED)):
-            async with over_https(address, Identity(zone.issue(asker)).ssl_context(server=False), WITNESS) as probe:
+            async with over_https(address, Identity(zone.issue(asker)), WITNESS) as probe:
                 assert await probe.ask(WITHIN_S) is found
     finally:
         await front.stop(1)
