@@ -176,6 +176,7 @@ async def test_a_rotated_leaf_is_shown_on_the_next_connection(public: Zone) -> N
     endpoint = Endpoint("edge-gateway", "metrics", "gw-1", "public", "127.0.0.1", front.port, protocol="https")
     identity = Identity(public.issue("control-public"))
     health = Health(identity, "isthmus.internal", lambda: None, interval_s=0.02, timeout_s=WITHIN_S, probes_max=2)
+    await health.start()
     identity.on_change(lambda _: renewed.set())
     watching = asyncio.create_task(identity.watch())
     health.watch([endpoint])
