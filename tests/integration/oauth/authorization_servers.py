@@ -193,7 +193,12 @@ def start(deployed: Deployment, node: str) -> None:
         environment(deployed, node, deployed.http_ports[-1], deployed.grpc_ports[-1]),
     )
     with (deployed.home / f"{node}.log").open("wb") as log:
-        deployed.processes.append(subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log))
+        deployed.processes.append(subprocess.Popen(command, env=_machine() | variables, stdout=log, stderr=log))
+
+
+def _machine() -> dict[str, str]:
+    """What a process has from its machine: settings of a mesh that other tests run are none of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ISTHMUS_")}
 
 
 def environment(deployed: Deployment, node: str, http_port: int, grpc_port: int) -> dict[str, str]:
