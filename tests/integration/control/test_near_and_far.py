@@ -151,7 +151,8 @@ async def test_a_gateway_goes_far_though_no_probe_has_found_out(world: World, by
     await eventually(lambda: _only(by_envoy, {"edge-1", "edge-3"}), "one is left there, and does not bear all alone")
     world.signal("edge-1", signal.SIGSTOP)
     try:
-        assert await answers(by_envoy, 3) <= {"edge-3"}
+        # A call that met the frozen one may have too little of its own time left, where the machine is busy.
+        await eventually(lambda: _only(by_envoy, {"edge-3"}), "the frozen one is left alone, and the far one answers")
     finally:
         world.signal("edge-1", signal.SIGCONT)
         await world.start("edge-2")
