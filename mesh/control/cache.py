@@ -61,8 +61,11 @@ class _Group:
         self.kept.extend((*others, (snapshot, since)))
 
     def settled(self, kind: str, version: str, now: float) -> bool:
-        """Whether this has been good for a while."""
-        return any(each.versions[kind] == version and now - since > SETTLED_S for each, since in self.kept)
+        """Whether this has been good for a while: as part of what was taken and refused, it never was."""
+        return any(
+            each.versions[kind] == version and now - since > SETTLED_S and not self.refuses(each)
+            for each, since in self.kept
+        )
 
 
 class SnapshotCache:

@@ -105,14 +105,17 @@ class Upstream:
         self.seen: Counter[str] = Counter()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-        host = next(line[5:].strip() for line in lines if line.lower().startswith("host:"))
-        self.seen[host] += 1
-        status = "503 No" if "retry-on" in host else "200 Yes"
-        if "hedging" in host:
-            await asyncio.sleep(_SLOW_S)
-        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
-        writer.close()
+        try:
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+            host = next(line[5:].strip() for line in lines if line.lower().startswith("host:"))
+            self.seen[host] += 1
+            status = "503 No" if "retry-on" in host else "200 Yes"
+            if "hedging" in host:
+                await asyncio.sleep(_SLOW_S)
+            writer.write(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        finally:
+            # Also where the asker went away before it asked.
+            writer.close()
 
 
 async def probe(directory: Path, capabilities: tuple[Capability, ...]) -> Seen:

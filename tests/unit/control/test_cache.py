@@ -133,6 +133,22 @@ def test_nobody_takes_from_everybody_what_has_long_been_good() -> None:
     assert [change.fate for change in cache.history.changes] == [Fate.GOOD, Fate.GOOD]
 
 
+def test_what_was_taken_and_refused_has_not_long_been_good() -> None:
+    passed = 0.0
+    cache = SnapshotCache(monotonic=lambda: passed)
+    refused, next_one = snapshot(["a"]), snapshot(["a", "b"])
+    cache.set(GROUP, refused)
+    cache.reject(GROUP, "n", CLUSTER, refused.versions[CLUSTER], "no")
+    for kind in CONFIGURATION:
+        cache.acknowledge(GROUP, kind, refused.versions[kind])
+    passed = SETTLED_S + 1
+    acknowledged(cache, next_one)
+    assert next_one.versions[LISTENER] == refused.versions[LISTENER]
+    cache.reject(GROUP, "n", LISTENER, next_one.versions[LISTENER], "no")
+    assert cache.good(GROUP) is None
+    assert cache.history.changes[-1].fate is Fate.REJECTED
+
+
 OFFERS = [snapshot(clusters, mark=mark) for clusters in ("a", "ab") for mark in (0, 1)]
 STEPS = st.one_of(
     st.tuples(st.just("offer"), st.sampled_from(OFFERS)),

@@ -24,7 +24,9 @@ async def links() -> AsyncIterator[Links]:
                 await writer.drain()
         except OSError:
             pass
-        writer.close()
+        finally:
+            # Also where the test has ended, and this with it.
+            writer.close()
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
