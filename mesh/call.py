@@ -41,7 +41,7 @@ class Claims:
 
 @dataclass(slots=True)
 class Call:
-    """One call, from its first byte to its answer. Interceptors fill it in; handlers read it."""
+    """One call, from its first byte to its answer. Admission and its rules fill it in; handlers read it."""
 
     method: MethodPolicy
     peer: SpiffeId | None

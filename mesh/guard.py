@@ -1,6 +1,6 @@
 """Who may call what, and with what, compiled from the contract.
 
-Callers: checks the peer against the method's callers; infrastructure services, which no contract names, included.
+Guard: checks the peer against the method's callers; infrastructure services, which no contract names, included.
 Fields: checks the request against its field rules, behind whatever checks the token: who holds none learns no rule.
 """
 
@@ -49,11 +49,10 @@ class Guard:
         self._log = logger("server")
 
     def check(self, method: MethodPolicy) -> Check:
-        allowed = self._allowed(method.callers)
+        admits = self._peer_check(method.callers, method.path)
 
         def check(call: Call, request: Any) -> None:
-            if call.peer is None or call.peer.uri not in allowed:
-                raise _not_named(call.peer, method.path)
+            admits(call.peer)
 
         return check
 
@@ -140,7 +139,7 @@ def _violation(violation: Any) -> FieldViolation:
 
 
 def _infrastructure(handler: Any, check: PeerCheck) -> Handler:
-    """The same handler behind the peer check, whatever its arity; these are outside of Entry, so errors end here."""
+    """The same handler behind the peer check, whatever its arity; no admission stands before it, so errors end here."""
 
     async def admit(context: Context) -> None:
         try:

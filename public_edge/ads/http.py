@@ -42,7 +42,6 @@ class DecideBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def _asked(text: str) -> Asked:
     """From a query, a feature as `features.name=value`. Raises InvalidArgument."""
-    query.check_count(text)
     own, mark, common = text.partition(_FIRST_FEATURE)
     fields, values = _read(own)
     features = NOTHING_SAID

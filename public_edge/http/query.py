@@ -11,15 +11,10 @@ TIME_US_MAX = 2**63 - 1
 
 def parts(query: str) -> list[str]:
     """The parameters as they were sent, one `pair` each. Raises InvalidArgument for too many."""
-    check_count(query)
-    found = query.split("&")
-    return list(filter(None, found)) if "" in found else found
-
-
-def check_count(query: str) -> None:
-    """Raises InvalidArgument for too many parameters."""
-    if query.count("&") >= PARAMETERS_MAX:
+    found = query.split("&", PARAMETERS_MAX)
+    if len(found) > PARAMETERS_MAX:
         raise InvalidArgument("QUERY_MALFORMED", f"a query may have {PARAMETERS_MAX} parameters")
+    return list(filter(None, found)) if "" in found else found
 
 
 def pair(part: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 isort:skip_file
 The vocabulary in which every contract of the mesh states its own policy.
 
-Whatever enforces something (server interceptors, gateway routes, the bridge's allow-list, log redaction, the
+Whatever enforces something (servers, gateway routes, the bridge's allow-list, log redaction, the
 policy table in the documentation) is compiled from these options. Nothing enforces what is not written here.
 """
 
