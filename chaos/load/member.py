@@ -3,7 +3,7 @@
 import re
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from hashlib import sha256
 from html import unescape
 from typing import Final
@@ -17,8 +17,6 @@ APP: Final = "shop-web"
 CALLBACK: Final = "http://127.0.0.1/callback"
 FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
 TOKEN_PATH: Final = "/oauth/token"  # noqa: S105 (a path)
-# Once more with the nonce that the first answer told.
-SENT_MAX: Final = 2
 
 
 class Jar(dict[str, str]):
@@ -104,12 +102,11 @@ class App:
     async def ask(self, client: PublicClient, form: Mapping[str, str]) -> Answer:
         """The answer to a form with a proof of the key."""
         body = urlencode(form).encode()
-        for _ in range(SENT_MAX):
-            proof = self.key.proof("POST", client.url + TOKEN_PATH)
-            answer = await client.send("POST", TOKEN_PATH, body, {**FORM, **proof.headers})
-            if answer.status != 400 or not self.key.told(answer.headers, proof):
-                break
-        return answer
+
+        def send(proof: Mapping[str, str]) -> Awaitable[Answer]:
+            return client.send("POST", TOKEN_PATH, body, {**FORM, **proof})
+
+        return await self.key.send("POST", client.url + TOKEN_PATH, 400, send)
 
 
 def _attribute(html: str, pattern: str) -> str:

@@ -1,22 +1,17 @@
 """The token of whoever makes the load: asked for with patience, because drills break what gives it."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 
 import stamina
 
 from chaos.load.client import Answer, PublicClient
 from chaos.load.outcomes import CallFailed
-from mesh.client.proof import Proof
 from mesh.client.token import ClientToken
 from mesh.errors import MeshError
 
 ATTEMPTS = 8
 RETRY_WITHIN_S = 30.0
-
-
-# Once more with the nonce that the first answer told.
-SENT_MAX = 2
 
 
 class PatientToken:
@@ -52,18 +47,12 @@ class PatientToken:
         Raises:
             CallFailed: no answer came.
         """
-        for _ in range(SENT_MAX):
-            shown, proof = self.headers(method, path, text)
-            answer = await self._client.send(method, path, body, {**(headers or {}), **shown})
-            # Of a request without the nonce of now nothing was done.
-            if answer.status != 401 or not self.proofs.told(answer.headers, proof, text):
-                break
-        return answer
 
-    def headers(self, method: str, path: str, text: str) -> tuple[Mapping[str, str], Proof]:
-        """What goes along with one request to show the token, and the proof in it."""
-        proof = self.proofs.proof(method, self._client.url + path.partition("?")[0], text)
-        return {"authorization": f"DPoP {text}", **proof.headers}, proof
+        def send(proof: Mapping[str, str]) -> Awaitable[Answer]:
+            shown = {**(headers or {}), "authorization": f"DPoP {text}", **proof}
+            return self._client.send(method, path, body, shown)
+
+        return await self.proofs.send(method, self._client.url + path.partition("?")[0], 401, send, text)
 
     async def text(self) -> str:
         """The token itself, a new one when it is time.

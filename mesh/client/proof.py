@@ -4,9 +4,9 @@ import base64
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
@@ -20,6 +20,18 @@ class Proof:
 
     headers: Mapping[str, str]
     nonce: str
+
+
+class Answered(Protocol):
+    """An HTTP answer; names of headers are in lower case, or any will do."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+A = TypeVar("A", bound=Answered)
 
 
 class ProofKey:
@@ -50,6 +62,19 @@ class ProofKey:
         if token:
             said["ath"] = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
         return Proof({"dpop": jwt.encode(self._header, said, self._key)}, nonce)
+
+    async def send(
+        self, verb: str, url: str, refused: int, send: Callable[[Mapping[str, str]], Awaitable[A]], token: str = ""
+    ) -> A:
+        """Have one request sent with a proof, and once more where the answer is `refused` and tells another nonce.
+
+        Of a request without the nonce of now nothing was done (RFC 9449, section 8). send: takes the proof's headers.
+        """
+        proof = self.proof(verb, url, token)
+        answer = await send(proof.headers)
+        if answer.status == refused and self.told(answer.headers, proof, token):
+            answer = await send(self.proof(verb, url, token).headers)
+        return answer
 
     def told(self, answer: Mapping[str, str], sent: Proof, token: str = "") -> bool:
         """Take up the nonce of an answer. Whether it is another than was sent, so that the same may be asked again."""

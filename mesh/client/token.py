@@ -15,13 +15,17 @@ from mesh.errors import Unauthenticated, Unavailable
 
 RENEW_BEFORE_S: Final = 30.0
 TIMEOUT_S: Final = 10.0
-# Once more with the nonce that the first answer told.
-ATTEMPTS_MAX: Final = 2
 
 
 class _Given(msgspec.Struct):
     access_token: str
     expires_in: float
+
+
+class _Answer(msgspec.Struct):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class _Refused(msgspec.Struct):
@@ -47,19 +51,18 @@ async def ask(
 ) -> tuple[int, bytes]:
     """Status and body of the token endpoint's answer. form: made anew for each attempt. Unavailable without one."""
     url, timeout = f"{issuer}/oauth/token", aiohttp.ClientTimeout(total=TIMEOUT_S)
+
+    async def send(proof: Mapping[str, str]) -> _Answer:
+        async with session.post(url, data=form(), headers=proof, timeout=timeout) as answer:
+            return _Answer(answer.status, answer.headers, await answer.read())
+
     try:
-        for _ in range(ATTEMPTS_MAX):
-            proof = proofs.proof("POST", url) if proofs else None
-            headers = proof.headers if proof else None
-            async with session.post(url, data=form(), headers=headers, timeout=timeout) as answer:
-                status, body = answer.status, await answer.read()
-            if status != 400 or not proofs or not proof or not proofs.told(answer.headers, proof):
-                break
+        answer = await (proofs.send("POST", url, 400, send) if proofs else send({}))
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         raise Unavailable("TOKEN_UNAVAILABLE", "the authorization server does not answer") from error
-    if status >= 500 or status == 429:
-        raise Unavailable("TOKEN_UNAVAILABLE", f"the authorization server answers {status}")
-    return status, body
+    if answer.status >= 500 or answer.status == 429:
+        raise Unavailable("TOKEN_UNAVAILABLE", f"the authorization server answers {answer.status}")
+    return answer.status, answer.body
 
 
 def rule_of(body: bytes) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,12 @@ class Holder(PublicClient):
         key = HELD.get(token) if token else None
         if key is None:
             return await super().send(method, target, body, headers)
-        for _ in range(2):
-            proof = key.proof(method, self.url + target.partition("?")[0], token)
-            answer = await super().send(method, target, body, {**(headers or {}), **proof.headers})
-            # Once more where another nonce is told.
-            if answer.status != 401 or not key.told(answer.headers, proof, token):
-                break
-        return answer
+        bare = super().send
+
+        def send(proof: Mapping[str, str]) -> Awaitable[Answer]:
+            return bare(method, target, body, {**(headers or {}), **proof})
+
+        return await key.send(method, self.url + target.partition("?")[0], 401, send, token)
 
 
 @asynccontextmanager
