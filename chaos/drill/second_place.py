@@ -29,6 +29,7 @@ READY = b"ready\n"
 RESTORE_WITHIN_S = 120.0
 START_WITHIN_S = 180.0
 STOP_WITHIN_S = 60.0
+_REMEDY = "See docs/runbooks/region-loss.md"
 # What only the first place has.
 _NOT_THERE = ("BACKUP", "DATABASE_STANDBY", "FAULT_LINKS", "FAULT_LINK_DATABASE", "ZONE_NETWORKS")
 
@@ -77,7 +78,7 @@ async def _restore(backup: Path, environment: dict[str, str]) -> None:
     )
     _, said = await _within(process, RESTORE_WITHIN_S)
     if process.returncode:
-        raise DrillRefused(f"The backup cannot be restored: {said.decode(errors='replace').strip()[-300:]}", "See it")
+        raise DrillRefused(f"The backup cannot be restored: {said.decode(errors='replace').strip()[-300:]}", _REMEDY)
 
 
 @asynccontextmanager
@@ -97,7 +98,7 @@ async def _rooms(home: Home, environment: dict[str, str]) -> AsyncIterator[None]
     try:
         async with asyncio.timeout(START_WITHIN_S):
             if await process.stdout.readline() != READY:
-                raise DrillRefused(f"The second place does not start: {log.read_text()[-300:].strip()}", "See it")
+                raise DrillRefused(f"The second place does not start: {log.read_text()[-300:].strip()}", _REMEDY)
         yield
     finally:
         process.stdin.close()

@@ -65,8 +65,8 @@ def rotate_root(
 
     from deploy.local.errors import LauncherError, UnknownName
     from deploy.local.settings import LauncherSettings
+    from mesh.spiffe import ZONES
     from security.identity import rotation
-    from security.identity.bundle import ZONES
 
     with clear_errors():
         if zone not in ZONES:

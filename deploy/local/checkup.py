@@ -24,6 +24,7 @@ from deploy.local.topology import Listen, Process, Topology
 from mesh.database import migrate
 from mesh.database.engine import async_engine
 from mesh.errors import MeshError
+from mesh.spiffe import ZONES
 
 # A leaf with less than this has missed a rotation.
 LEAF_S_MIN = 600.0
@@ -32,7 +33,6 @@ ROOT_S_MIN = 30 * 24 * 3600.0
 # Tokens are refused for less than twice as much.
 SKEW_S_MAX = 2.0
 HANDSHAKE_DEADLINE_S = 3.0
-_ZONES = ("public", "private")
 
 
 class Doubt(Exception):
@@ -187,7 +187,7 @@ async def _certificates(mesh: _Mesh) -> str:
 
 
 async def _bundles(mesh: _Mesh) -> str:
-    roots = {zone: _read_certificates(mesh.home.root / "ca" / zone / "root.pem") for zone in _ZONES}
+    roots = {zone: _read_certificates(mesh.home.root / "ca" / zone / "root.pem") for zone in ZONES}
     for zone, found in roots.items():
         left_s = min((each.not_valid_after_utc - datetime.now(UTC)).total_seconds() for each in found)
         if left_s < ROOT_S_MIN:
@@ -262,7 +262,7 @@ async def _topics(mesh: _Mesh) -> str:
 
 
 async def _control_planes(mesh: _Mesh) -> str:
-    await _ready(mesh, tuple(f"control-{zone}" for zone in _ZONES))
+    await _ready(mesh, tuple(f"control-{zone}" for zone in ZONES))
     said = await control_planes.reports(mesh.home)
     if said.silent:
         raise NotReady("; ".join(f"{control} does not answer: {why}" for control, why in said.silent.items()))

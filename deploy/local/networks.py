@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 
 from deploy.local.errors import LauncherError
+from mesh.spiffe import ZONES
 
-ZONES = ("public", "private")
 # RFC 2544 keeps these for tests of networks, and has two for every port base; the machine's own are local to a link.
 FIRST = IPv4Address("198.18.0.0")
 FIRST_OUTSIDE = IPv4Address("169.254.0.0")

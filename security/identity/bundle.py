@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
+from mesh.spiffe import ZONES
 from security.identity import rotation
-
-ZONES = ("public", "private")
 
 # Each of these talks to the other zone or is talked to by it, and checks the exact name of its peer besides the root.
 # The private operator is the hand that runs both zones of one installation.

@@ -15,6 +15,7 @@ import pytest
 from deploy.local import migrate, postgres
 from deploy.local.kafka import broker
 from deploy.local.mesh import LocalMesh
+from mesh.spiffe import ZONES
 from security.identity import wallet
 from security.identity.authority import Authority
 from security.identity.bundle import BEHIND_GATEWAY, bundle
@@ -52,7 +53,7 @@ class Identities:
 
     def issue(self, zone: str, workload: str, process: str = "", ttl: timedelta = timedelta(hours=1)) -> Path:
         """A new leaf for `workload`; returns the directory with svid.pem, key.pem, bundle.pem, keypair.pem."""
-        authorities = {one: Authority.open_or_create(self.home / "ca" / one, TRUST_DOMAIN, one) for one in _ZONES}
+        authorities = {one: Authority.open_or_create(self.home / "ca" / one, TRUST_DOMAIN, one) for one in ZONES}
         authority = authorities[zone]
         directory = self.home / "run" / (process or workload) / "identity"
         roots = bundle(self.home, workload, zone)
@@ -60,9 +61,6 @@ class Identities:
         gateway = authority.gateway_pem if workload in BEHIND_GATEWAY else None
         wallet.write(directory, wallet.Wallet(authority.issue(workload, ttl), roots, gateway))
         return directory / wallet.LIVE
-
-
-_ZONES = ("public", "private")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 from sqlalchemy import make_url
 
-from chaos.bench.tools import BenchError, free_ports
+from chaos.bench.tools import BenchError, free_ports, stop
 from chaos.load.impressions import ImpressionRow
 from deploy.local.kafka import broker
 from deploy.local.mesh import LocalMesh
@@ -30,7 +30,6 @@ WAIT_S: Final = 300.0
 _TOPIC: Final = "bench.impression.json"
 _POM: Final = Path(__file__).with_name("pom.xml")
 _FETCH_S: Final = 600.0
-_STOP_S: Final = 20.0
 # The columns of the sink's table, with the types of Connect's schema and of PostgreSQL.
 _COLUMNS: Final = (
     ("event_id", "string", "uuid PRIMARY KEY"),
@@ -191,12 +190,7 @@ def _running(main: str, files: Sequence[Path], mesh: LocalMesh, work: Path) -> I
     try:
         yield log
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_S)
+        stop(process)
 
 
 def _fill(mesh: LocalMesh, rows: Sequence[ImpressionRow], events: int) -> None:

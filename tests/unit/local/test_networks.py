@@ -8,6 +8,7 @@ import pytest
 
 from deploy.local import networks
 from deploy.local.networks import Networks, address, entrance, namespace
+from mesh.spiffe import ZONES
 from tests.ports import free_port_base
 
 pytestmark = pytest.mark.skipif(not networks.possible(), reason="takes root, iproute2 and util-linux")
@@ -78,5 +79,5 @@ def test_what_a_killed_launcher_has_left_is_taken_away_by_the_next(base: int) ->
 
 
 def test_two_meshes_have_different_addresses() -> None:
-    every = [address(base, zone) for base in (1024, 1025, 65000) for zone in networks.ZONES]
+    every = [address(base, zone) for base in (1024, 1025, 65000) for zone in ZONES]
     assert len(set(every)) == len(every)
