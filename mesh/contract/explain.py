@@ -16,6 +16,7 @@ SOURCES: Final = Path(__file__).resolve().parents[2] / "protos"
 # Field numbers in descriptor.proto, as source positions name elements by them.
 _FILE_SERVICE, _SERVICE_METHOD, _METHOD_OPTIONS = 6, 2, 4
 _GUARD: Final = "mesh/guard.py in every node of {workload}"
+_ADMISSION: Final = "mesh/admission.py in every node of {workload}"
 _TOKENS: Final = "security/tokens/rule.py in every node of {workload}"
 
 
@@ -68,10 +69,12 @@ def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[...,
         yield rule("human", "a member's token, not a client's", "depends on the token", _TOKENS)
     if method.step_up:
         yield rule("step_up", "a fresh second factor", "depends on the token", _TOKENS)
-    rates = ("mesh/control/resources/rates.py at the gateways", "mesh/rates.py in every node of {workload}")
+    rates = ["mesh/control/resources/rates.py at the gateways", "mesh/rates.py in every node of {workload}"]
+    if method.zone == "public" and method.http:
+        rates.append("public_edge/http/bots.py in every node of {workload}")
     yield rule("rate_class", method.rate_class.name, "depends on the caller's rate", *rates)
     yield rule("fields", f"the field rules of {method.request}", "depends on the request", _GUARD, written="method")
-    limits = ("mesh/control/resources/routes.py", _GUARD, "mesh/channel.py in its callers")
+    limits = ("mesh/control/resources/routes.py", _ADMISSION, "mesh/channel.py in its callers")
     yield rule("deadline_ms", f"{method.deadline_ms} ms", "allows", *limits)
     if method.retry_attempts > 1:
         value = f"{method.retry_attempts} attempts, {method.retry_budget_percent}% of the calls"

@@ -14,6 +14,12 @@ def walk(caller: str, method: str, health: str = "") -> list[Hop]:
     return hops(contract, origin(contract, caller), found, lambda _: health)
 
 
+def test_what_is_said_to_enforce_a_rule_is_there() -> None:
+    enforced = {place for method in load().methods.values() for rule in rules(method, None) for place in rule.enforced}
+    assert enforced
+    assert [place for place in enforced if not (SOURCES.parent / place.split()[0]).is_file()] == []
+
+
 def test_an_order_goes_through_both_gateways() -> None:
     steps = walk("outside", "orders/PlaceOrder", "orders-1 healthy")
     places = list(dict.fromkeys(hop.at for hop in steps))
