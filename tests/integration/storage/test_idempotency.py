@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 
 import pytest
 from isthmus.orders.v1 import orders_pb2
@@ -10,12 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.database.engine import async_engine, execute, transact
-from mesh.database.migrate import Owner, migrate
+from mesh.database.engine import Database, execute, transact
 from mesh.errors import AlreadyExists, FailedPrecondition
 from private_core.storage.expiry import Expiry
-from private_core.storage.idempotency import CREATE_TABLE, Answer, Idempotency, Intent
-from security.audit import postgres as audit_postgres
+from private_core.storage.idempotency import Answer, Idempotency, Intent
 from tests.integration.removing import remover
 
 ANSWER = Answer.of(orders_pb2.GetOrderResponse(order=orders_pb2.Order(order_id="order-1")))
@@ -26,14 +23,8 @@ def intent(key: str = "key", body: str = "body") -> Intent:
 
 
 @pytest.fixture
-async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
-    migrate(postgres_url, [Owner.beside(audit_postgres.__file__)])
-    engine = async_engine(postgres_url, "test")
-    await execute(engine, text("CREATE SCHEMA IF NOT EXISTS room"))
-    await execute(engine, text("DROP TABLE IF EXISTS room.idempotency"))
-    await execute(engine, text(CREATE_TABLE.format(schema="room")))
-    yield engine
-    await engine.dispose()
+def engine(room: Database) -> AsyncEngine:
+    return room
 
 
 @pytest.fixture

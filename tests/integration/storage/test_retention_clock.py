@@ -1,7 +1,6 @@
 """A clock that jumped ahead removes nothing, whichever process asks, until an operator says that it is right."""
 
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import psycopg
@@ -9,11 +8,8 @@ import pytest
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import text
 
-from mesh.database.engine import Database, async_engine, execute
-from mesh.database.migrate import Owner, migrate
+from mesh.database.engine import Database, execute
 from private_core.storage.expiry import Expiry
-from private_core.storage.idempotency import CREATE_TABLE
-from security.audit import postgres as audit_postgres
 from security.audit.removal import STEP_DAYS_MAX, ClockDisbelieved, Remover
 from security.audit.store import AuditStore
 from tests.integration.removing import remover
@@ -26,16 +22,10 @@ def believing(days: float) -> Remover:
 
 
 @pytest.fixture
-async def engine(postgres_url: str) -> AsyncIterator[Database]:
-    migrate(postgres_url, [Owner.beside(audit_postgres.__file__)])
-    engine = async_engine(postgres_url, "test")
-    await execute(engine, text("CREATE SCHEMA IF NOT EXISTS room"))
-    await execute(engine, text("DROP TABLE IF EXISTS room.idempotency"))
-    await execute(engine, text(CREATE_TABLE.format(schema="room")))
-    await execute(engine, text("INSERT INTO room.idempotency VALUES ('1', 'x', 'x', NULL, now() - interval '20 days')"))
-    await AuditStore(engine).accept_clock(time.time_ns() // 1000)
-    yield engine
-    await engine.dispose()
+async def engine(room: Database) -> Database:
+    await execute(room, text("INSERT INTO room.idempotency VALUES ('1', 'x', 'x', NULL, now() - interval '20 days')"))
+    await AuditStore(room).accept_clock(time.time_ns() // 1000)
+    return room
 
 
 def expiry(engine: Database, remover: Remover, kept_days: int = 30) -> Expiry:
