@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
@@ -94,6 +97,15 @@ async def test_nobody_notices_that_an_edge_node_is_killed(mesh: LocalMesh, slot:
     assert outcomes.not_ok("ad") == 0, outcomes.reasons()
     sent = outcomes.total("ad")
     assert await impressions(mesh, slot, before + sent) == before + sent
+
+
+async def test_threads_of_an_edge_node_do_not_preempt_each_other(mesh: LocalMesh) -> None:
+    threads = Path(f"/proc/{mesh.process('edge-1').pid}/task").iterdir()
+
+    policies = Counter(os.sched_getscheduler(int(thread.name)) for thread in threads)
+
+    # Those that were there before the node's own first line are few: of gRPC, and of the certificate's watch.
+    assert policies[os.SCHED_BATCH] > policies[os.SCHED_OTHER]
 
 
 async def test_nobody_notices_that_kafka_is_away_and_all_arrives_when_it_is_back(mesh: LocalMesh, slot: str) -> None:
