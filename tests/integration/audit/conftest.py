@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 
 from mesh.database.migrate import Owner, migrate
 from security.audit import postgres as audit_postgres
+from security.audit.checkpoint import SIGNING_KEY
 from security.audit.note import Signer
 from tests.integration.audit.kept_log import BATCH, BATCHES, ORIGIN, Log, record
 from tests.integration.room import plain
@@ -19,7 +20,7 @@ from tests.integration.room import plain
 def healthy(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Log:
     migrate(postgres_url, [Owner.beside(audit_postgres.__file__)])
     home = tmp_path_factory.mktemp("healthy")
-    log = Log(postgres_url, home, Signer.open_or_create(home / "checkpoint.key", ORIGIN))
+    log = Log(postgres_url, home, Signer.open_or_create(home / SIGNING_KEY, ORIGIN))
     for batch in range(BATCHES):
         log.write(*(record(batch * BATCH + number) for number in range(BATCH)))
         log.sign()

@@ -10,7 +10,7 @@ import psycopg
 
 from mesh.clock import SystemClock
 from mesh.database.engine import async_engine
-from security.audit.checkpoint import CheckpointFile
+from security.audit.checkpoint import CHECKPOINT_FILE, CheckpointFile
 from security.audit.findings import Report
 from security.audit.inspection import inspect
 from security.audit.note import Signer, Verifier
@@ -52,15 +52,19 @@ def record(number: int) -> AuditRecord:
 
 @dataclass
 class Log:
-    """A log of three batches, and the hand that changes it."""
+    """A log of three batches in a home of its own, and the hand that changes it."""
 
     url: str
     home: Path
     signer: Signer
 
     @property
+    def checkpoints(self) -> Path:
+        return self.home / CHECKPOINT_FILE
+
+    @property
     def file(self) -> CheckpointFile:
-        return CheckpointFile(self.home / "checkpoints.txt")
+        return CheckpointFile(self.checkpoints)
 
     def write(self, *records: AuditRecord) -> None:
         asyncio.run(self._write(*records))

@@ -89,7 +89,7 @@ async def test_a_checkpoint_that_no_disk_takes_is_handed_out_when_one_does(log: 
 
 async def test_a_checkpoint_file_that_is_taken_away_comes_back_with_the_next_and_the_gap_is_told(log: Log) -> None:
     log.file.newest()
-    (log.home / "checkpoints.txt").unlink()
+    log.checkpoints.unlink()
     (finding,) = log.verify(later_s=60).findings
     assert finding.kind is Tampering.CUT
     await log.written(record(LEAVES))

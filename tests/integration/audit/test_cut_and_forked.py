@@ -8,18 +8,8 @@ import pytest
 from security.audit.findings import Tampering
 from security.audit.note import Signer
 from security.audit.tree_store import LogDamaged
-from tests.integration.audit.kept_log import BATCH, BATCHES, LEAVES, ORIGIN, Log, record
-
-
-def cut_rows(log: Log) -> None:
-    log.sql(f"DELETE FROM audit.record WHERE sequence >= {log.sequence(25)}")
-
-
-def cut_rows_and_leaves(log: Log) -> None:
-    log.sql(
-        f"DELETE FROM audit.record WHERE sequence >= {log.sequence(25)}",
-        "DELETE FROM audit.leaf WHERE leaf_index >= 25",
-    )
+from tests.integration.audit.kept_log import BATCHES, LEAVES, ORIGIN, Log, record
+from tests.integration.audit.tamperings import cut_rows, cut_rows_and_leaves, told_anew
 
 
 @pytest.mark.parametrize("cut", [cut_rows, cut_rows_and_leaves, Log.cut])
@@ -41,15 +31,7 @@ def test_nothing_is_signed_on_a_log_that_was_cut(log: Log) -> None:
 
 def test_a_fork_is_found(log: Log) -> None:
     handed_out = log.file.notes()
-    log.sql(
-        f"DELETE FROM audit.record WHERE sequence >= {log.sequence(20)}",
-        "DELETE FROM audit.leaf WHERE leaf_index >= 20",
-        "DELETE FROM audit.checkpoint WHERE tree_size > 20",
-    )
-    (log.home / "checkpoints.txt").unlink()
-    # Another story, signed with the true key by somebody who thinks that nobody kept the first one.
-    log.write(*(record(number) for number in range(BATCH + 5)))
-    log.sign()
+    told_anew(log)
     assert log.verify().ok
     for note in handed_out:
         log.file.append(note)
@@ -64,7 +46,7 @@ def test_a_wrong_key_is_named(log: Log) -> None:
     assert kinds == [Tampering.WRONG_KEY, Tampering.UNSIGNED]
     signed_again = replace(log, signer=other)
     signed_again.sql("DELETE FROM audit.checkpoint", "DELETE FROM audit.leaf")
-    (log.home / "checkpoints.txt").unlink()
+    log.checkpoints.unlink()
     signed_again.sign()
     assert signed_again.verify().ok
     assert Tampering.WRONG_KEY in {finding.kind for finding in log.verify().findings}
@@ -77,7 +59,7 @@ def test_a_forged_checkpoint_does_not_count(log: Log) -> None:
 
 def test_a_checkpoint_file_that_was_taken_away_is_missed(log: Log) -> None:
     assert log.verify(later_s=60).ok
-    (log.home / "checkpoints.txt").unlink()
+    log.checkpoints.unlink()
     (finding,) = log.verify(later_s=60).findings
     assert finding.kind is Tampering.CUT
     assert "checkpoint file" in finding.message

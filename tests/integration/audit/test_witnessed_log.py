@@ -76,7 +76,7 @@ def test_a_witness_sees_what_the_owner_of_everything_here_did(log: Log) -> None:
     log.sql("DELETE FROM audit.cosignature")
     log.cut()
     log.sql("DELETE FROM audit.leaf WHERE leaf_index >= 20", f"DELETE FROM audit.record WHERE sequence >= {cut_from}")
-    (log.home / "checkpoints.txt").unlink()
+    log.checkpoints.unlink()
     log.sign()
     kinds = {finding.kind for finding in verified(seen).findings}
     assert Tampering.CUT in kinds, verified(seen).findings

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from typer.testing import Result
 
 from security.audit import ocsf
 from security.audit.checkpoint import Checkpoint
 from security.audit.export import ExportMalformed, verify_export
 from security.audit.findings import KeptNote, Tampering
 from security.audit.merkle import tree
-from security.audit.note import Signer
+from security.audit.note import Signer, Verifier
 from security.audit.record import AuditRecord, Decision
+from tests.audit_verify import audit_verify
 
 ORIGIN = "isthmus.internal/audit"
 RECORDS = [
@@ -126,7 +128,7 @@ def forge_checkpoint(events: Events) -> None:
     events[5]["unmapped"]["checkpoint"] = forged + signed[signed.index("\n\n") + 1 :]
 
 
-@pytest.mark.parametrize(
+harmed = pytest.mark.parametrize(
     ("tamper", "kind", "leaf"),
     [
         (alter_record, Tampering.ALTERED, 6),
@@ -141,6 +143,9 @@ def forge_checkpoint(events: Events) -> None:
         (forge_checkpoint, Tampering.ALTERED, None),
     ],
 )
+
+
+@harmed
 def test_what_was_done_to_the_file_is_named(
     signer: Signer, tamper: Callable[[Events], None], kind: Tampering, leaf: int | None
 ) -> None:
@@ -148,6 +153,58 @@ def test_what_was_done_to_the_file_is_named(
     tamper(events)
     findings = verify_export(lines(events), (), signer.verifier).findings
     assert (kind, leaf) in [(finding.kind, finding.leaf_index) for finding in findings]
+
+
+@pytest.fixture
+def offline(signer: Signer, tmp_path: Path) -> Callable[..., Result]:
+    """`isthmus audit verify --export` where there is nothing of the mesh but the file and the public key."""
+    nowhere = tmp_path / "nowhere"
+
+    def verified(events: Events, key: Verifier = signer.verifier, *words: str) -> Result:
+        file, public = tmp_path / "export.jsonl", tmp_path / "log.pub"
+        file.write_text("".join(f"{line}\n" for line in lines(events)))
+        public.write_text(f"{key}\n")
+        said = audit_verify(nowhere, "--export", str(file), "--key", str(public), *words)
+        assert not nowhere.exists()
+        return said
+
+    return verified
+
+
+def test_the_command_says_of_a_healthy_export_that_it_is_what_was_signed(
+    signer: Signer, offline: Callable[..., Result]
+) -> None:
+    said = offline(exported(signer))
+    assert said.exit_code == 0, said.output
+    assert "The log is what was signed: 12 rows, 12 leaves" in said.stdout
+
+
+@harmed
+def test_the_command_names_what_was_done_to_the_file(
+    signer: Signer, offline: Callable[..., Result], tamper: Callable[[Events], None], kind: Tampering, leaf: int | None
+) -> None:
+    events = exported(signer)
+    tamper(events)
+    said = offline(events, signer.verifier, "--json")
+    assert said.exit_code == 1, said.output
+    found = json.loads(said.stdout)
+    assert not found["ok"]
+    assert (kind, leaf) in [(finding["kind"], finding["leaf_index"]) for finding in found["findings"]]
+    assert f"{kind} " in offline(events).stdout
+
+
+def test_the_command_names_a_fork_by_a_checkpoint_from_elsewhere_and_a_key_that_is_not_the_logs(
+    signer: Signer, offline: Callable[..., Result], tmp_path: Path
+) -> None:
+    other_story = signer.sign(Checkpoint(ORIGIN, 9, bytes(32)).text)
+    (tmp_path / "handed-out.txt").write_text(other_story)
+    forked = offline(exported(signer), signer.verifier, "--checkpoints", str(tmp_path / "handed-out.txt"))
+    assert forked.exit_code == 1
+    assert "forked " in forked.stdout
+    other = Signer.open_or_create(tmp_path / "other.key", ORIGIN).verifier
+    refused = offline(exported(signer), other)
+    assert refused.exit_code == 1
+    assert "wrong-key " in refused.stdout
 
 
 def test_an_older_export_is_told_by_a_checkpoint_from_elsewhere(signer: Signer) -> None:
