@@ -202,7 +202,10 @@ class Month:
 
 
 def pending(payment_id: str, order_id: str, amount: Money, source_time_us: int, expires_us: int) -> Payment:
-    """A payment of which the provider has not been asked yet."""
+    """A payment of which the provider has not been asked yet. Refuses what can be no order's id."""
+    if order_id.isdecimal():
+        # A phone number, say. The payment is kept, and told to others, before orders is asked about it.
+        raise Absent("ORDER_UNKNOWN", "there is no such order", "check the order id")
     nothing = Money(0, amount.currency)
     return Payment(
         payment_id, order_id, "", State.PENDING, amount, nothing, nothing, nothing, source_time_us, expires_us

@@ -40,6 +40,8 @@ PARAMETER = re.compile(r"[\x20-\x7e]{0,2048}")
 # RFC 7636, section 4.2: an S256 challenge is 32 bytes in base64url.
 CHALLENGE_S256 = re.compile(r"[A-Za-z0-9_-]{43}")
 
+# As members makes ids (RFC 9562, section 5.4).
+MEMBER_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 LOGIN_LENGTH_MAX = 128
 PASSWORD_LENGTH_MIN = 10
 PASSWORD_LENGTH_MAX = 256
@@ -333,6 +335,16 @@ def fold_user_code(text: str) -> str:
     """The one spelling of a code that a person typed: WDJB-MJHT, however they wrote it; "" for what is none."""
     letters = re.sub(r"[\s-]", "", text).upper()
     return f"{letters[:4]}-{letters[4:]}" if re.fullmatch(r"[BCDFGHJKLMNPQRSTVWXZ]{8}", letters) else ""
+
+
+def member_id_rule(member_id: str) -> str:
+    """Why no account can be for this id, or an empty string.
+
+    It is kept in clear, and so would be a phone number or a name in its place.
+    """
+    if MEMBER_ID.fullmatch(member_id) is None:
+        return "a member's id is the UUID that registering the member gave; register the member first"
+    return ""
 
 
 def password_rule(password: str) -> str:

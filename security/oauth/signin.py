@@ -13,6 +13,7 @@ from security.oauth.domain import (
     Account,
     Session,
     fold_login,
+    member_id_rule,
     password_rule,
 )
 from security.oauth.family_store import FamilyStore
@@ -47,16 +48,16 @@ class Accounts:
     def create(self, member_id: str, login: str, password: str) -> None:
         """Give a member a login. Doing it again with the same three values is the same as doing it once.
 
-        InvalidArgument for a login or password that cannot be taken, AlreadyExists if the member has another login or
-        password, or the login is another member's: the answer does not say which.
+        InvalidArgument for an id that no member has, or a login or password that cannot be taken, AlreadyExists if the
+        member has another login or password, or the login is another member's: the answer does not say which.
         """
         try:
             folded = fold_login(login)
         except ValueError as error:
             raise _invalid("login", str(error)) from error
-        rule = password_rule(password)
-        if rule:
-            raise _invalid("password", rule)
+        for field, rule in (("member_id", member_id_rule(member_id)), ("password", password_rule(password))):
+            if rule:
+                raise _invalid(field, rule)
         taken = self._store.add_account(member_id, folded, self._passwords.hash(password))
         if taken is None:
             log.info("account_created", member_id=member_id)

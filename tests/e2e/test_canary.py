@@ -1,6 +1,6 @@
 """Marked values go through every call and into every kind of refusal, and are afterwards in no file of the mesh.
 
-Its traces are among these files, and a base copy of the database: what a backup is, and what a read replica begins as.
+Its traces are among these files, a copy of the database, as a backup is, and a read replica that streams meanwhile.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from mesh.contract.model import DataClass, MethodPolicy
 from mesh.errors import PermissionDenied
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
+from tests.e2e import replica
 from tests.e2e.command import isthmus
 from tests.e2e.conftest import TRACES
 from tests.e2e.public import JSON, bearer, problem, public_client
@@ -56,6 +57,15 @@ TRACED = tuple(
     )
 )
 TRACED_WITHIN_S = 60.0
+LINE = {"sku": SKU, "quantity": 1, "amount": {"minor": 1, "currency": "USD"}}
+# What lets a body go as far as to the id in it that is none.
+FITTING = {
+    "idempotency_key": "canary-misnamed",
+    "lines": [LINE],
+    "amount": LINE["amount"],
+    "kind": "IDENTIFIER_KIND_DEVICE",
+    "granted": True,
+}
 # Where a path wants something in particular.
 IN_PATHS = {"purpose": "PURPOSE_MARKETING", "locale": "en"}
 
@@ -87,20 +97,32 @@ class Visitor:
 
 
 async def test_marked_values_are_in_no_file_and_no_refusal(mesh: LocalMesh, tmp_path: Path) -> None:
-    async with public_client(mesh) as client:
+    async with public_client(mesh) as client, replica.streaming(mesh.home):
         visitor = Visitor(mesh, client)
         for method in ROUTED:
             await refused_in_every_way(visitor, method)
         for method in INNER:
             await refused_to_a_neighbour(mesh, method)
         member_id = await lived(visitor, mesh)
-    proof = tmp_path / "proof.jsonl"
-    for command in (
-        ("keys", "shred", member_id, "--yes", "--proof", str(proof)),
-        ("audit", "export", "--output", str(mesh.home.root / "run" / "canary-export.jsonl")),
-    ):
-        code, _, errors = await isthmus(*command, home=mesh.home.root, port_base=mesh.settings.port_base)
-        assert code == 0, errors
+        await replica.caught_up(mesh.home)
+        # The replica has the member, and the key without which it has nothing of them.
+        assert await held(mesh, member_id) == (1, True)
+        proof = tmp_path / "proof.jsonl"
+        for command in (
+            ("keys", "shred", member_id, "--yes", "--proof", str(proof)),
+            ("audit", "export", "--output", str(mesh.home.root / "run" / "canary-export.jsonl")),
+        ):
+            code, _, errors = await isthmus(*command, home=mesh.home.root, port_base=mesh.settings.port_base)
+            assert code == 0, errors
+        await replica.caught_up(mesh.home)
+        assert await held(mesh, member_id) == (0, False)
+        [(leaves,)] = await replica.rows(
+            mesh.home,
+            "SELECT count(*) FROM audit.record WHERE data_subject = %s AND method LIKE '%%EraseMember'",
+            replica.NODE,
+            member_id,
+        )
+        assert leaves >= 1
     async with await postgres.connect(mesh.home) as connection:
         await connection.execute("CHECKPOINT")
     backup = mesh.home.root / "backup"
@@ -109,7 +131,7 @@ async def test_marked_values_are_in_no_file_and_no_refusal(mesh: LocalMesh, tmp_
     await traced(mesh.home.root / TRACES)
     needles = {needle for mark in (*MARKS.values(), OTHER_PHONE, OPENID) for needle in forms(mark)}
     needles |= {token.encode() for token in visitor.tokens}
-    places, searched = set[str](), set[bytes]()
+    places, searched, copy = set[str](), set[bytes](), mesh.home.data(replica.NODE)
     for path in mesh.home.root.rglob("*"):
         if path.is_symlink() or not path.is_file():
             continue
@@ -119,7 +141,8 @@ async def test_marked_values_are_in_no_file_and_no_refusal(mesh: LocalMesh, tmp_
             # PostgreSQL and Kafka remove files as they work.
             continue
         if SKU.encode() in content or member_id.encode() in content:
-            places.add(path.relative_to(mesh.home.root).parts[0])
+            place = path.relative_to(mesh.home.root)
+            places |= {place.parts[0], "replica" if path.is_relative_to(copy) else ""}
         # The copy has most files of the database again, and each of its databases those of the template.
         digest = hashlib.sha256(content).digest()
         if digest in searched:
@@ -128,7 +151,19 @@ async def test_marked_values_are_in_no_file_and_no_refusal(mesh: LocalMesh, tmp_
         hits = [needle for needle in needles if needle in content]
         assert not hits, f"{path} holds {hits}"
     # What may be seen is there: in the tables and their log, and in what was said about the calls.
-    assert {"data", "run", "backup"} <= places
+    assert {"data", "run", "backup", "replica"} <= places
+
+
+async def held(mesh: LocalMesh, member_id: str) -> tuple[int, bool]:
+    """How many data keys the replica has of the member, and whether it has any of their values, sealed as they are."""
+    [found] = await replica.rows(
+        mesh.home,
+        "SELECT (SELECT count(*) FROM members.data_key WHERE subject = member_id),"
+        " num_nonnulls(phone_index, phone, name, address) > 0 FROM members.member WHERE member_id = %s",
+        replica.NODE,
+        member_id,
+    )
+    return found[0], found[1]
 
 
 async def traced(path: Path) -> None:
@@ -160,10 +195,18 @@ async def refused_in_every_way(visitor: Visitor, method: MethodPolicy) -> None:
         (right, f'{{"name": "{NAME}", "phone": "{PHONE}'.encode()),
     ):
         await visitor.send(rule.verb, path, body, headers)
-    # A value where an id belongs.
-    for mark in (PHONE.removeprefix("+86"), LOGIN) if path != rule.template else ():
+    # A value where an id belongs, in the path and in the body.
+    fields = load().fields(method.request)
+    ids = [name for name in fields if name.endswith("_id") and f"{{{name}}}" not in rule.template]
+    fitting = personal | {name: FITTING[name] for name in fields.keys() & FITTING.keys()}
+    for mark in (PHONE.removeprefix("+86"), LOGIN):
         misnamed = re.sub(r"\{[^}]+\}", quote(mark, safe=""), rule.template)
-        await visitor.send(rule.verb, misnamed, personal, right)
+        # The shop's own names of its goods are barcodes as often as not, which are digits, too: those it may have.
+        if misnamed != rule.template and "{sku}" not in rule.template:
+            await visitor.send(rule.verb, misnamed, fitting, right)
+        for name in ids:
+            answer = await visitor.send(rule.verb, path, fitting | {name: mark}, right)
+            assert answer.status >= 400, (path, name, answer.body)
 
 
 async def refused_to_a_neighbour(mesh: LocalMesh, method: MethodPolicy) -> None:
@@ -226,10 +269,9 @@ async def lived(visitor: Visitor, mesh: LocalMesh) -> str:
     exported = await visitor.send("GET", f"{own}:export", None, member, 200)
     assert ADDRESS.encode() in exported.body
     await visitor.send("PUT", f"{own}/consents/PURPOSE_MARKETING", {"granted": True}, member, 403)
-    line = {"sku": SKU, "quantity": 1, "amount": {"minor": 1, "currency": "USD"}}
-    order = {"idempotency_key": "canary-order-1", "member_id": member_id, "lines": [line]}
+    order = {"idempotency_key": "canary-order-1", "member_id": member_id, "lines": [LINE]}
     placed = json.loads((await visitor.send("POST", "/v1/orders", order, member, 200)).body)
-    hold = {"idempotency_key": "canary-hold-1", "order_id": placed["order"]["order_id"], "amount": line["amount"]}
+    hold = {"idempotency_key": "canary-hold-1", "order_id": placed["order"]["order_id"], "amount": LINE["amount"]}
     await visitor.send("POST", "/v1/payments", hold, await visitor.headers("payments.write orders.read"), 200)
     problem(await visitor.send("GET", "/v1/members/somebody-else", None, member), 403)
     return member_id

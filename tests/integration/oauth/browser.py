@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from tests.integration.oauth.authorization_servers import Deployment, Reply
 
-LOGIN, PASSWORD = "grace", "correct horse battery"
+MEMBER, LOGIN, PASSWORD = "5f0c7714-3f2a-4c1e-9b7d-0a6e2d9c4b10", "grace", "correct horse battery"
 CALLBACK = "http://127.0.0.1:49152/callback"
 
 

@@ -9,7 +9,7 @@ from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 from deploy.local import postgres
 from deploy.local.mesh import LocalMesh
 from tests.integration.oauth.authorization_servers import OAUTH, Deployment, prepared, running
-from tests.integration.oauth.browser import LOGIN, PASSWORD
+from tests.integration.oauth.browser import LOGIN, MEMBER, PASSWORD
 from tests.integration.oauth.outside_providers import write_settings
 from tests.ports import free_port
 
@@ -35,7 +35,7 @@ def deployment(
 @pytest.fixture(scope="session")
 def member(deployment: Deployment) -> str:
     asyncio.run(_create_account(deployment))
-    return "member-grace"
+    return MEMBER
 
 
 async def _create_account(deployment: Deployment) -> None:
@@ -43,7 +43,7 @@ async def _create_account(deployment: Deployment) -> None:
     metadata = await deployment.inner("accounts.write")
     try:
         await oauth_pb2_grpc.AccountsStub(gateway.direct(deployment.grpc_address(), OAUTH)).CreateAccount(
-            oauth_pb2.CreateAccountRequest(member_id="member-grace", login=LOGIN, password=PASSWORD),
+            oauth_pb2.CreateAccountRequest(member_id=MEMBER, login=LOGIN, password=PASSWORD),
             metadata=metadata,
         )
     finally:

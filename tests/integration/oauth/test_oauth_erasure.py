@@ -10,7 +10,7 @@ from tests.integration.oauth.authorization_servers import OAUTH, Deployment
 from tests.integration.oauth.browser import PASSWORD, Browser, returned
 from tests.integration.room import plain
 
-MEMBER, LOGIN = "member-to-go", "zephyrine@example.org"
+MEMBER, LOGIN = "0d9b1f5e-6c55-4a1b-8f0e-7c2f4b8f1a77", "zephyrine@example.org"
 
 
 async def erase(deployment: Deployment, process: str) -> None:

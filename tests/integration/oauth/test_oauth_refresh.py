@@ -13,7 +13,7 @@ import pytest
 from isthmus.oauth.v1 import oauth_pb2, oauth_pb2_grpc
 
 from tests.integration.oauth.authorization_servers import OAUTH, Deployment, Reply
-from tests.integration.oauth.browser import Browser
+from tests.integration.oauth.browser import MEMBER, Browser
 from tests.integration.room import plain
 
 pytestmark = pytest.mark.usefixtures("member")
@@ -110,7 +110,7 @@ def test_a_late_replay_ends_the_family(deployment: Deployment) -> None:
     assert not active(deployment, first["access_token"])
     # On record with the very transaction that ended it, and once.
     reused = events(deployment, "ReuseRefreshToken")[before:]
-    assert reused == [("2", "shop-web", "", "member-grace", "REFRESH_REUSED")]
+    assert reused == [("2", "shop-web", "", MEMBER, "REFRESH_REUSED")]
 
 
 def test_a_replay_after_the_successor_was_used_ends_the_family_even_within_the_grace(deployment: Deployment) -> None:
@@ -150,7 +150,7 @@ def test_a_revoked_refresh_token_takes_the_family_along(deployment: Deployment) 
     assert revoke(deployment, second["refresh_token"]).status == 200
     assert refresh(deployment, second["refresh_token"]).json["error"] == "invalid_grant"
     assert not active(deployment, second["access_token"])
-    assert ("1", "shop-web", "member-grace", "", "") in events(deployment, "RevokeFamily")
+    assert ("1", "shop-web", MEMBER, "", "") in events(deployment, "RevokeFamily")
     # Again, and for what never was a token: the same answer (RFC 7009, section 2.2).
     assert revoke(deployment, second["refresh_token"]).status == 200
     assert revoke(deployment, "never.was.one").status == 200
@@ -213,15 +213,15 @@ async def test_a_revocation_is_listed_for_every_service_on_both_replicas(deploym
 
 async def test_signing_out_everywhere_ends_every_family_and_every_token_made_until_then(deployment: Deployment) -> None:
     opened = [signed_in(deployment), signed_in(deployment)]
-    await sign_out_everywhere(deployment, "member-grace")
+    await sign_out_everywhere(deployment, MEMBER)
     for each in opened:
         assert refresh(deployment, each["refresh_token"]).json["error"] == "invalid_grant"
     with psycopg.connect(plain(deployment.url)) as connection:
         wanted = "SELECT name FROM oauth.revocations WHERE kind = 'subject'"
-        assert connection.execute(wanted).fetchall() == [("member-grace",)]
+        assert connection.execute(wanted).fetchall() == [(MEMBER,)]
         # Other tests go on with the same member.
         connection.execute("DELETE FROM oauth.revocations WHERE kind = 'subject'")
-    assert ("1", "", "member-grace", "", "") in events(deployment, "SignOutEverywhere")
+    assert ("1", "", MEMBER, "", "") in events(deployment, "SignOutEverywhere")
 
 
 async def test_signing_out_an_id_that_is_no_members_writes_nothing(deployment: Deployment) -> None:
@@ -238,7 +238,7 @@ async def test_signing_out_reaches_what_an_account_that_is_gone_has_left(deploym
     signed_in(deployment)
     with psycopg.connect(plain(deployment.url)) as connection:
         connection.execute(
-            "UPDATE oauth.families SET member_id = 'member-gone' WHERE member_id = 'member-grace' AND ended_at IS NULL"
+            f"UPDATE oauth.families SET member_id = 'member-gone' WHERE member_id = '{MEMBER}' AND ended_at IS NULL"
         )
     await sign_out_everywhere(deployment, "member-gone")
     with psycopg.connect(plain(deployment.url)) as connection:
@@ -256,10 +256,10 @@ def test_every_issue_and_sign_in_is_on_record(deployment: Deployment) -> None:
     first = signed_in(deployment)
     refresh(deployment, first["refresh_token"])
     deployment.token("orders.read")
-    assert allowed("SignIn")[signed:] == [("1", "shop-web", "member-grace", "", "pwd")]
+    assert allowed("SignIn")[signed:] == [("1", "shop-web", MEMBER, "", "pwd")]
     assert allowed("IssueToken")[issued:] == [
-        ("1", "shop-web", "", "member-grace", "authorization_code"),
-        ("1", "shop-web", "", "member-grace", "refresh_token"),
+        ("1", "shop-web", "", MEMBER, "authorization_code"),
+        ("1", "shop-web", "", MEMBER, "refresh_token"),
         ("1", "sandbox", "", "sandbox", "client_credentials"),
     ]
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -87,6 +88,7 @@ def test_the_metadata_names_what_is_supported(deployment: Deployment) -> None:
 
 
 GRANT = "grant_type=client_credentials"
+ADA, BOB = str(uuid.uuid4()), str(uuid.uuid4())
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ async def test_an_account_needs_a_token_with_the_scope_and_is_made_once(deployme
     gateway = deployment.channels("core-gateway")
     try:
         stub = oauth_pb2_grpc.AccountsStub(gateway.direct(deployment.grpc_address(1), OAUTH))
-        ask = oauth_pb2.CreateAccountRequest(member_id="member-1", login="Ada@Example", password="correct horse")
+        ask = oauth_pb2.CreateAccountRequest(member_id=ADA, login="Ada@Example", password="correct horse")
 
         with pytest.raises(Unauthenticated, match="TOKEN_MISSING"):
             await stub.CreateAccount(ask)
@@ -228,21 +230,31 @@ async def test_an_account_needs_a_token_with_the_scope_and_is_made_once(deployme
         with pytest.raises(PermissionDenied, match=r"accounts\.write"):
             await stub.CreateAccount(ask, metadata=await deployment.inner("orders.read"))
         good = await deployment.inner("accounts.write")
-        assert (await stub.CreateAccount(ask, metadata=good)).member_id == "member-1"
+        assert (await stub.CreateAccount(ask, metadata=good)).member_id == ADA
         # Again, and in another spelling of the login: the same account.
-        again = oauth_pb2.CreateAccountRequest(member_id="member-1", login="ada@example", password="correct horse")
-        assert (await stub.CreateAccount(again, metadata=good)).member_id == "member-1"
+        again = oauth_pb2.CreateAccountRequest(member_id=ADA, login="ada@example", password="correct horse")
+        assert (await stub.CreateAccount(again, metadata=good)).member_id == ADA
         for other in (
-            oauth_pb2.CreateAccountRequest(member_id="member-2", login="ada@example", password="correct horse"),
-            oauth_pb2.CreateAccountRequest(member_id="member-1", login="bob", password="correct horse"),
-            oauth_pb2.CreateAccountRequest(member_id="member-1", login="ada@example", password="another horse"),
+            oauth_pb2.CreateAccountRequest(member_id=BOB, login="ada@example", password="correct horse"),
+            oauth_pb2.CreateAccountRequest(member_id=ADA, login="bob", password="correct horse"),
+            oauth_pb2.CreateAccountRequest(member_id=ADA, login="ada@example", password="another horse"),
         ):
             with pytest.raises(AlreadyExists):
                 await stub.CreateAccount(other, metadata=good)
         for weak in ("short", "aaaaaaaaaaaa", "with\x00nul-inside"):
             with pytest.raises(InvalidArgument):
                 await stub.CreateAccount(
-                    oauth_pb2.CreateAccountRequest(member_id="member-3", login="carol", password=weak), metadata=good
+                    oauth_pb2.CreateAccountRequest(member_id=str(uuid.uuid4()), login="carol", password=weak),
+                    metadata=good,
                 )
+        for nobody in ("13955501237", "member-1"):
+            with pytest.raises(InvalidArgument) as refused:
+                await stub.CreateAccount(
+                    oauth_pb2.CreateAccountRequest(member_id=nobody, login="carol", password="correct horse"),
+                    metadata=good,
+                )
+            [violation] = refused.value.fields
+            assert violation.field == "member_id"
+            assert "register the member first" in violation.rule
     finally:
         await gateway.close()

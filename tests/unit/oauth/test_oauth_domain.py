@@ -1,5 +1,6 @@
 """The rules of the authorization server, without any server."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from security.oauth.domain import (
     RefreshUse,
     fold_login,
     lock_after,
+    member_id_rule,
     password_rule,
     redirect_matches,
     refresh_use,
@@ -79,6 +81,12 @@ def test_a_folded_login_folds_to_itself(login: str) -> None:
     except ValueError:
         return
     assert fold_login(folded) == folded
+
+
+@pytest.mark.parametrize("member_id", ["13955501237", "ada-lovelace", str(uuid.UUID(int=0)), f"{uuid.uuid4()}0", ""])
+def test_what_cannot_be_a_members_id(member_id: str) -> None:
+    assert "register the member first" in member_id_rule(member_id)
+    assert not member_id_rule(str(uuid.uuid4()))
 
 
 @pytest.mark.parametrize("password", ["short", "x" * 257, "aaaaaaaaaaaaaaa", "long enough\x00"])

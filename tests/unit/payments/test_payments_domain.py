@@ -26,6 +26,11 @@ def test_the_postings_of_every_kind_sum_to_zero(kind: Kind) -> None:
     assert sum(sign for _, sign in POSTINGS[kind]) == 0
 
 
+def test_a_number_is_no_orders_id_and_no_payment_begins_with_it() -> None:
+    with pytest.raises(Absent, match="ORDER_UNKNOWN"):
+        domain.pending("payment-1", "13955501237", Money(2933, "USD"), 5, 6)
+
+
 def test_a_capture_undoes_exactly_what_its_hold_posted() -> None:
     held, captured = dict(POSTINGS[Kind.HOLD]), dict(POSTINGS[Kind.CAPTURE])
     assert all(captured[account] == -sign for account, sign in held.items())
