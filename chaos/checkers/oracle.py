@@ -1,6 +1,6 @@
 """The oracle of a drill, after Jepsen: what the mesh acknowledged against what its books hold. It knows no faults."""
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from chaos.checkers.books import Books, Traffic
@@ -9,6 +9,9 @@ from chaos.checkers.verdict import Check
 from chaos.load.acknowledged import Acknowledged, Promised
 from chaos.load.traffic import MONTH
 from chaos.load.transactions import CURRENCY
+
+# Of what is wrong, as many are told as it takes to find the rest.
+TOLD_MAX = 5
 
 
 @dataclass
@@ -72,7 +75,7 @@ def _events(promises: Acknowledged, added: Books) -> Iterable[Check]:
 
 
 def _business(promises: Acknowledged, added: Books, findings: Findings) -> Iterable[Check]:
-    yield Check("purchases that cannot be completed", 0, len(findings.unfinished))
+    yield _none("purchases that cannot be completed", findings.unfinished)
     ordered = _month(one.amount_minor for one in promises.purchases if one.order_id)
     taken = _month(one.amount_minor for one in promises.purchases if one.captured)
     for name, promised, booked in (("orders", ordered, added.orders), ("payments", taken, added.captures)):
@@ -80,10 +83,10 @@ def _business(promises: Acknowledged, added: Books, findings: Findings) -> Itera
         yield Check(f"acknowledged {name} lost", 0, max(0, promised.count - found.count))
         yield Check(f"{name} doubled", 0, max(0, found.count - promised.count))
         yield Check(f"amount of {name}", promised.minor, found.minor)
-    yield Check("acknowledged orders that cannot be read", 0, len(findings.missing_orders))
-    yield Check("orders not seen by who had placed them", 0, len(promises.stale_reads))
+    yield _none("acknowledged orders that cannot be read", findings.missing_orders)
+    yield _none("orders not seen by who had placed them", promises.stale_reads)
     yield Check("ledger sum", 0, added.ledger_sums.get(CURRENCY, 0))
-    yield Check("ledger reads that did not balance", 0, len(findings.unbalanced))
+    yield _none("ledger reads that did not balance", findings.unbalanced)
     yield Check("ledger reads", 1, findings.ledger_reads, at_least=True)
 
 
@@ -96,7 +99,12 @@ def _records(promises: Acknowledged, findings: Findings) -> Iterable[Check]:
     )
     yield Check("acknowledged private calls without a leaf", 0, bare)
     yield Check("the audit log verifies", True, findings.audit_verifies)
-    yield Check("personal values in the public zone", 0, len(findings.personal_in_public))
+    yield _none("personal values in the public zone", findings.personal_in_public)
+
+
+def _none(name: str, found: Sequence[str]) -> Check:
+    """Holds when nothing was found, and else says what."""
+    return Check(name, 0, len(found), "; ".join(found[:TOLD_MAX]))
 
 
 def _month(amounts: Iterable[int]) -> Month:

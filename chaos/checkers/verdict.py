@@ -12,7 +12,10 @@ KAFKA_OUTAGE_S_MIN = 15.0
 
 @dataclass(frozen=True)
 class Check:
-    """One statement. It holds when `observed` is what was expected; `of` names the slot or month it is about."""
+    """One statement. It holds when `observed` is what was expected.
+
+    of: the slot or month it is about, or what was found.
+    """
 
     name: str
     expected: object

@@ -106,3 +106,14 @@ async def test_each_finding_counts(spoilt: dict[str, object], check: str) -> Non
     for name, value in spoilt.items():
         setattr(findings, name, value)
     assert wrong(judge(promises, mesh.books(), findings)) == {check}
+
+
+async def test_a_check_says_what_was_found() -> None:
+    mesh = ModelMesh()
+    promises, findings = await played(mesh)
+    findings.personal_in_public = [f"edge-1.log: value {number}" for number in range(9)]
+
+    [failed] = [check for check in judge(promises, mesh.books(), findings) if not check.ok]
+
+    assert failed.observed == 9
+    assert failed.of.startswith("edge-1.log: value 0; edge-1.log: value 1;")
