@@ -83,7 +83,7 @@ def test_a_folded_login_folds_to_itself(login: str) -> None:
     assert fold_login(folded) == folded
 
 
-@pytest.mark.parametrize("member_id", ["13955501237", "ada-lovelace", str(uuid.UUID(int=0)), f"{uuid.uuid4()}0", ""])
+@pytest.mark.parametrize("member_id", ["13955501237", "ada", f"{uuid.UUID(int=0)}", f"{uuid.UUID(int=7)}0", ""])
 def test_what_cannot_be_a_members_id(member_id: str) -> None:
     assert "register the member first" in member_id_rule(member_id)
     assert not member_id_rule(str(uuid.uuid4()))
