@@ -26,8 +26,8 @@ log = logger("gateway")
 LEFT_S_MIN: Final = 20
 TOKENS_MAX: Final = 20_000
 KEY_LIFE_S: Final = 3600.0
-# From when a key is published until it signs. Verifiers ask for a key that they do not know, but who has just asked for
-# another in vain asks no sooner than this.
+# From when a key is published until it signs. Verifiers ask for a key that they do not know, but after too many
+# others were sought in vain, no sooner than this.
 LEARN_S: Final = UNKNOWN_KEY_REFRESH_S + 0.2
 PUBLISH_RETRY_S: Final = 0.5
 PUBLISH_ATTEMPTS_MAX: Final = 240

@@ -18,8 +18,10 @@ log = logger("tokens")
 KEYS_MAX = 32
 # A key that was taken away is trusted for no longer than this, and a fetch that fails.
 REFRESH_S = 5.0
-# A token with an unknown key id may come from anybody: it must not make us ask the issuer more often than this.
+# A token with an unknown key id may come from anybody: it makes us ask the issuer for one id no more often than this,
+# and in vain for no more ids than that.
 UNKNOWN_KEY_REFRESH_S = 1.0
+UNKNOWN_KEYS_MAX = 8
 FETCH_TIMEOUT_S = 2.0
 
 # Gives the issuer's JWKs, one JSON text each. Its argument: the id of a key that is sought, for which an old list is no
@@ -37,7 +39,8 @@ class KeySource(Protocol):
     async def key(self, kid: str) -> ec.EllipticCurvePublicKey | None:
         """The public key with this id, or None if the issuer has no such key.
 
-        Unavailable if the issuer could not be asked: whether it has the key is not known then.
+        Unavailable if the issuer could not be asked, or was asked for too many others just now: whether it has the key
+        is not known then.
         """
         ...
 
@@ -79,8 +82,8 @@ class PublishedKeys:
         self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
         # The same by the text that it came as.
         self._parsed: dict[str, tuple[str, ec.EllipticCurvePublicKey]] = {}
-        # When a key was last sought in vain. A key that is found costs no waiting to the next.
-        self._missed_at = float("-inf")
+        # When keys were last sought in vain, by id, the oldest first. A key that is found costs no waiting to the next.
+        self._missed: dict[str, float] = {}
         self._answered = False
         self._asking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -96,14 +99,22 @@ class PublishedKeys:
             return found
         async with self._asking:
             # Whoever waited here shares the answer of whoever asked.
-            if kid not in self._keys and self._clock.monotonic() - self._missed_at >= UNKNOWN_KEY_REFRESH_S:
+            if kid not in self._keys and not self._just_missed(kid):
+                if len(self._missed) >= UNKNOWN_KEYS_MAX:
+                    # Not asked for, so not known to be nobody's.
+                    raise Unavailable("KEYS_BUSY", "too many unknown keys are being looked for: ask again")
                 await self._refresh(kid)
                 if kid not in self._keys:
-                    self._missed_at = self._clock.monotonic()
+                    self._missed[kid] = self._clock.monotonic()
             found = self._keys.get(kid)
             if found is None and not self._answered:
                 raise Unavailable("KEYS_UNAVAILABLE", "the keys that tokens are checked with cannot be fetched")
             return found
+
+    def _just_missed(self, kid: str) -> bool:
+        now = self._clock.monotonic()
+        self._missed = {each: at for each, at in self._missed.items() if now - at < UNKNOWN_KEY_REFRESH_S}
+        return kid in self._missed
 
     async def start(self) -> None:
         """Fetch once and go on in the background. A failed first fetch is not fatal: the issuer may start later."""

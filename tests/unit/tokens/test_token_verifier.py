@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from mesh.errors import Unauthenticated, Unavailable
 from security.tokens import verifier as verifier_module
-from security.tokens.keys import PublishedKeys, parse_jwk
+from security.tokens.keys import UNKNOWN_KEYS_MAX, PublishedKeys, parse_jwk
 from security.tokens.verifier import TokenVerifier
 
 ISSUER = "https://localhost:18400"
@@ -320,13 +320,40 @@ def test_a_key_of_another_kind_is_refused(changes: dict[str, Any]) -> None:
 async def test_an_unknown_key_is_asked_for_at_most_once_a_second(clock: FakeClock) -> None:
     issuer = Issuer(jwk())
     keys = PublishedKeys(issuer, clock)
-    for number in range(50):
-        assert await keys.key(f"guess-{number}") is None
+    for _ in range(50):
+        assert await keys.key("key-2") is None
     assert issuer.asked == 1
     issuer.jwks = (jwk(), jwk("key-2"))
     clock.elapsed_s += 1
     assert await keys.key("key-2") is not None
     assert issuer.asked == 2
+
+
+async def test_a_guessed_key_makes_no_other_one_unknown(clock: FakeClock) -> None:
+    issuer = Issuer(jwk())
+    keys = PublishedKeys(issuer, clock)
+    assert await keys.key("guess") is None
+    # Published since, and not asked for yet.
+    issuer.jwks = (jwk(), jwk("key-2"))
+    assert await keys.key("key-2") is not None
+
+
+async def test_many_guesses_are_bounded_and_what_was_not_asked_for_is_not_called_unknown(clock: FakeClock) -> None:
+    issuer = Issuer(jwk())
+    keys = PublishedKeys(issuer, clock)
+    assert await keys.key(KID) is not None
+    asked = issuer.asked
+    for number in range(UNKNOWN_KEYS_MAX):
+        assert await keys.key(f"guess-{number}") is None
+    for number in range(50):
+        with pytest.raises(Unavailable, match="unknown keys"):
+            await keys.key(f"another-guess-{number}")
+    assert issuer.asked - asked == UNKNOWN_KEYS_MAX
+    # A key that is here is found meanwhile, and others again a second later.
+    assert await keys.key(KID) is not None
+    clock.elapsed_s += 1
+    issuer.jwks = (jwk(), jwk("key-2"))
+    assert await keys.key("key-2") is not None
 
 
 async def test_a_key_that_was_found_keeps_nobody_waiting_for_the_next(clock: FakeClock) -> None:
