@@ -18,6 +18,9 @@ from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NODES = ("edge-1", "edge-2", "edge-3")
+# Frames of HTTP/2 and their flags (RFC 9113, section 6).
+DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE = 0, 1, 3, 4, 8
+END_STREAM, END_OF_BOTH = 1, 5
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -59,7 +62,7 @@ async def public(world: World) -> AsyncIterator[aiohttp.ClientSession]:
 async def impatient(world: World) -> World:
     """The same, waiting for no client longer than a second. For the last tests: it stays so."""
     await world.kill("control-public")
-    await world.control("public", ISTHMUS_CLIENT_HEAD_S="1", ISTHMUS_CLIENT_REQUEST_S="1")
+    await world.control("public", ISTHMUS_CLIENT_HEAD_S="1", ISTHMUS_CLIENT_REQUEST_S="1", ISTHMUS_CLIENT_SILENCE_S="1")
 
     async def told() -> bool:
         gateway = world.processes["edge-gateway"]
@@ -300,3 +303,47 @@ async def test_a_client_that_asks_drop_by_drop_gives_its_place_up(impatient: Wor
         writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in answer
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+@pytest.mark.parametrize("reads_a_byte_at_a_time", [False, True], ids=["not at all", "drop by drop"])
+async def test_a_client_that_reads_slowly_gives_its_place_up(impatient: World, *, reads_a_byte_at_a_time: bool) -> None:
+    context = ssl.create_default_context(cafile=str(impatient.home.root / "ca" / "public" / "root.pem"))
+    context.set_alpn_protocols(["h2"])
+    port = int(impatient.address("edge-gateway", "https").split(":")[1])
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    no_room = frame(SETTINGS, 0, 0, (4).to_bytes(2, "big") + (0).to_bytes(4, "big"))
+    # GET and https of the static table, path and authority as they are (RFC 7541, appendix A and section 6.2.2).
+    head = b"\x82\x87" + b"\x04\x0d/openapi.json" + b"\x01\x09localhost"
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + no_room + frame(HEADERS, END_OF_BOTH, 1, head))
+    received = 0
+
+    async def drip() -> None:
+        while True:
+            writer.write(frame(WINDOW_UPDATE, 0, 1, (1).to_bytes(4, "big")))
+            await asyncio.sleep(0.1)
+
+    async def until_reset() -> None:
+        nonlocal received
+        while True:
+            start = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(start[:3], "big"))
+            if start[3] == RST_STREAM:
+                return
+            if start[3] == DATA:
+                received += len(payload)
+                assert not start[4] & END_STREAM
+
+    dripping = asyncio.create_task(drip()) if reads_a_byte_at_a_time else None
+    try:
+        # The answer is dropped, though it could still be fetched.
+        await asyncio.wait_for(until_reset(), 60)
+    finally:
+        if dripping is not None:
+            dripping.cancel()
+        writer.close()
+    assert (received > 0) == reads_a_byte_at_a_time
