@@ -82,8 +82,9 @@ class PublishedKeys:
         self._keys: dict[str, ec.EllipticCurvePublicKey] = {}
         # The same by the text that it came as.
         self._parsed: dict[str, tuple[str, ec.EllipticCurvePublicKey]] = {}
-        # When keys were last sought in vain, by id, the oldest first. A key that is found costs no waiting to the next.
-        self._missed: dict[str, float] = {}
+        # When keys were last sought in vain, by id, the oldest first, and whether the issuer answered. A key that is
+        # found costs no waiting to the next.
+        self._missed: dict[str, tuple[float, bool]] = {}
         self._answered = False
         self._asking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -105,15 +106,16 @@ class PublishedKeys:
                     raise Unavailable("KEYS_BUSY", "too many unknown keys are being looked for: ask again")
                 await self._refresh(kid)
                 if kid not in self._keys:
-                    self._missed[kid] = self._clock.monotonic()
+                    self._missed[kid] = (self._clock.monotonic(), self._answered)
             found = self._keys.get(kid)
-            if found is None and not self._answered:
+            # A list that was fetched since for another reason says nothing of a key that was sought.
+            if found is None and not self._missed[kid][1]:
                 raise Unavailable("KEYS_UNAVAILABLE", "the keys that tokens are checked with cannot be fetched")
             return found
 
     def _just_missed(self, kid: str) -> bool:
-        now = self._clock.monotonic()
-        self._missed = {each: at for each, at in self._missed.items() if now - at < UNKNOWN_KEY_REFRESH_S}
+        since = self._clock.monotonic() - UNKNOWN_KEY_REFRESH_S
+        self._missed = {each: sought for each, sought in self._missed.items() if sought[0] > since}
         return kid in self._missed
 
     async def start(self) -> None:

@@ -338,6 +338,23 @@ async def test_a_guessed_key_makes_no_other_one_unknown(clock: FakeClock) -> Non
     assert await keys.key("key-2") is not None
 
 
+async def test_a_list_fetched_for_another_reason_does_not_make_a_key_unknown(clock: FakeClock) -> None:
+    issuer = Issuer(jwk())
+    keys = PublishedKeys(issuer, clock)
+    issuer.jwks = None
+    with pytest.raises(Unavailable):
+        await keys.key("key-2")
+    issuer.jwks = (jwk(),)
+    await keys.start()
+    await keys.stop(1)
+    # The issuer was not asked about it since.
+    with pytest.raises(Unavailable):
+        await keys.key("key-2")
+    issuer.jwks = (jwk(), jwk("key-2"))
+    clock.elapsed_s += 1
+    assert await keys.key("key-2") is not None
+
+
 async def test_many_guesses_are_bounded_and_what_was_not_asked_for_is_not_called_unknown(clock: FakeClock) -> None:
     issuer = Issuer(jwk())
     keys = PublishedKeys(issuer, clock)
