@@ -77,7 +77,7 @@ ENVOY_SHOWS = {
     "rate limit that is not enforced": (({200: 6}, 6), ({200: 1, 429: 5}, 1)),
     "hedging without a limit for each try": (({200: 6}, 6), ({200: 6}, 12)),
     "retry on a word that is none": (({503: 6}, 6), ({503: 6}, 12)),
-    "ejection after local errors": (({200: 3, 503: 3}, 3), ({200: 5, 503: 1}, 5)),
+    "ejection after local errors": (({200: 3, 503: 3}, 3), ({200: 6}, 6)),
 }
 
 
