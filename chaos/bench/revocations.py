@@ -8,13 +8,13 @@ family.
 import asyncio
 import contextlib
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import grpc
 from isthmus.catalog.v1 import catalog_pb2, catalog_pb2_grpc
@@ -102,7 +102,7 @@ async def _revoked(mesh: LocalMesh, client: PublicClient, key: Path, open_: Open
 
 
 async def _create_account(client: PublicClient, key: Path) -> None:
-    account = {"member_id": secrets.token_hex(8), "login": LOGIN, "password": PASSWORD}
+    account = {"member_id": str(uuid4()), "login": LOGIN, "password": PASSWORD}
     shop = PatientToken(client, CLIENT, key, "accounts.write")
     json_ = {"content-type": "application/json"}
     _require(await shop.send("POST", "/v1/accounts", json.dumps(account).encode(), json_), 200)
