@@ -124,7 +124,7 @@ async def _captured(service: PaymentsService) -> None:
     number = secrets.token_hex(8)
     amount = money_pb2.Money(minor=_AMOUNT.minor, currency=_AMOUNT.currency)
     _begin("AuthorizePayment")
-    hold = pb.AuthorizePaymentRequest(idempotency_key=f"hold-{number}", order_id=number, amount=amount)
+    hold = pb.AuthorizePaymentRequest(idempotency_key=f"hold-{number}", order_id=f"order-{number}", amount=amount)
     payment = (await service.AuthorizePayment(hold, None)).payment
     _begin("CapturePayment")
     take = pb.CapturePaymentRequest(idempotency_key=f"take-{number}", payment_id=payment.payment_id)
