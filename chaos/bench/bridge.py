@@ -4,9 +4,9 @@ Inward: a topic is filled with real impressions while no worker runs; then one w
 with its offset, its ledger and its de-duplication. The baseline is PostgreSQL alone: the same rows, as text made
 beforehand, by bare COPY and de-duplicated insert into one table with its key, in batches of the worker's size, by one
 connection to the same server. Rounds of both are interleaved; the ratio is the median of the rounds' ratios. Then it
-stands still, and its peers do the like on the same broker and the same database (peers/). It goes on until ten million
-rows have landed: the worker's memory must be that of the beginning, and so must much of its rate. Last, it takes 1,000
-clicks a second as they come from a spool, and each row says how long its click took.
+takes 1,000 clicks a second as they come from a spool, and each row says how long its click took. It stands still, and
+its peers do the like on the same broker and the same database (peers/). Last, it goes on until ten million rows have
+landed: its memory must be that of the beginning, and so must much of its rate.
 """
 
 import asyncio
@@ -92,6 +92,7 @@ async def _inbound(home: Path) -> list[Result]:
             memory_mib.append(_memory_mib(mesh))
             if number:
                 rounds.append((rate, bare))
+        fresh_ms = await _freshness(mesh, home / "fresh", database)
         await mesh.suspend("bridge-inbound")
         # While the topic is small: a mirror that finds millions of records fills its memory with what it reads ahead.
         sunk = await asyncio.to_thread(connect.debezium, mesh, rows, PEER_EVENTS, home)
@@ -108,7 +109,6 @@ async def _inbound(home: Path) -> list[Result]:
             await mesh.resume("bridge-inbound")
             rate = await asyncio.to_thread(_land, database, before, events)
             grown.append((total, rate, _memory_mib(mesh)))
-        fresh_ms = await _freshness(mesh, home / "fresh", database)
     landed = statistics.median(rate for rate, _ in rounds)
     return [
         Result(
