@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mesh.errors import Unauthenticated
 from security.tokens.dpop import NONCE_WINDOW_S, PROOF_LIFE_S, Nonces, Proof, read_proof
 from security.tokens.jwk import public_jwk
+from tests.unit.tokens.conftest import NOW_S, FakeClock
 
 KEY = ec.generate_private_key(ec.SECP256R1())
-NOW_S = 1_800_000_000
 URL = "https://shop.example/v1/orders"
 TOKEN = "a.b.c"
 ATH = base64.urlsafe_b64encode(hashlib.sha256(TOKEN.encode()).digest()).rstrip(b"=").decode()
@@ -96,19 +96,7 @@ def test_a_proof_with_a_token_is_none_for_a_request_without_one() -> None:
         read(proof(), token=None)
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = NOW_S
-
-    def now_us(self) -> int:
-        return self.now_s * 1_000_000
-
-    def monotonic(self) -> float:
-        return float(self.now_s)
-
-
-def test_a_nonce_is_good_for_a_while_wherever_the_key_is_known() -> None:
-    clock = FakeClock()
+def test_a_nonce_is_good_for_a_while_wherever_the_key_is_known(clock: FakeClock) -> None:
     nonce = Nonces(b"key", clock).current()
     other = Nonces(b"key", clock)
     other.check(nonce)
