@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import pytest
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from deploy.local import envoy
@@ -24,6 +23,7 @@ from mesh.control.registry import Endpoint
 from mesh.control.resources.endpoints import assignment
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, pack
 from mesh.control.stream import converse
+from tests.integration.control.bootstrap import bootstrapped
 from tests.integration.control.world import eventually
 from tests.ports import free_port
 
@@ -259,8 +259,7 @@ async def stage(kind: str, directory: Path) -> AsyncIterator[tuple[ControlPlane,
     }
     bootstrap.write_text(json.dumps({"xds_servers": [server], "node": {"id": GRPC}}))
     client = Client(kind, control, backends, directory)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRPC_XDS_BOOTSTRAP", str(bootstrap))
+    async with bootstrapped(bootstrap):
         try:
             yield control, client
         finally:

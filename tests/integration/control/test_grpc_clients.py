@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from mesh.channel import Channels
 from mesh.contract import load
 from mesh.errors import MeshError, ResourceExhausted
 from mesh.tls import Identity
+from tests.integration.control.bootstrap import bootstrapped
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,18 +47,12 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def orders(world: World) -> AsyncIterator[orders_pb2_grpc.OrdersStub]:
     """A stub as payments has it."""
-    bootstrap = world.environment("payments-1")["GRPC_XDS_BOOTSTRAP"]
-    before = os.environ.get("GRPC_XDS_BOOTSTRAP")
-    os.environ["GRPC_XDS_BOOTSTRAP"] = bootstrap
-    channels = Channels(Identity(world.home.identity("payments-1")), load())
-    try:
-        yield orders_pb2_grpc.OrdersStub(channels.open("orders"))
-    finally:
-        await channels.close()
-        if before is None:
-            del os.environ["GRPC_XDS_BOOTSTRAP"]
-        else:
-            os.environ["GRPC_XDS_BOOTSTRAP"] = before
+    async with bootstrapped(world.environment("payments-1")["GRPC_XDS_BOOTSTRAP"]):
+        channels = Channels(Identity(world.home.identity("payments-1")), load())
+        try:
+            yield orders_pb2_grpc.OrdersStub(channels.open("orders"))
+        finally:
+            await channels.close()
 
 
 async def node_of(orders: orders_pb2_grpc.OrdersStub) -> str:

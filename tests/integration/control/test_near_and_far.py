@@ -16,6 +16,7 @@ from mesh.channel import Channels
 from mesh.contract import load
 from mesh.errors import MeshError
 from mesh.tls import Identity
+from tests.integration.control.bootstrap import bootstrapped
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -66,9 +67,7 @@ async def by_envoy(world: World) -> AsyncIterator[Ask]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def by_grpc(world: World) -> AsyncIterator[Ask]:
     """Asks orders as payments-1 does; says which node has answered."""
-    bootstrap = world.environment("payments-1")["GRPC_XDS_BOOTSTRAP"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRPC_XDS_BOOTSTRAP", bootstrap)
+    async with bootstrapped(world.environment("payments-1")["GRPC_XDS_BOOTSTRAP"]):
         channels = Channels(Identity(world.home.identity("payments-1")), load())
         orders = orders_pb2_grpc.OrdersStub(channels.open("orders"))
 
