@@ -162,7 +162,9 @@ class Conversation:
         if clusters is None:
             return True
         asked = endpoints.names if endpoints is not None else frozenset()
-        needed = self._clusters.keys() & snapshot.resources[ENDPOINTS].keys()
+        # Those that go hold up nothing, nor do those that were refused: who has dropped the clusters of before, for a
+        # route to one that it then refused, waits for its routes alone.
+        needed = self._clusters.keys() & snapshot.resources[CLUSTER].keys() & snapshot.resources[ENDPOINTS].keys()
         return needed <= (asked or frozenset())
 
     def _send(

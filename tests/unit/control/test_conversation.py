@@ -221,6 +221,28 @@ def test_what_was_refused_is_told_again_when_it_is_wanted_again_after_something_
     assert (LISTENER, ("edge",)) in plane.settle(second)
 
 
+def test_after_a_refused_cluster_the_routes_away_from_it_come_at_once() -> None:
+    # A gRPC client asks by name, and for what its routes name alone.
+    plane = DataPlane()
+    plane.names = {CLUSTER: ["a"], ENDPOINTS: ["a"], LISTENER: ["edge"], ROUTES: ["edge"]}
+    for kind in (CLUSTER, ENDPOINTS, LISTENER, ROUTES):
+        plane.ask(kind)
+    endpoints = snapshot(["a", "b"])
+    good, bad = (snapshot([each]).with_endpoints_of(endpoints) for each in ("a", "b"))
+    plane.settle(good)
+    moved = plane.hear(bad)
+    assert moved is not None
+    assert moved.type_url == ROUTES
+    plane.names = {**plane.names, CLUSTER: ["b"], ENDPOINTS: []}
+    for kind in (ROUTES, CLUSTER, ENDPOINTS):
+        plane.ask(kind)
+    assert names(plane.hear(bad)) == ("b",)
+    assert isinstance(plane.ask(CLUSTER, error="no source of endpoints"), Nack)
+
+    # No time passes here.
+    assert (ROUTES, ("edge",)) in plane.settle(good)
+
+
 def test_endpoints_that_are_refused_are_not_sent_again_for_clusters_taken_meanwhile() -> None:
     plane = DataPlane()
     told = snapshot(["a"])
