@@ -90,7 +90,11 @@ class Admission:
         """The handler of `method` with all that stands before it."""
         admit = self.checked(method, handle)
         measure = telemetry.call_durations(method.path)
-        name, deadlines = method.full_name, self._deadlines
+        deadlines = self._deadlines
+
+        async def traced(call: Call, request: Any, context: Context) -> Any:
+            with telemetry.span(method.full_name, call.traceparent) as call.traceparent:
+                return await admit(call, request, context)
 
         async def serve(request: Any, context: Context) -> Any:
             started = time.monotonic()
@@ -98,11 +102,11 @@ class Admission:
             begin(call)
             code = grpc.StatusCode.OK
             try:
-                with telemetry.span(name, call.traceparent) as call.traceparent:
-                    if call.deadline - started < _LEAST_S:
-                        raise DeadlineExceeded("DEADLINE_TOO_SHORT", "the deadline has passed before the call arrived")
-                    with until(deadlines, call.deadline):
-                        return await admit(call, request, context)
+                if call.deadline - started < _LEAST_S:
+                    raise DeadlineExceeded("DEADLINE_TOO_SHORT", "the deadline has passed before the call arrived")
+                step = traced if call.traceparent.endswith(telemetry.SAMPLED) else admit
+                with until(deadlines, call.deadline):
+                    return await step(call, request, context)
             except MeshError as error:
                 code = error.code
                 await context.abort(code, error.message, error.trailing_metadata())

@@ -14,35 +14,27 @@ class Deadlines:
     """For the tasks of one loop."""
 
     def __init__(self) -> None:
-        self._running: set[until] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self.running: set[until] = set()
         # time.monotonic() at which the timer fires.
-        self._fires = math.inf
+        self.fires = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, running: "until") -> None:
-        self._running.add(running)
-        if running.deadline < self._fires:
-            self._set(running.deadline)
-
-    def remove(self, running: "until") -> None:
-        # The timer stays: the next call has use for it, and where none comes it fires once, for nothing.
-        self._running.remove(running)
-
-    def _set(self, at: float) -> None:
+    def fire_at(self, at: float) -> None:
+        """Set the timer. It stays when a call ends: the next has use for it, and without one it fires for nothing."""
         if self._timer is not None:
             self._timer.cancel()
-        self._fires = at
+        self.fires = at
         self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._fire)
 
     def _fire(self) -> None:
         now = time.monotonic()
-        for running in self._running:
+        for running in self.running:
             if running.deadline <= now:
                 running.expire()
-        self._timer, self._fires = None, math.inf
-        nearest = min((each.deadline for each in self._running if not each.expired), default=math.inf)
+        self._timer, self.fires = None, math.inf
+        nearest = min((each.deadline for each in self.running if not each.expired), default=math.inf)
         if nearest < math.inf:
-            self._set(nearest)
+            self.fire_at(nearest)
 
 
 class until:  # noqa: N801 (read as a preposition: with until(...))
@@ -58,12 +50,15 @@ class until:  # noqa: N801 (read as a preposition: with until(...))
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
-        self._deadlines.add(self)
+        deadlines = self._deadlines
+        deadlines.running.add(self)
+        if self.deadline < deadlines.fires:
+            deadlines.fire_at(self.deadline)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._deadlines.remove(self)
+        self._deadlines.running.remove(self)
         # Where others cancelled the task too, theirs is what counts.
         if self.expired and self._task is not None and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise TimeoutError from error

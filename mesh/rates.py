@@ -45,19 +45,27 @@ class CallerRates:
         self._members = {each: Buckets(rates.member, now) for each, rates in contract.rates.items()}
         self._systems = {each: Buckets(rates.system, now) for each, rates in contract.rates.items()}
 
-    def take(self, method: MethodPolicy, claims: Claims | None, peer: str) -> None:
-        """One call of a token's subject, or else of a peer. ResourceExhausted for one too many."""
-        if claims is not None and claims.is_member:
-            admitted = self._members[method.rate_class].take(claims.subject)
-        else:
-            admitted = self._systems[method.rate_class].take(claims.client_id if claims is not None else peer)
-        if not admitted:
-            raise ResourceExhausted(
-                "RATE_EXCEEDED",
-                f"this caller calls methods of the class {method.rate_class.name} too often",
-                remedy="wait a second, then try again, slower",
-                metadata={"rate_class": method.rate_class.name},
-            )
+    def of(self, method: MethodPolicy) -> Callable[[Claims | None, str], None]:
+        """Takes one call of a token's subject, or else of a peer. ResourceExhausted for one too many."""
+        rate_class = method.rate_class
+        member, system = self._members[rate_class].take, self._systems[rate_class].take
+
+        def take(claims: Claims | None, peer: str) -> None:
+            if claims is None:
+                admitted = system(peer)
+            elif claims.is_member:
+                admitted = member(claims.subject)
+            else:
+                admitted = system(claims.client_id)
+            if not admitted:
+                raise ResourceExhausted(
+                    "RATE_EXCEEDED",
+                    f"this caller calls methods of the class {rate_class.name} too often",
+                    remedy="wait a second, then try again, slower",
+                    metadata={"rate_class": rate_class.name},
+                )
+
+        return take
 
 
 class Rates:
@@ -67,9 +75,9 @@ class Rates:
         self._rates = CallerRates(contract, now)
 
     def check(self, method: MethodPolicy) -> Check:
-        take = self._rates.take
+        take = self._rates.of(method)
 
         def check(call: Call, request: Any) -> None:
-            take(method, call.claims, "" if call.peer is None else call.peer.uri)
+            take(call.claims, "" if call.peer is None else call.peer.uri)
 
         return check

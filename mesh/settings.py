@@ -1,12 +1,15 @@
 """What every process is told from outside: environment variables that begin with ISTHMUS_."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mesh.spiffe import TRUST_DOMAIN, SpiffeId
+
+# Where whoever speaks HTTP and no gRPC says whether it is well.
+HEALTH_PATH: Final = "/-/health"
 
 
 class ProcessSettings(BaseSettings):

@@ -10,7 +10,7 @@ from deploy.local.errors import ToolMissing
 from deploy.local.settings import Home
 from deploy.local.topology import Listen, Process
 from mesh import fallback
-from mesh.control.registry import HEALTH_PATH
+from mesh.settings import HEALTH_PATH
 
 TLS_1_3 = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
 TYPE_SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)

@@ -331,9 +331,7 @@ class _Builder:
             Process(name, "public", broker.WORKLOAD, name, None, self.listens(names, "public")) for name in self.brokers
         ]
         seen = [
-            self.link("kafka", "kafka", str(private))
-            if (private := one.listen("private"))
-            else str(one.listen("kafka"))
+            self.link("kafka", str(private)) if (private := one.listen("private")) else str(one.listen("kafka"))
             for one in cluster
         ]
         self.kafka_bootstrap = ",".join(str(one.listen("kafka")) for one in cluster)
@@ -354,11 +352,11 @@ class _Builder:
             probe(self.home, process),
         )
 
-    def link(self, name: str, protocol: str, to: str) -> str:
+    def link(self, name: str, to: str) -> str:
         """One more way over a link between the zones; returns where it listens."""
         ways = self.ways.setdefault(name, [])
         address = self.settings.address("public")
-        listen = Listen(f"{name}-{len(ways) + 1}" if ways else name, address, self.next_port, protocol)
+        listen = Listen(f"{name}-{len(ways) + 1}" if ways else name, address, self.next_port, "tcp")
         self.next_port += 1
         self.link_listens += (listen,)
         ways.append({"listen": str(listen), "to": to})
@@ -369,7 +367,7 @@ class _Builder:
         return self.settings.fault_links and self.settings.fault_link_database and not self.settings.database_url
 
     def links(self) -> Row:
-        self.link("core", "https", f"{self.settings.address('private')}:{self.core_port}")
+        self.link("core", f"{self.settings.address('private')}:{self.core_port}")
         if self.link_before_database:
             self.database_from_rooms = postgres.url(self.home, nodes=self.database_nodes, through=f"{links.NAME}-")
             for node in self.database_nodes:

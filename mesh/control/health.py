@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from mesh.control.probes import Outcome, Probe, over_grpc, over_https
+from mesh.control.probes import Outcome, Probe, over_grpc, over_https, over_kafka
 from mesh.control.registry import Endpoint
 from mesh.logs import logger
 from mesh.spiffe import SpiffeId
@@ -19,6 +19,8 @@ from mesh.tls import Identity
 _FAILURES_MAX: Final = 2
 # The second is given less time than the first, so that both and the interval before them end within 1.4 s.
 _SECOND_SHARE: Final = 0.7
+# By what is spoken there.
+_PROBES: Final = {"grpc": over_grpc, "https": over_https, "kafka": over_kafka}
 
 
 class State(Enum):
@@ -131,8 +133,7 @@ class Health:
 
     async def _probe(self, endpoint: Endpoint) -> None:
         peer = SpiffeId(endpoint.zone, endpoint.workload, self._trust_domain)
-        probing = over_grpc if endpoint.protocol == "grpc" else over_https
-        async with probing(str(endpoint), self._identity, peer) as probe:
+        async with _PROBES[endpoint.protocol](str(endpoint), self._identity, peer) as probe:
             await self._ask_for_ever(endpoint, self._records[endpoint], probe)
 
     async def _ask_for_ever(self, endpoint: Endpoint, record: Record, probe: Probe) -> None:

@@ -1,11 +1,12 @@
-"""How one endpoint is asked whether it is well: by gRPC's own protocol, or by HTTP where no gRPC is spoken.
+"""How one endpoint is asked whether it is well: by gRPC's own protocol, by HTTP where no gRPC is spoken, or by Kafka's.
 
-Both over mTLS with TLS 1.3 alone, and only the workload that the table names there is believed: its leaf must carry the
+All over mTLS with TLS 1.3 alone, and only the workload that the table names there is believed: its leaf must carry the
 DNS name that goes with its SPIFFE id.
 """
 
 import asyncio
 import contextlib
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import aiohttp
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mesh.control.registry import HEALTH_PATH
+from mesh.settings import HEALTH_PATH
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 
@@ -96,6 +97,57 @@ async def over_https(address: str, identity: Identity, peer: SpiffeId) -> AsyncI
 
         yield Probe(ask)
 
+
+@contextlib.asynccontextmanager
+async def over_kafka(address: str, identity: Identity, peer: SpiffeId) -> AsyncIterator[Probe]:
+    """A broker says which requests it knows (ApiVersions, KIP-35), which needs no right: any answer serves.
+
+    Asked of the threads that work on all requests; a handshake alone would be answered by others.
+    """
+    host, port = address.rsplit(":", 1)
+    context = identity.ssl_context(server=False)
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def asked() -> None:
+        nonlocal streams
+        if streams is None:
+            streams = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=peer.dns_name)
+        reader, writer = streams
+        writer.write(_API_VERSIONS)
+        await writer.drain()
+        size, number = _ANSWER.unpack(await reader.readexactly(_ANSWER.size))
+        if number != _CORRELATION or not 0 < size - 4 <= _ANSWER_BYTES_MAX:
+            raise ConnectionError("this is no answer of a broker")
+        await reader.readexactly(size - 4)
+
+    async def ask(timeout_s: float) -> Outcome:
+        nonlocal streams
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asked()
+        except (OSError, EOFError):
+            # What comes late would be taken for the answer to the next. A deadline that passed is an OSError too.
+            if streams is not None:
+                streams[1].transport.abort()
+                streams = None
+            return _failed(started, timeout_s)
+        return Outcome.SERVING
+
+    try:
+        yield Probe(ask)
+    finally:
+        if streams is not None:
+            streams[1].transport.abort()
+
+
+# Kafka protocol, request header v1: size, API key 18, version 0, correlation id, client id. No body.
+_CORRELATION: Final = 1
+_CLIENT: Final = b"isthmus-control"
+_HEADER: Final = struct.pack(">hhih", 18, 0, _CORRELATION, len(_CLIENT)) + _CLIENT
+_API_VERSIONS: Final = struct.pack(">i", len(_HEADER)) + _HEADER
+_ANSWER: Final = struct.Struct(">ii")
+_ANSWER_BYTES_MAX: Final = 64 << 10
 
 _OUTCOMES: Final[dict[int, Outcome]] = {
     HTTPStatus.OK: Outcome.SERVING,

@@ -14,9 +14,11 @@ from mesh.logs import logger
 
 # The one address that the public zone knows of the private one.
 GATE: Final = "core-gateway"
-# Where whoever speaks HTTP and no gRPC says whether it is well.
-HEALTH_PATH: Final = "/-/health"
 _FILE_BYTES_MAX: Final = 8 << 20
+# What can be asked how it is: a link between the zones lets bytes through, and is nobody's end.
+_PROTOCOLS: Final = frozenset({"grpc", "https", "kafka"})
+# The ports at which that is asked, the one that says most first.
+_ASKED: Final = ("grpc", "http", "kafka", "metrics")
 
 
 class TopologyError(ValueError):
@@ -79,17 +81,14 @@ def _endpoints(row: dict[str, Any]) -> list[Endpoint]:
 def asked(endpoints: Iterable[Endpoint], zone: str) -> list[Endpoint]:
     """One port of each node of the zone, at which it says whether it is well. Sorted.
 
-    That of gRPC, where it has one; else its HTTP front; and a gateway's metrics port, for its own is the public's.
-    Control planes, identity agents and brokers have none of these.
+    That of gRPC, where it has one; else its HTTP front; else a broker's own; else its metrics port, which is all that
+    identity agents have, and control planes beside ADS, and gateways beside the public's own.
     """
     by_node: defaultdict[str, dict[str, Endpoint]] = defaultdict(dict)
     for each in endpoints:
-        if each.zone == zone:
+        if each.zone == zone and each.protocol in _PROTOCOLS:
             by_node[each.node][each.listen] = each
-    found = [
-        ports.get("grpc") or ports.get("http") or (ports.get("metrics") if "https" in ports else None)
-        for ports in by_node.values()
-    ]
+    found = [next((ports[listen] for listen in _ASKED if listen in ports), None) for ports in by_node.values()]
     return sorted(each for each in found if each is not None)
 
 

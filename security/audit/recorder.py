@@ -5,7 +5,6 @@ translation of errors, so that no answer leaves before its record.
 """
 
 import asyncio
-import os
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final
@@ -17,12 +16,14 @@ from mesh.clock import Clock, SystemClock
 from mesh.contract import MethodPolicy
 from mesh.contract.model import AuditLevel
 from mesh.errors import MeshError
+from mesh.ids import random_ids
 from mesh.settings import ProcessSettings
 from security.audit.attached import Attached, begin
 from security.audit.port import AuditSink
 from security.audit.record import AuditRecord, Decision, clean
 from security.audit.subjects import Subjects
 
+_new_id: Final = random_ids(16)
 _DENIED: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
 
@@ -87,7 +88,7 @@ class _Records:
         claims = call.claims
         about = clean(getattr(request, self._subject_field)) if self._subject_field else ""
         return AuditRecord(
-            record_id=os.urandom(16).hex(),
+            record_id=_new_id(),
             time_us=self._clock.now_us(),
             peer="" if call.peer is None else call.peer.uri,
             token_subject=clean(claims.subject) if claims else "",

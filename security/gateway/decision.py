@@ -87,7 +87,9 @@ class Decider:
         self._chain = (str(core_gateway),)
         self._edge_gateway = str(edge_gateway)
         self._clock = clock
-        self._rates = CallerRates(contract, clock.monotonic)
+        rates = CallerRates(contract, clock.monotonic)
+        # By path.
+        self._taken = {path: rates.of(method) for path, method in contract.methods.items()}
         self._reach: Mapping[str, frozenset[str]] = inner.reach(contract)
 
     def policy(self, path: str) -> MethodPolicy:
@@ -109,7 +111,7 @@ class Decider:
         claims = await self._verifier.verify(token)
         await self._check_binding(claims, scheme, token, asked)
         check_subject(claims, policy, self._clock)
-        self._rates.take(policy, claims, asked.peer)
+        self._taken[policy.path](claims, asked.peer)
         made = self._mint.token(
             claims, policy.workload, self._reach[policy.path], self._chain, expires_max=claims.expires
         )

@@ -9,8 +9,8 @@ from typing import Final
 
 from aiohttp import web
 
-from mesh.control.registry import HEALTH_PATH
 from mesh.logs import logger
+from mesh.settings import HEALTH_PATH
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity, peer_of_socket
 from security.audit.note import KeyMalformed

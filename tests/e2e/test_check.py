@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
@@ -68,12 +69,12 @@ async def no_control_plane(mesh: LocalMesh) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def frozen_node(mesh: LocalMesh) -> AsyncIterator[None]:
-    mesh.kill("members-1", signal.SIGSTOP)
+async def frozen(mesh: LocalMesh, name: str) -> AsyncIterator[None]:
+    mesh.kill(name, signal.SIGSTOP)
     try:
         yield
     finally:
-        mesh.kill("members-1", signal.SIGCONT)
+        mesh.kill(name, signal.SIGCONT)
 
 
 @asynccontextmanager
@@ -128,7 +129,10 @@ TOPIC = "isthmus.impression.v1"
     ("broken", "name", "said", "remedy"),
     [
         (no_control_plane, "control planes", "control-public", "control-"),
-        (frozen_node, "endpoints", "members-1 is unhealthy", "logs"),
+        (partial(frozen, name="members-1"), "endpoints", "members-1 is unhealthy", "logs"),
+        # Those that speak no gRPC: HTTP, and Kafka's own protocol.
+        (partial(frozen, name="identity-public"), "endpoints", "identity-public is unhealthy", "logs"),
+        (partial(frozen, name="kafka"), "endpoints", "kafka is unhealthy", "logs"),
         (shortened_topic, "topics", "retention.ms", "Restart the mesh"),
         (older_schema, "migrations", "orders", "deploy.local.migrate"),
         (lost_key, "certificates", "operator", "identity agent"),

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mesh.control.registry import HEALTH_PATH
 from mesh.control.resources import tls
 from mesh.control.resources.view import CORE_GATEWAY, View
+from mesh.settings import HEALTH_PATH
 from mesh.spiffe import SpiffeId
 
 EDGE_HTTP: Final = "edge-http"

@@ -2,10 +2,11 @@
 
 from typing import Any, Final
 
-from mesh.control.registry import HEALTH_PATH, Endpoint
+from mesh.control.registry import Endpoint
 from mesh.control.resources import access, decision, faults, problems, rates, tls, transcoding
 from mesh.control.resources.routes import CORE, EDGE, JWT_FILTER, JWT_REQUIREMENT
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, EDGE_GATEWAY, Patience, View
+from mesh.settings import HEALTH_PATH
 
 _TYPE: Final = "type.googleapis.com/envoy.extensions.filters."
 _ADS: Final = {"ads": {}, "resource_api_version": "V3"}

@@ -19,6 +19,9 @@ from deploy.local.health import tls_context
 from deploy.local.kafka import broker
 from deploy.local.topics import crossing
 from mesh.contract.model import Direction
+from mesh.control.probes import Outcome, over_kafka
+from mesh.spiffe import SpiffeId
+from mesh.tls import Identity
 from tests.integration.conftest import Kafka
 
 DEADLINE_S = 20.0
@@ -160,3 +163,10 @@ async def test_a_rotated_certificate_is_served_without_a_restart(kafka: Kafka) -
 def test_no_topic_is_deleted_though_the_brokers_own_identity_asks(kafka: Kafka) -> None:
     cluster: Any = SimpleNamespace(kafka_identity=kafka.identity("public", "kafka"), kafka_bootstrap=kafka.bootstrap)
     assert "disabled" in deletion_refused(cluster, INWARD)
+
+
+async def test_it_answers_the_probe_of_a_control_plane(kafka: Kafka) -> None:
+    identity = Identity(kafka.identity("public", "control-public"))
+    listen = kafka.mesh.process("kafka").row.process.listen("kafka")
+    async with over_kafka(str(listen), identity, SpiffeId("public", "kafka")) as probe:
+        assert [await probe.ask(DEADLINE_S) for _ in range(3)] == [Outcome.SERVING] * 3

@@ -12,7 +12,8 @@ from aiohttp import web
 
 from mesh.control.health import Health, State
 from mesh.control.probes import Outcome, over_https
-from mesh.control.registry import HEALTH_PATH, Endpoint
+from mesh.control.registry import Endpoint
+from mesh.settings import HEALTH_PATH
 from mesh.spiffe import SpiffeId
 from mesh.tls import Identity
 from tests.ports import free_port

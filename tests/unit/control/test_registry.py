@@ -53,7 +53,8 @@ def test_each_node_is_asked_at_one_port(tmp_path: Path) -> None:
         "witness": {"http": "https", "metrics": "https"},
         "control-public": {"ads": "grpc", "metrics": "https"},
         "identity-public": {"metrics": "https"},
-        "kafka": {"kafka": "kafka"},
+        "kafka": {"kafka": "kafka", "raft": "kafka"},
+        "links": {"kafka": "tcp", "core": "tcp"},
     }
     rows = [
         row(name, "public", name)
@@ -67,8 +68,11 @@ def test_each_node_is_asked_at_one_port(tmp_path: Path) -> None:
     ]
     known = read(write(tmp_path / "topology.json", *rows, row("orders-1", "private", "orders")), "public")
     assert [(each.node, each.listen, each.protocol) for each in asked(known, "public")] == [
+        ("control-public", "metrics", "https"),
         ("edge-1", "grpc", "grpc"),
         ("edge-gateway", "metrics", "https"),
+        ("identity-public", "metrics", "https"),
+        ("kafka", "kafka", "kafka"),
         ("witness", "http", "https"),
     ]
 
