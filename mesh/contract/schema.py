@@ -99,7 +99,10 @@ class Schemas:
         return self._number(field, rules)
 
     def _number(self, field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Schema:
-        bounds = _ruled(getattr(rules, rules.WhichOneof("type") or "int64"), _NUMBERS)
+        ruled = getattr(rules, rules.WhichOneof("type") or "int64")
+        bounds = _ruled(ruled, _NUMBERS)
+        if ruled.not_in:
+            bounds["not"] = {"enum": list(ruled.not_in)}
         wide = _WIDE.get(field.cpp_type)
         if wide is not None:
             # Larger than the numbers of most readers, so answers have it as text; either will do to ask with.

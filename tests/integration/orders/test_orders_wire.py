@@ -9,12 +9,12 @@ from isthmus.money.v1 import money_pb2
 from isthmus.orders.v1 import orders_pb2 as pb
 from isthmus.orders.v1 import orders_pb2_grpc
 
-from mesh.errors import InvalidArgument, MeshError, PermissionDenied, Unauthenticated
+from mesh.errors import InvalidArgument, MeshError, NotFound, PermissionDenied, Unauthenticated
 from security.audit.record import AuditRecord
 from tests.integration.room import PrivateRoom
 
 if TYPE_CHECKING:
-    from isthmus.orders.v1.orders_pb2_grpc import OrdersAsyncStub
+    from isthmus.orders.v1.orders_pb2_grpc import OrdersAsyncStub, StockAsyncStub
 
     from tests.integration.orders.conftest import Room
 
@@ -111,3 +111,14 @@ async def test_an_unlisted_workload_is_refused_whatever_it_holds(wire: Wire) -> 
         with pytest.raises(MeshError) as refused:
             await stub.GetOrder(pb.GetOrderRequest(order_id="x"), metadata=wire.server.bearer("orders.read"))
     assert isinstance(refused.value, PermissionDenied)
+
+
+async def test_a_change_of_no_pieces_is_no_change(wire: Wire, room: "Room") -> None:
+    async with wire.server.caller("core-gateway") as channel:
+        stock: StockAsyncStub = orders_pb2_grpc.StockStub(channel)
+        request = pb.AdjustStockRequest(idempotency_key="key-stock-1", sku="cd-1", change=0)
+        with pytest.raises(InvalidArgument) as refused:
+            await stock.AdjustStock(request, metadata=wire.server.bearer("catalog.write"))
+    assert [each.field for each in refused.value.fields] == ["change"]
+    with pytest.raises(NotFound):
+        await room.count("cd-1")

@@ -396,7 +396,7 @@ class AdjustStockRequest(_message.Message):
     """Names this intent. The same key with the same body gives the first answer again; with another body it is refused."""
     sku: _builtins.str
     change: _builtins.int
-    """Pieces that came, or, below zero, that went otherwise than by an order."""
+    """Pieces that came, or, below zero, that went otherwise than by an order. Of none there is nothing to say."""
     def __init__(
         self,
         *,
