@@ -1,7 +1,5 @@
 """Builds an edge node and runs it."""
 
-import contextlib
-import os
 import sys
 
 from isthmus.ads.v1 import ads_pb2_grpc
@@ -49,10 +47,6 @@ SWITCH_INTERVAL_S = 0.001
 
 async def main(settings: EdgeSettings, process: Process) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # A request changes hands between two threads of the front. A thread that is woken does not take the processor from
-    # the one that woke it, for this thread and all that it starts: they pass on several at a time (docs/adr/0012).
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     clock, events = SystemClock(), process.contract.events
     limits = SpoolLimits(segment_bytes=settings.spool_segment_bytes, bytes_max=settings.spool_bytes_max)
     spool = Spool(settings.spool_dir, limits)

@@ -99,12 +99,13 @@ async def test_nobody_notices_that_an_edge_node_is_killed(mesh: LocalMesh, slot:
     assert await impressions(mesh, slot, before + sent) == before + sent
 
 
-async def test_threads_of_an_edge_node_do_not_preempt_each_other(mesh: LocalMesh) -> None:
-    threads = Path(f"/proc/{mesh.process('edge-1').pid}/task").iterdir()
+@pytest.mark.parametrize("name", ["edge-1", "payments-1", "control-private"])
+async def test_threads_of_a_process_do_not_preempt_each_other(mesh: LocalMesh, name: str) -> None:
+    threads = Path(f"/proc/{mesh.process(name).pid}/task").iterdir()
 
     policies = Counter(os.sched_getscheduler(int(thread.name)) for thread in threads)
 
-    # Those that were there before the node's own first line are few: of gRPC, and of the certificate's watch.
+    # Those that were there before the process's own first line are few: of gRPC, and of the certificate's watch.
     assert policies[os.SCHED_BATCH] > policies[os.SCHED_OTHER]
 
 
