@@ -127,7 +127,7 @@ async def _live(main: Callable[[S, Process], Awaitable[None]], settings: S) -> N
     # What stands now stays for good: the collector need not look through it again and again.
     gc.collect()
     gc.freeze()
-    # A call leaves a few hundred objects and hardly a cycle: looked for at every third call, as by default, none is found.
+    # A call leaves a few hundred objects and hardly a cycle: looked for at every third call, one is seldom found.
     gc.set_threshold(*_COLLECT_AFTER)
     try:
         await main(settings, process)

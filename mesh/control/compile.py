@@ -7,6 +7,7 @@ from typing import Any, Final
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2 as _cel  # noqa: F401
 from envoy.extensions.access_loggers.stream.v3 import stream_pb2 as _stream  # noqa: F401
 from envoy.extensions.filters.http.buffer.v3 import buffer_pb2 as _buffer  # noqa: F401
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2 as _ext_authz  # noqa: F401

@@ -27,6 +27,10 @@ _PROBLEMS: Final = (
     (503, "UNAVAILABLE", "Nobody can answer right now: try again."),
     (504, "DEADLINE_EXCEEDED", "No answer came in time."),
 )
+# A token that cannot be checked is not a bad one: without the issuer's keys, Envoy answers 401 like to any other.
+_NO_KEYS: Final = "Jwks_remote_fetch_is_failed"
+_KEYLESS: Final = (503, "KEYS_UNAVAILABLE", "The keys that tokens are checked with are not here yet: try again.")
+_CEL: Final = "envoy.access_loggers.extension_filters.cel"
 _RETRY_LATER: Final = frozenset({429, 503})
 _RETRY_AFTER: Final = {"header": {"key": "retry-after", "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
@@ -34,12 +38,23 @@ _RETRY_AFTER: Final = {"header": {"key": "retry-after", "value": "1"}, "append_a
 def local_replies() -> dict[str, Any]:
     """What Envoy says of itself (its own text names upstreams and sockets) is replaced whole."""
     mappers: list[dict[str, Any]] = [_kept(METADATA), _kept(DECISION), _good()]
-    for status, reason, detail in _PROBLEMS:
-        mapper: dict[str, Any] = {"filter": _status(status), "body_format_override": _format(status, reason, detail)}
-        if status in _RETRY_LATER:
-            mapper["headers_to_add"] = [_RETRY_AFTER]
-        mappers.append(mapper)
+    mappers.append({**_problem(*_KEYLESS), "filter": _says(_NO_KEYS), "status_code": _KEYLESS[0]})
+    mappers.extend(_problem(*each) for each in _PROBLEMS)
     return {"mappers": mappers, "body_format": _format(None, "FAILED", "The request failed.")}
+
+
+def _problem(status: int, reason: str, detail: str) -> dict[str, Any]:
+    mapper: dict[str, Any] = {"filter": _status(status), "body_format_override": _format(status, reason, detail)}
+    if status in _RETRY_LATER:
+        mapper["headers_to_add"] = [_RETRY_AFTER]
+    return mapper
+
+
+def _says(details: str) -> dict[str, Any]:
+    """Answers of which Envoy notes such details for itself."""
+    expression = f"response.code_details.contains('{details}')"
+    typed = {"@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"}
+    return {"extension_filter": {"name": _CEL, "typed_config": {**typed, "expression": expression}}}
 
 
 def _good() -> dict[str, Any]:

@@ -4,14 +4,17 @@ import asyncio
 import json
 import signal
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jwt
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from deploy.local import configuration, control_planes, envoy
 from tests.integration.control.world import World, eventually
@@ -213,6 +216,17 @@ async def test_escaped_slashes_are_refused(public: aiohttp.ClientSession, world:
     writer.close()
     assert answer.startswith(b"HTTP/1.1 400")
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["reason"] == "BAD_REQUEST"
+
+
+async def test_a_token_that_cannot_be_checked_is_not_called_a_bad_one(public: aiohttp.ClientSession) -> None:
+    # There is no private zone here that would have the issuer's keys.
+    key = ec.generate_private_key(ec.SECP256R1())
+    claims = {"iss": "https://issuer.test", "aud": "isthmus-core", "exp": int(time.time()) + 60, "sub": "member-1"}
+    token = jwt.encode(claims, key, "ES256", {"kid": "k1", "typ": "at+jwt"})
+    async with public.get("/v1/orders/a", headers={"authorization": f"Bearer {token}"}) as answer:
+        document = await problem(answer)
+        assert (answer.status, document["status"], document["reason"]) == (503, 503, "KEYS_UNAVAILABLE")
+        assert answer.headers["retry-after"] == "1"
 
 
 async def test_private_methods_require_a_token(public: aiohttp.ClientSession) -> None:
