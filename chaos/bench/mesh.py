@@ -39,6 +39,7 @@ JOINED_MS_MAX: Final = 50.0
 # A second, and the interval at which nodes are probed.
 MOVED_MS_MAX: Final = 1_500.0
 TOLD_MS_MAX: Final = 1_000.0
+CONVERGED_S_MAX: Final = 10.0
 _WITHIN_S: Final = 600.0
 
 
@@ -130,14 +131,18 @@ def fleet(bench: Path) -> list[Result]:
     large = PLANES[-1]
     memory = found[large]["resident_kib"] / large
     grown = [
-        _grown(name, figure, found, pair, target)
-        for name, figure, target in (("time to full convergence", "converged_s", 0.4), ("CPU", "cpu_s", 0.8))
+        _grown(name, figure, unit, found, pair, target)
+        for name, figure, unit, target in (
+            ("time to full convergence", "converged_s", "ms", 0.4),
+            ("CPU", "cpu_s", "ms", 0.8),
+            ("memory", "resident_kib", "KiB", 0.8),
+        )
         for pair in pairwise(PLANES)
     ]
     return [
         *grown,
         Result(
-            f"memory per data plane, {large} of them",
+            f"memory per data plane, {large} of them, against a sidecar's",
             round(memory, 1),
             "KiB",
             "istiod, per sidecar",
@@ -145,17 +150,20 @@ def fleet(bench: Path) -> list[Result]:
             round(ISTIOD_KIB / max(memory, 1.0), 3),
             1.0,
         ),
+        _bound(f"time to full convergence, {large} data planes", found[large]["converged_s"], "s", CONVERGED_S_MAX),
         _bound(f"a changed endpoint told to {large} data planes", found[large]["told_ms"], "ms", TOLD_MS_MAX),
     ]
 
 
-def _grown(name: str, figure: str, found: dict[int, dict[str, Any]], pair: tuple[int, int], target: float) -> Result:
+def _grown(
+    name: str, figure: str, unit: str, found: dict[int, dict[str, Any]], pair: tuple[int, int], target: float
+) -> Result:
     """What one of many data planes costs, against one of few."""
     few, many = pair
-    value, baseline = found[many][figure] / many * 1000, found[few][figure] / few * 1000
+    value, baseline = (found[count][figure] / count * (1000 if unit == "ms" else 1) for count in (many, few))
     ratio = round(baseline / max(value, 0.001), 3)
     title = f"{name} per data plane, {many} of them"
-    return Result(title, round(value, 3), "ms", f"{few} of them", round(baseline, 3), ratio, target)
+    return Result(title, round(value, 3), unit, f"{few} of them", round(baseline, 3), ratio, target)
 
 
 def _bound(name: str, value: float, unit: str, at_most: float) -> Result:
