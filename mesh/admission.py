@@ -22,6 +22,7 @@ from mesh.contract import MethodPolicy
 from mesh.deadlines import Deadlines, until
 from mesh.errors import DeadlineExceeded, Internal, MeshError
 from mesh.logs import logger
+from mesh.redaction import Redaction
 from mesh.spiffe import SpiffeId
 from mesh.tls import peer_of_call
 
@@ -79,10 +80,11 @@ class _Unrecorded:
 class Admission:
     """rules: in the order in which they are asked."""
 
-    def __init__(self, rules: Sequence[Rule], audit: Audit | None, trace_ratio: float) -> None:
+    def __init__(self, rules: Sequence[Rule], audit: Audit | None, trace_ratio: float, redaction: Redaction) -> None:
         self._rules = tuple(rules)
         self._audit = audit
         self._trace_ratio = trace_ratio
+        self._redaction = redaction
         self._deadlines = Deadlines()
         self._log = logger("server")
 
@@ -109,7 +111,9 @@ class Admission:
                     return await step(call, request, context)
             except MeshError as error:
                 code = error.code
-                await context.abort(code, error.message, error.trailing_metadata())
+                # What is said of a request repeats nothing of it that is above INTERNAL, whoever has worded it.
+                scrub = self._redaction.scrubber(request)
+                await context.abort(code, scrub(error.message), error.trailing_metadata(scrub))
             except TimeoutError:
                 late = DeadlineExceeded("DEADLINE_EXCEEDED", f"not done within {method.deadline_ms} ms")
                 code = late.code

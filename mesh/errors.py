@@ -4,7 +4,7 @@ Raise one where the rule is broken. It is translated once, by the server at the 
 type back from `from_status`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
@@ -16,6 +16,9 @@ DOMAIN: Final = "isthmus"
 # The reason of an error that no service of the mesh has explained.
 RPC_FAILED: Final = "RPC_FAILED"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+
+# Takes from a text what may not be told.
+Scrub = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +53,23 @@ class MeshError(Exception):
         self.fields = fields
         self.metadata = dict(metadata or {})
 
-    def to_status(self) -> status_pb2.Status:
-        """The google.rpc.Status with ErrorInfo, BadRequest and Help as details (AIP-193)."""
-        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)
+    def to_status(self, scrub: Scrub = str) -> status_pb2.Status:
+        """The google.rpc.Status with ErrorInfo, BadRequest and Help as details (AIP-193), each text scrubbed."""
+        metadata = {name: scrub(value) for name, value in self.metadata.items()}
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=metadata)
         if self.remedy:
-            info.metadata["remedy"] = self.remedy
-        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+            info.metadata["remedy"] = scrub(self.remedy)
+        status = status_pb2.Status(code=self.code.value[0], message=scrub(self.message))
         status.details.append(_packed(info))
         if self.fields:
             bad = error_details_pb2.BadRequest()
             for violation in self.fields:
-                bad.field_violations.add(field=violation.field, description=violation.rule)
+                bad.field_violations.add(field=violation.field, description=scrub(violation.rule))
             status.details.append(_packed(bad))
         return status
 
-    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        return ((_DETAILS_KEY, self.to_status().SerializeToString()),)
+    def trailing_metadata(self, scrub: Scrub = str) -> tuple[tuple[str, bytes], ...]:
+        return ((_DETAILS_KEY, self.to_status(scrub).SerializeToString()),)
 
 
 class InvalidArgument(MeshError):

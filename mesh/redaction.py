@@ -1,6 +1,6 @@
 """What may be shown of a value in logs, traces and errors, compiled from the class and mask of its field."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -58,10 +58,19 @@ class Redaction:
 
     def scrub(self, text: str, message: Message) -> str:
         """`text` without what the message's fields above INTERNAL hold: libraries quote what they choke on."""
-        for value, policy in self._personal(message):
-            if len(value) >= _SCRUBBED_LENGTH_MIN:
-                text = text.replace(value, masked(value, policy))
-        return text
+        return self.scrubber(message)(text)
+
+    def scrubber(self, message: Message) -> Callable[[str], str]:
+        """The same for several texts."""
+        hidden = [(value, masked(value, policy)) for value, policy in self._personal(message)]
+
+        def scrub(text: str) -> str:
+            for value, shown in hidden:
+                if len(value) >= _SCRUBBED_LENGTH_MIN:
+                    text = text.replace(value, shown)
+            return text
+
+        return scrub
 
     def _personal(self, message: Message) -> list[tuple[str, FieldPolicy]]:
         """Longest first, so that no value is cut by another that it holds."""

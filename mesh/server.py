@@ -15,6 +15,7 @@ from mesh.admission import Admission, Audit, Rule, arrived
 from mesh.contract import Contract
 from mesh.guard import Fields, Guard
 from mesh.rates import Rates
+from mesh.redaction import Redaction
 from mesh.settings import ProcessSettings
 from mesh.tls import Identity
 
@@ -184,7 +185,8 @@ class ServerBuilder:
         settings, contract = self._process.settings, self._process.contract
         guard = Guard(self._infrastructure, settings)
         # Field rules come last: who holds no token learns none of them. Rates before them: members draw from their own.
-        admission = Admission((guard, *self._rules, Rates(contract), Fields()), self._audit, settings.trace_ratio)
+        rules = (guard, *self._rules, Rates(contract), Fields())
+        admission = Admission(rules, self._audit, settings.trace_ratio, Redaction(contract))
         admitted = {}
         for service, handlers in self._handlers.items():
             for name, handler in handlers.items():

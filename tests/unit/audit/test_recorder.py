@@ -14,6 +14,7 @@ from mesh.call import Call, Claims
 from mesh.contract import MethodPolicy, load
 from mesh.contract.model import AuditLevel
 from mesh.errors import PermissionDenied
+from mesh.redaction import Redaction
 from mesh.settings import ProcessSettings
 from mesh.spiffe import SpiffeId
 from security.audit.port import AuditUnavailable
@@ -71,7 +72,7 @@ async def call(sink: Sink, handler: Handler, level: AuditLevel = AuditLevel.REQU
     )
     claims = Claims("member-1", "storefront", frozenset(), 0, "t")
     made = Call(method, SpiffeId("private", "core-gateway"), time.monotonic() + 1, "00-" + "a" * 32, claims=claims)
-    admission = Admission((), CallRecorder(sink, settings), trace_ratio=0.0)
+    admission = Admission((), CallRecorder(sink, settings), 0.0, Redaction(load()))
     return await admission.checked(method, handler)(made, REQUEST, cast(Any, None))
 
 
