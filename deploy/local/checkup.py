@@ -101,7 +101,7 @@ def _steps(logs: Path) -> tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]
         ("trust bundles", f"See {logs}/identity-*.log; a process takes up a new bundle by itself", _bundles),
         ("tls", "A port that speaks TLS 1.2 must not stay open: stop its process", _tls),
         ("migrations", "Restart the mesh: it migrates first", _migrations),
-        ("topics", "Restart the mesh: it creates them first", _topics),
+        ("topics", "Restart the mesh: it first makes them as the contract has them", _topics),
         ("control planes", f"See {logs}/control-*.log", _control_planes),
         ("data planes", "See `isthmus config status`, and the log of each one named", _data_planes),
         ("configuration", "See `isthmus config history`; mend what the reason names", _configuration),

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka.admin import OffsetSpec
 from sqlalchemy import text
 
 from deploy.local.kafka import broker
-from deploy.local.topics import crossing, new_topic
+from deploy.local.topics import crossing, new_topic, strayed
 from mesh import contract
 from mesh.contract.model import Direction
 from mesh.database.engine import async_engine, execute
@@ -40,13 +40,8 @@ def topic_faults(identity: Path, bootstrap: str) -> list[str]:
             found.append(f"{name} is missing")
         elif len(there[name].partitions) < topic.num_partitions:
             found.append(f"{name} has {len(there[name].partitions)} partitions of {topic.num_partitions}")
-    asked = [ConfigResource(ResourceType.TOPIC, name) for name in wanted if name in there]
-    for resource, answer in client.describe_configs(asked, request_timeout=_DEADLINE_S).items():
-        settings = answer.result(timeout=_DEADLINE_S)
-        for setting, value in (wanted[resource.name].config or {}).items():
-            if settings[setting].value != value:
-                found.append(f"{resource.name} has {setting} {settings[setting].value}, not {value}")
-    return found
+    others = strayed(client, [topic for name, topic in wanted.items() if name in there])
+    return found + [f"{each.topic} has {each.name} {each.value}, not {each.wanted}" for each in others]
 
 
 async def lag(identity: Path, bootstrap: str, url: str) -> int:

@@ -6,11 +6,20 @@ Environment: ISTHMUS_KAFKA_BOOTSTRAP, and ISTHMUS_IDENTITY_DIR of an identity th
 import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.local.kafka import access, broker
@@ -46,17 +55,20 @@ def new_topic(event: EventPolicy) -> NewTopic:
 
 
 def ensure(client: AdminClient, events: Iterable[EventPolicy]) -> None:
-    """Allow what the contract allows, create what is missing, and add partitions where the contract has more.
+    """Allow what the contract allows, create what is missing, add partitions where the contract has more, and bring
+    settings back to the contract's where somebody altered them.
 
     Raises:
         KafkaException: the broker refused, or did not answer in time.
     """
     wanted = {event.topic: event for event in events}
+    made = [new_topic(event) for event in wanted.values()]
     # The rules first: a broker that knows a new topic knows then who may use it, for it learns both in this order.
     rules = access.bindings((event.topic, event.direction.name.lower()) for event in wanted.values())
     _finish(client.create_acls(rules, request_timeout=DEADLINE_S).values())
-    _finish(client.create_topics(list(map(new_topic, wanted.values())), request_timeout=DEADLINE_S).values())
+    # What is made here is as it should be, and the broker that is asked may not know it yet.
     there = client.list_topics(timeout=DEADLINE_S).topics
+    _finish(client.create_topics(made, request_timeout=DEADLINE_S).values())
     grown = [
         NewPartitions(name, event.partitions)
         for name, event in wanted.items()
@@ -64,6 +76,43 @@ def ensure(client: AdminClient, events: Iterable[EventPolicy]) -> None:
     ]
     if grown:
         _finish(client.create_partitions(grown, request_timeout=DEADLINE_S).values())
+    astray: dict[str, list[ConfigEntry]] = {}
+    for each in strayed(client, [topic for topic in made if topic.topic in there]):
+        entry = ConfigEntry(each.name, each.wanted, incremental_operation=AlterConfigOpType.SET)
+        astray.setdefault(each.topic, []).append(entry)
+    if astray:
+        altered = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=each) for name, each in astray.items()]
+        _finish(client.incremental_alter_configs(altered, request_timeout=DEADLINE_S).values())
+
+
+@dataclass(frozen=True)
+class Strayed:
+    """A setting of a topic that is not as the contract has it."""
+
+    topic: str
+    name: str
+    value: str
+    wanted: str
+
+
+def strayed(client: AdminClient, topics: Collection[NewTopic]) -> list[Strayed]:
+    """The settings of existing topics that differ from what these would be made with.
+
+    Raises:
+        KafkaException: the broker refused, or did not answer in time.
+    """
+    if not topics:
+        return []
+    wanted = {topic.topic: topic.config or {} for topic in topics}
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in wanted]
+    answers = client.describe_configs(asked, request_timeout=DEADLINE_S)
+    found = {resource.name: answer.result(timeout=DEADLINE_S) for resource, answer in answers.items()}
+    return [
+        Strayed(topic, name, found[topic][name].value, value)
+        for topic, config in wanted.items()
+        for name, value in config.items()
+        if found[topic][name].value != value
+    ]
 
 
 def await_everywhere(identity: Path, bootstrap: str, topics: Collection[str]) -> None:

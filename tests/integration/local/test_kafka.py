@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from cryptography import x509
 
 from chaos.drill.topics import deletion_refused
+from deploy.local.events import topic_faults
 from deploy.local.health import tls_context
 from deploy.local.kafka import broker
-from deploy.local.topics import crossing
+from deploy.local.topics import RETENTION_MS, crossing, ensure
 from mesh.contract.model import Direction
 from mesh.control.probes import Outcome, over_kafka
 from mesh.spiffe import SpiffeId
@@ -137,6 +138,25 @@ def test_a_topic_outside_the_contract_is_not_made_by_using_it(kafka: Kafka) -> N
     admin = broker.admin(kafka.identity("public", "kafka"), kafka.bootstrap)
     admin.list_topics("isthmus.unknown.v1", timeout=DEADLINE_S)
     assert "isthmus.unknown.v1" not in admin.list_topics(timeout=DEADLINE_S).topics
+
+
+def test_settings_that_somebody_altered_come_back_and_nothing_else_changes(kafka: Kafka) -> None:
+    identity = kafka.identity("public", "kafka")
+    admin = broker.admin(identity, kafka.bootstrap)
+    assert topic_faults(identity, kafka.bootstrap) == []
+    # One that the contract states, and one that it leaves to the cluster.
+    altered = {"retention.ms": "86400000", "segment.ms": "3600000"}
+    entries = [ConfigEntry(*one, incremental_operation=AlterConfigOpType.SET) for one in altered.items()]
+    inward = ConfigResource(ResourceType.TOPIC, INWARD)
+    for answer in admin.incremental_alter_configs(
+        [ConfigResource(ResourceType.TOPIC, INWARD, incremental_configs=entries)], request_timeout=DEADLINE_S
+    ).values():
+        answer.result(DEADLINE_S)
+    assert topic_faults(identity, kafka.bootstrap) == [f"{INWARD} has retention.ms 86400000, not {RETENTION_MS}"]
+    ensure(admin, EVENTS)
+    assert topic_faults(identity, kafka.bootstrap) == []
+    (settings,) = [answer.result(DEADLINE_S) for answer in admin.describe_configs([inward]).values()]
+    assert settings["segment.ms"].value == "3600000"
 
 
 def test_nobody_but_the_broker_alters_the_cluster(kafka: Kafka) -> None:
