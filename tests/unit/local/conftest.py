@@ -1,17 +1,20 @@
 """Rows of tiny real processes, and what breaks them."""
 
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from deploy.local import topology
 from deploy.local.faults import Faults
 from deploy.local.health import NotReady, Probe
 from deploy.local.settings import Home
 from deploy.local.supervisor import Supervisor
 from deploy.local.table import Row
-from deploy.local.topology import Process
+from deploy.local.topology import Listen, Process, Topology
+from security.identity.topology import OPERATORS
+from tests.unit.mesh.conftest import Zone
 
 MakeRow = Callable[..., Row]
 
@@ -74,3 +77,23 @@ async def faults(supervisor: Supervisor, tmp_path: Path) -> AsyncIterator[Faults
 def asked(do: str, **more: object) -> dict[str, object]:
     """A fault of the process `one`, as the launcher's door is asked for it."""
     return {"do": do, "process": "one", "lease": "key", "ttl_s": 60, **more}
+
+
+@pytest.fixture
+def zones(tmp_path: Path) -> dict[str, Zone]:
+    """Both, each with an operator as a launcher gives it one."""
+    found = {name: Zone(tmp_path, name) for name in OPERATORS}
+    for name, zone in found.items():
+        zone.issue("operator")
+        Home(tmp_path).run(OPERATORS[name].process).symlink_to(tmp_path / "run" / f"{name}-operator")
+    return found
+
+
+def control_planes(home: Path, ports: Mapping[str, int], *others: Process) -> None:
+    """A table of a mesh: the control plane of each zone at its port, and what else there is."""
+    found = (
+        Process(name, zone, name, name, None, (Listen("ads", "127.0.0.1", port, "grpc"),))
+        for zone, port in ports.items()
+        for name in (f"control-{zone}",)
+    )
+    topology.write(Home(home).topology, Topology("isthmus.internal", (*found, *others)))

@@ -16,35 +16,10 @@ from mesh.control.overrides import Fault
 from mesh.control.service import ControlService
 from mesh.control.status import Planes
 from mesh.server import ServerBuilder
-from security.identity.topology import OPERATORS
 from tests.ports import free_port
 from tests.unit.control.test_control_service import DECIDE, RECORD, Plan
+from tests.unit.local.conftest import control_planes
 from tests.unit.mesh.conftest import Zone
-
-
-@pytest.fixture
-def zones(tmp_path: Path) -> dict[str, Zone]:
-    """Both, each with an operator as a launcher gives it one."""
-    found = {name: Zone(tmp_path, name) for name in OPERATORS}
-    for name, zone in found.items():
-        zone.issue("operator")
-        Home(tmp_path).run(OPERATORS[name].process).symlink_to(tmp_path / "run" / f"{name}-operator")
-    return found
-
-
-def table(home: Path, ports: dict[str, int]) -> None:
-    rows = [
-        {
-            "name": f"control-{zone}",
-            "zone": zone,
-            "workload": f"control-{zone}",
-            "node": f"control-{zone}",
-            "pid": None,
-            "listens": [{"name": "ads", "address": "127.0.0.1", "port": port, "protocol": "grpc"}],
-        }
-        for zone, port in ports.items()
-    ]
-    Home(home).topology.write_text(json.dumps({"trust_domain": "isthmus.internal", "processes": rows}))
 
 
 async def test_a_silent_control_plane_hides_nothing_of_what_the_other_says(
@@ -52,7 +27,7 @@ async def test_a_silent_control_plane_hides_nothing_of_what_the_other_says(
 ) -> None:
     control = zones["public"].join("control-public")
     assert control.settings.grpc_address is not None
-    table(tmp_path, {"public": int(control.settings.grpc_address.split(":")[1]), "private": free_port()})
+    control_planes(tmp_path, {"public": int(control.settings.grpc_address.split(":")[1]), "private": free_port()})
     plan = Plan(tmp_path)
     plan.overrides.lay(Fault(DECIDE, 30, time.time() + 60, 0, "UNAVAILABLE", RECORD))
     service = ControlService(Planes(), History(), plan)
@@ -69,7 +44,7 @@ async def test_a_silent_control_plane_hides_nothing_of_what_the_other_says(
 def test_a_list_that_is_not_whole_says_so_and_fails(
     tmp_path: Path, zones: dict[str, Zone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table(tmp_path, {zone: free_port() for zone in zones})
+    control_planes(tmp_path, {zone: free_port() for zone in zones})
     monkeypatch.setenv("ISTHMUS_HOME", str(tmp_path))
     done = CliRunner().invoke(override.app, ["list", "--json"])
     assert done.exit_code == 1
