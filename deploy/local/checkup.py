@@ -99,7 +99,11 @@ def _steps(logs: Path) -> tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]
         ("clock", "Let one source set the clocks of this machine, of the database's and of those named", _clock),
         ("certificates", f"See {logs}/identity-*.log; the zone's identity agent issues them", _certificates),
         ("trust bundles", f"See {logs}/identity-*.log; a process takes up a new bundle by itself", _bundles),
-        ("tls", "A port that speaks TLS 1.2 must not stay open: stop its process", _tls),
+        (
+            "tls",
+            f"A port that speaks TLS 1.2 must not stay open: stop its process. Of one that is silent see {logs}",
+            _tls,
+        ),
         ("migrations", "Restart the mesh: it migrates first", _migrations),
         ("topics", "Restart the mesh: it first makes them as the contract has them", _topics),
         ("control planes", f"See {logs}/control-*.log", _control_planes),
@@ -209,23 +213,36 @@ def _read_certificates(path: Path) -> list[x509.Certificate]:
 
 async def _tls(mesh: _Mesh) -> str:
     listens = [(one, listen) for one in mesh.alive for listen in one.listens]
-    old = await asyncio.gather(*(asyncio.to_thread(_accepts_tls_1_2, mesh.settings, *pair) for pair in listens))
-    bad = [f"{one.name} {listen.port}" for (one, listen), accepts in zip(listens, old, strict=True) if accepts]
+    asked = (asyncio.to_thread(_accepts_tls_1_2, mesh.settings, *pair) for pair in listens)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    bad, silent = [], []
+    for (one, listen), accepts in zip(listens, answers, strict=True):
+        if isinstance(accepts, OSError):
+            silent.append(f"{one.name} {listen.port} ({type(accepts).__name__})")
+        elif isinstance(accepts, BaseException):
+            raise accepts
+        elif accepts:
+            bad.append(f"{one.name} {listen.port}")
     if bad:
         raise NotReady(f"TLS 1.2 is accepted by {', '.join(bad)}")
+    if silent:
+        raise NotReady(f"what they accept is not known of {', '.join(silent)}")
     return f"{len(listens)} ports refuse TLS 1.2"
 
 
 def _accepts_tls_1_2(settings: LauncherSettings, process: Process, listen: Listen) -> bool:
-    """Offer TLS 1.2 with a good certificate, as someone who should get in otherwise."""
+    """Offer TLS 1.2 with a good certificate, as someone who should get in otherwise. OSError where nobody answers."""
     context = tls_context(settings.layout.identity(process.name))
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        with socket.create_connection((listen.address, listen.port), HANDSHAKE_DEADLINE_S) as connection:
+    with socket.create_connection((listen.address, listen.port), HANDSHAKE_DEADLINE_S) as connection:
+        try:
             context.wrap_socket(connection, server_hostname="localhost").close()
-    except (ssl.SSLError, OSError):
-        # Refused, hung up, or silent: what matters here is that no session came about.
-        return False
+        except ssl.SSLCertVerificationError:
+            # Whoever shows a certificate has agreed to the version before.
+            return True
+        except (ssl.SSLError, ConnectionError):
+            # Refused, or hung up.
+            return False
     return True
 
 

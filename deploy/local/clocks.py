@@ -49,5 +49,6 @@ async def _date(home: Home, one: Process) -> float:
             if name.lower() == "date":
                 return parsedate_to_datetime(value.strip()).timestamp()
     finally:
-        writer.close()
+        # What was asked for is here: a farewell in TLS would last longer than the loop of a command.
+        writer.transport.abort()
     raise ValueError("no Date in the answer")

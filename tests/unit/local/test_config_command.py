@@ -54,7 +54,9 @@ def world() -> World:
 
 
 @asynccontextmanager
-async def running(home: Path, zones: Mapping[str, Zone], world: World, silent: str = "") -> AsyncIterator[None]:
+async def running(
+    home: Path, zones: Mapping[str, Zone], world: World, *others: Process, silent: str = ""
+) -> AsyncIterator[None]:
     servers: list[MeshServer | grpc.aio.Server] = []
     ports = {}
     for zone, issuer in zones.items():
@@ -83,7 +85,7 @@ async def running(home: Path, zones: Mapping[str, Zone], world: World, silent: s
     plain.add_registered_method_handlers(csds.SERVICE, {"FetchClientStatus": handler})
     servers.append(plain)
     listens = (Listen("grpc", "127.0.0.1", port, "grpc"),)
-    control_planes(home, ports, Process("edge-1", "public", "edge", "edge-1", None, listens))
+    control_planes(home, ports, Process("edge-1", "public", "edge", "edge-1", None, listens), *others)
     for server in servers:
         await server.start()
     try:
