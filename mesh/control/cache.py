@@ -108,13 +108,18 @@ class SnapshotCache:
             state.keep(good, float("-inf"))
         state.refused.extend(self.history.refused(group))
 
-    def set(self, group: str, snapshot: Snapshot, source: Configuration | None = None) -> None:
-        """Offer a snapshot to a group. `source` is what the history keeps of its configuration."""
+    def set(
+        self, group: str, snapshot: Snapshot, source: Configuration | None = None, *, outdated: bool = False
+    ) -> None:
+        """Offer a snapshot to a group. `source` is what the history keeps of its configuration.
+
+        outdated: it stays because something newer was withheld, which remains the group's newest in the history.
+        """
         state = self._groups.setdefault(group, _Group())
         if state.attempts:
             snapshot = replace(snapshot, attempt=state.attempts.get(snapshot.configuration, 0))
         state.offered = snapshot
-        if not state.refuses(snapshot):
+        if not outdated and not state.refuses(snapshot):
             self.history.offered(group, snapshot, source)
         self._choose(state)
         current, good = state.current, state.good

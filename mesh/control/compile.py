@@ -28,7 +28,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as _previous_hosts  # noqa: F401
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2 as _tls  # noqa: F401
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as _options  # noqa: F401
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import ParseDict, ParseError
 
 from mesh.control.health import State
 from mesh.control.history import Configuration
@@ -64,9 +64,16 @@ def configuration(view: View, group: str) -> Configuration:
 def packed(source: Configuration) -> Mapping[str, Resources]:
     """The same, checked against xDS's schema and packed. Raises ValueError where it does not fit."""
     return {
-        kind: pack({name: ParseDict(resource, _KINDS[kind]()) for name, resource in found.items()}, found)
+        kind: pack({name: _parsed(kind, name, resource) for name, resource in found.items()}, found)
         for kind, found in source.items()
     }
+
+
+def _parsed(kind: str, name: str, resource: dict[str, Any]) -> Any:
+    try:
+        return ParseDict(resource, _KINDS[kind]())
+    except ParseError as error:
+        raise ValueError(f"{name} is no {kind.rpartition('.')[2]}: {error}") from error
 
 
 class Assignments:

@@ -75,10 +75,15 @@ class History:
         self.changes: deque[Change] = deque(self._read(), maxlen=_CHANGES_KEPT)
 
     def offered(self, group: str, snapshot: Snapshot, source: Configuration | None = None) -> None:
-        """Note a configuration that is offered; nothing when it is the group's newest already."""
+        """Note a configuration that is offered; nothing when it is the group's newest already.
+
+        What stood against one that was withheld, and is no longer, is forgotten.
+        """
         newest = self.newest(group)
         if newest is not None and newest.configuration == snapshot.configuration:
-            return
+            if newest.fate is not Fate.WITHHELD:
+                return
+            self.changes.remove(newest)
         if source is not None:
             self._keep(group, snapshot.configuration, source)
         self.changes.append(Change(group, snapshot.configuration, self._now()))

@@ -23,7 +23,7 @@ from mesh.control.registry import Endpoint, Registry, asked
 from mesh.control.resources.view import Patience, View
 from mesh.control.service import ControlService
 from mesh.control.settings import ControlSettings
-from mesh.control.snapshot import CLUSTER, Resources, Snapshot
+from mesh.control.snapshot import CLUSTER, Resources, Snapshot, named
 from mesh.control.status import REASON_CHARACTERS_MAX
 from mesh.control.validation import EnvoyValidator
 from mesh.guard import ANY_OF_ZONE
@@ -57,6 +57,8 @@ class Planner:
         # Clients do not wait until Envoy has judged what its gateway is to be told.
         self._groups = (GRPC, gateway(settings.zone))
         self._configured: dict[str, _Configured] = {}
+        # Groups whose newest configuration must not be pushed.
+        self._withheld: set[str] = set()
         self._assignments = Assignments()
         # Groups whose newest configuration is to be offered once more.
         self._retries: dict[str, str] = {}
@@ -137,14 +139,16 @@ class Planner:
         )
 
     def _restore(self) -> None:
-        """An earlier life's last good configuration, should what is compiled now be refused."""
+        """An earlier life's last good configuration, should what is compiled now be refused, here or out there."""
         view = self._view()
         for group in self._groups:
             good: Snapshot | None = None
             source = self._cache.history.good(group)
             if source is not None:
                 try:
-                    good = with_endpoints(view, packed(source), self.health.state)
+                    resources = packed(source)
+                    good = with_endpoints(view, resources, self.health.state)
+                    self._configured[group] = _Configured(source, resources)
                 except (ValueError, KeyError) as error:
                     self._log.warning("last good configuration unreadable", group=group, reason=str(error))
             self._cache.restore(group, good)
@@ -167,7 +171,7 @@ class Planner:
                 good = self._cache.good(group)
                 also = good.resources[CLUSTER] if good is not None else ()
                 snapshot = with_endpoints(view, known.resources, self.health.state, self._assignments, also)
-                self._cache.set(group, snapshot, known.source)
+                self._cache.set(group, snapshot, known.source, outdated=group in self._withheld)
         for group, refused in retries.items():
             self._cache.retry(group, refused)
 
@@ -177,22 +181,27 @@ class Planner:
         What must not be pushed is withheld: what is out there stays, with the endpoints of now, and a group without a
         snapshot is told nothing rather than half of it.
         """
+        self._withheld.add(group)
         try:
             source = configuration(view, group)
-            resources = packed(source)
         except ValueError as error:
             self._log.error("snapshot refused", group=group, reason=str(error))
             return
-        name = with_endpoints(view, resources, lambda _: State.UNKNOWN).configuration
-        reasons = capabilities.refusals(source, capabilities.GRPC if group == GRPC else capabilities.ENVOY)
-        if not reasons and group != GRPC and not self._cache.history.knows_as_good(group, name):
-            refusal = await self._validator.refusal(view, group)
-            reasons = [refusal] if refusal else []
+        name = named(source)
+        try:
+            resources = packed(source)
+            reasons = capabilities.refusals(source, capabilities.GRPC if group == GRPC else capabilities.ENVOY)
+            if not reasons and group != GRPC and not self._cache.history.knows_as_good(group, name):
+                refusal = await self._validator.refusal(view, group)
+                reasons = [refusal] if refusal else []
+        except ValueError as error:
+            reasons = [str(error)]
         if reasons:
             reason = "; ".join(reasons)[:REASON_CHARACTERS_MAX]
             self._log.error("snapshot refused", group=group, reason=reason)
             self._cache.history.withheld(group, name, reason, source)
             return
+        self._withheld.discard(group)
         self._configured[group] = _Configured(source, resources)
 
 

@@ -45,9 +45,27 @@ def pack(messages: Mapping[str, Message], sources: Mapping[str, object] | None =
     for name, message in sorted(messages.items()):
         holder = any_pb2.Any()
         holder.Pack(message, deterministic=True)
-        content = holder.value if sources is None else json.dumps(sources[name], sort_keys=True).encode()
-        packed[name] = Resource(name, hashlib.sha256(content).hexdigest()[:16], holder)
+        digest = _digest(holder.value) if sources is None else _digest_of_source(sources[name])
+        packed[name] = Resource(name, digest, holder)
     return MappingProxyType(packed)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _digest_of_source(source: object) -> str:
+    return _digest(json.dumps(source, sort_keys=True).encode())
+
+
+def named(sources: Mapping[str, Mapping[str, object]]) -> str:
+    """The name of the configuration that is parsed from these, by type and name: it has one though it cannot be."""
+    empty = any_pb2.Any()
+    resources = {
+        kind: {name: Resource(name, _digest_of_source(source), empty) for name, source in found.items()}
+        for kind, found in sources.items()
+    }
+    return Snapshot.of(resources).configuration
 
 
 def version(resources: Iterable[Resource]) -> str:

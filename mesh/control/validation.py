@@ -22,34 +22,44 @@ _REASON_CHARACTERS_MAX: Final = 2000
 _SECRET: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
 
 
+class ValidatorMissing(FileNotFoundError):
+    """There is no Envoy to ask."""
+
+
 class EnvoyValidator:
     """Runs `envoy --mode validate`. `directory` is its own; `identity` stands for the gateway's certificate.
 
-    Where the program is missing or does not end in time, the configuration is offered all the same: the gateway will
-    judge it, and what it refuses is taken back.
+    Where the program cannot be run for once or does not end in time, the configuration is offered all the same, and the
+    log says so: a busy machine must not leave gateways without one, they judge it themselves, and what they refuse is
+    taken back.
     """
 
     def __init__(self, directory: Path, identity: Path, program: Path | None = None) -> None:
+        """Raises ValidatorMissing: an installation that could never ask is broken, and is not to start."""
         self._directory = directory
         self._identity = identity
         # By its path: two wheels write envoy/__init__.py.
         self._program = program or Path(sysconfig.get_path("platlib")) / "envoy" / "_bin" / "envoy"
+        if not self._program.is_file():
+            raise ValidatorMissing(f"no program at {self._program}; install Envoy beside the control plane")
         self._log = logger("control")
 
     async def refusal(self, view: View, group: str) -> str:
         """Envoy's reason not to take what is compiled for the group; "" when it has none."""
-        if not self._program.exists():
-            self._log.warning("configuration not validated", group=group, reason=f"no program at {self._program}")
-            return ""
         self._write_secrets(group)
         bootstrap = self._directory / f"{group}.json"
         bootstrap.write_text(json.dumps(static(replace(view, run=self._directory), group)))
-        process = await asyncio.create_subprocess_exec(
-            *(str(self._program), "--mode", "validate", "-c", str(bootstrap), "--disable-hot-restart", "-l", "error"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(str(self._program), "--mode", "validate", "-c", str(bootstrap)),
+                *("--disable-hot-restart", "-l", "error"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            self._log.warning("configuration not validated", group=group, reason=str(error))
+            return ""
         try:
             async with asyncio.timeout(_WITHIN_S):
                 _, errors = await process.communicate()
