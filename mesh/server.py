@@ -12,7 +12,8 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from mesh import csds
 from mesh.admission import Admission, Audit, Rule, arrived
-from mesh.contract import Contract
+from mesh.contract import Contract, MethodPolicy
+from mesh.contract.model import AuditLevel
 from mesh.guard import Fields, Guard
 from mesh.rates import Rates
 from mesh.redaction import Redaction
@@ -103,19 +104,19 @@ class MeshServer:
 class ServerBuilder:
     """Collects services, then checks them against the contract.
 
-    rules: what is asked of calls behind the mesh's own peer check. audit: around everything, so that refused peers
-    leave a record too.
+    tokens: asked behind the mesh's own peer check, of methods that need one. audit: around everything, so that refused
+    peers leave a record too. Either may be left out where no policy of the workload asks for it.
     """
 
     def __init__(
         self,
         process: Context,
         *,
-        rules: Sequence[Rule] = (),
+        tokens: Rule | None = None,
         audit: Audit | None = None,
     ) -> None:
         self._process = process
-        self._rules = tuple(rules)
+        self._tokens = tokens
         self._audit = audit
         self._handlers: dict[str, Mapping[str, Any]] = {}
         self._infrastructure: dict[str, frozenset[str]] = {}
@@ -158,6 +159,7 @@ class ServerBuilder:
                     raise UnsafeServerError(
                         f"{method.full_name} names no callers: an empty list is an error, not everybody"
                     )
+                self._require_enforced(method)
         business = sorted(self._handlers.keys() - self._infrastructure.keys())
         for name in business:
             if contract.services[name] not in contract.of_workload(settings.workload):
@@ -181,11 +183,25 @@ class ServerBuilder:
         server.add_secure_port(settings.grpc_address, self._process.identity.server_credentials())
         return MeshServer(server, health, business, settings.grpc_address)
 
+    def _require_enforced(self, method: MethodPolicy) -> None:
+        """What the mesh does not enforce by itself has somebody who does: a policy is not declared and then ignored."""
+        if method.needs_token and (self._tokens is None or self._tokens.check(method) is None):
+            asked = ", ".join(name for name in ("scopes", "human", "step_up") if getattr(method, name))
+            raise UnsafeServerError(
+                f"{method.full_name} asks for a token ({asked}) and nobody checks it: build the server with tokens=..."
+            )
+        if method.audit is not AuditLevel.NONE and (self._audit is None or self._audit.records(method) is None):
+            raise UnsafeServerError(
+                f"{method.full_name} asks for records (audit {method.audit.name}) and nobody keeps them: "
+                "build the server with audit=..."
+            )
+
     def _admitted(self) -> dict[str, Any]:
         settings, contract = self._process.settings, self._process.contract
         guard = Guard(self._infrastructure, settings)
         # Field rules come last: who holds no token learns none of them. Rates before them: members draw from their own.
-        rules = (guard, *self._rules, Rates(contract), Fields())
+        tokens = () if self._tokens is None else (self._tokens,)
+        rules = (guard, *tokens, Rates(contract), Fields())
         admission = Admission(rules, self._audit, settings.trace_ratio, Redaction(contract))
         admitted = {}
         for service, handlers in self._handlers.items():

@@ -61,7 +61,7 @@ async def guarded(settings: ProcessSettings, process: Process) -> None:
     verifier = TokenVerifier(keys, settings.issuer, settings.audience, clock, kind=replace(INNER, life_s_max=3600))
     tokens = TokenRule(verifier, clock)
     audit = CallRecorder(Accepted(), settings, clock)
-    server = ServerBuilder(process, rules=(tokens,), audit=audit)
+    server = ServerBuilder(process, tokens=tokens, audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders())  # type: ignore[abstract]
     server.add(orders_pb2_grpc.add_StockServicer_to_server, orders_pb2_grpc.StockServicer())  # type: ignore[abstract]
     await process.serve(server.build(), keys)

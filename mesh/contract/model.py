@@ -126,6 +126,11 @@ class MethodPolicy:
     def deadline_s(self) -> float:
         return self.deadline_ms / 1000
 
+    @property
+    def needs_token(self) -> bool:
+        """A method that asks for a scope, a member or a fresh second factor asks for a token."""
+        return bool(self.scopes) or self.human or self.step_up
+
     def served_in(self, zone: str) -> str:
         """The workload that serves it in a zone."""
         return f"{self.workload}-{zone}" if self.zone == EACH else self.workload

@@ -25,7 +25,7 @@ async def main(settings: CatalogSettings, process: Process) -> None:
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
+    server = ServerBuilder(process, tokens=tokens.rule, audit=audit)
     server.add(catalog_pb2_grpc.add_CatalogServicer_to_server, service)
     await process.serve(server.build(), sink, tokens)
     await engine.dispose()

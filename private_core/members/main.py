@@ -50,7 +50,7 @@ async def main(settings: MembersSettings, process: Process) -> None:
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
+    server = ServerBuilder(process, tokens=tokens.rule, audit=audit)
     server.add(members_pb2_grpc.add_MembersServicer_to_server, service)
     server.add(members_pb2_grpc.add_IdentitiesServicer_to_server, IdentitiesService(graph, clock))
     server.add(members_pb2_grpc.add_GradesServicer_to_server, GradesService(grades))

@@ -34,7 +34,7 @@ async def main(settings: OrdersSettings, process: Process) -> None:
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
+    server = ServerBuilder(process, tokens=tokens.rule, audit=audit)
     server.add(orders_pb2_grpc.add_OrdersServicer_to_server, service)
     server.add(orders_pb2_grpc.add_StockServicer_to_server, StockService(store))
     expiry = Expiry.of_idempotency(engine, Remover(settings, clock), "orders", settings.idempotency_s).rounds()

@@ -48,7 +48,7 @@ async def main(settings: PaymentsSettings, process: Process) -> None:
     sink = PostgresAuditSink(async_engine(settings.database_url, f"{settings.node}-audit", pool_size=1))
     audit = CallRecorder(sink, settings, clock)
 
-    server = ServerBuilder(process, rules=(tokens.rule,), audit=audit)
+    server = ServerBuilder(process, tokens=tokens.rule, audit=audit)
     service = PaymentsService(store, orders, provider, clock, settings.hold_s)
     server.add(payments_pb2_grpc.add_PaymentsServicer_to_server, service)
     settlement = Settlement(store, orders, provider)

@@ -12,7 +12,7 @@ from mesh.rates import CallerRates
 from mesh.spiffe import SpiffeId
 from security.gateway.minting import InnerToken, Mint
 from security.tokens import inner
-from security.tokens.admission import check_subject, needs_token
+from security.tokens.admission import check_subject
 from security.tokens.dpop import Nonces, read_proof
 
 BEARER: Final = "bearer"
@@ -102,7 +102,7 @@ class Decider:
     async def decide(self, asked: Asked) -> Decided:
         """Raises the rule that the call breaks, as a type of mesh.errors."""
         policy = self.policy(asked.path)
-        if not needs_token(policy):
+        if not policy.needs_token:
             return Decided(None, None)
         scheme, _, token = asked.authorization.partition(" ")
         scheme = scheme.lower()

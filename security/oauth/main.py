@@ -149,7 +149,7 @@ async def main(settings: OAuthSettings, process: Process) -> None:
     accepted = inner_verifier(settings, inner_keys, revocations, settings.workload)
     tokens = TokenRule(accepted, clock)
     audit = CallRecorder(sink, settings, clock)
-    server = ServerBuilder(process, rules=(tokens,), audit=audit)
+    server = ServerBuilder(process, tokens=tokens, audit=audit)
     server.add(oauth_pb2_grpc.add_KeysServicer_to_server, KeysService(keys, trust))
     server.add(oauth_pb2_grpc.add_AccountsServicer_to_server, AccountsService(accounts, Erasure(transactions)))
     if settings.http_address is None:

@@ -13,11 +13,6 @@ STEP_UP_AGE_S: Final = 300
 STEP_UP_CONTEXT: Final = "urn:isthmus:acr:two-factor"
 
 
-def needs_token(policy: MethodPolicy) -> bool:
-    """A method that asks for a scope, a member or a fresh second factor asks for a token."""
-    return bool(policy.scopes) or policy.human or policy.step_up
-
-
 def check_subject(claims: Claims, policy: MethodPolicy, clock: Clock) -> None:
     """PermissionDenied or Unauthenticated for the first thing that is missing."""
     missing = policy.scopes - claims.scopes

@@ -8,7 +8,7 @@ from mesh.call import Call, Claims
 from mesh.clock import Clock
 from mesh.contract import MethodPolicy
 from mesh.errors import Unauthenticated
-from security.tokens.admission import check_subject, needs_token
+from security.tokens.admission import check_subject
 from security.tokens.verifier import TokenVerifier
 
 SCHEME: Final = "bearer "
@@ -17,7 +17,7 @@ SCHEME: Final = "bearer "
 class TokenRule:
     """Checks the token of every method whose policy asks for one, and leaves its claims in the call.
 
-    A rule for `ServerBuilder(process, rules=...)`.
+    For `ServerBuilder(process, tokens=...)`.
     """
 
     def __init__(self, verifier: TokenVerifier, clock: Clock) -> None:
@@ -26,7 +26,7 @@ class TokenRule:
         self._clock = clock
 
     def check(self, method: MethodPolicy) -> Check | None:
-        if not needs_token(method):
+        if not method.needs_token:
             return None
         recall, verify, clock = self._verifier.recall, self._verifier.verify, self._clock
 

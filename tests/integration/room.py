@@ -105,7 +105,7 @@ class PrivateRoom:
         verifier = inner_verifier(self.settings, self.issuer, None, self.settings.workload)
         tokens = TokenRule(verifier, SystemClock())
         audit = CallRecorder(sink, self.settings)
-        builder = ServerBuilder(self, rules=(tokens,), audit=audit).add(adder, servicer)
+        builder = ServerBuilder(self, tokens=tokens, audit=audit).add(adder, servicer)
         for also in others:
             builder.add(*also)
         server = builder.build()

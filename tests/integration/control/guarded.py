@@ -10,7 +10,7 @@ from security.tokens.keys import PublishedKeys
 from security.tokens.remote import inner_verifier
 from security.tokens.rule import TokenRule
 from tests.integration.control.upstream import ORDERS, Orders
-from tests.stand_in import serve_unimplemented
+from tests.stand_in import Forgetful, serve_unimplemented
 
 
 async def main(settings: ProcessSettings, process: Process) -> None:
@@ -20,7 +20,7 @@ async def main(settings: ProcessSettings, process: Process) -> None:
     clock = SystemClock()
     keys = PublishedKeys(jwks, clock)
     verifier = inner_verifier(settings, keys, None, settings.workload)
-    builder = ServerBuilder(process, rules=(TokenRule(verifier, clock),))
+    builder = ServerBuilder(process, tokens=TokenRule(verifier, clock), audit=Forgetful())
     builder.add(orders_pb2_grpc.add_OrdersServicer_to_server, Orders(settings.node))  # type: ignore[abstract]
     serve_unimplemented(builder, process.contract, settings.workload, ORDERS)
     await process.serve(builder.build(), keys)

@@ -33,7 +33,6 @@ from security.gateway.decision import Asked, Decider
 from security.gateway.minting import Mint
 from security.identity import wallet
 from security.identity.authority import Authority
-from security.tokens.admission import needs_token
 from security.tokens.dpop import Nonces
 from security.tokens.remote import inner_verifier
 from security.tokens.revocation import Kind, Revocation, Revocations
@@ -58,11 +57,12 @@ from tests.integration.gateway.attacks import (
     proof,
 )
 from tests.ports import free_port
+from tests.stand_in import Forgetful
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CONTRACT = load()
 PRIVATE = [method for _, method in sorted(CONTRACT.methods.items()) if method.zone == "private"]
-SENSITIVE = [method for method in PRIVATE if needs_token(method)]
+SENSITIVE = [method for method in PRIVATE if method.needs_token]
 DOCUMENT = REPOSITORY / "docs" / "refusals.md"
 NOT_REFUSED = "REACHED"
 # Attacks on the authorization server itself, each with the test that makes it.
@@ -169,7 +169,7 @@ class Zone:
             "P", (), {"settings": settings, "identity": Identity(settings.identity_dir), "contract": CONTRACT}
         )
         verifier = inner_verifier(settings, Known(GATEWAY_KEY), await revocations(), workload)
-        builder = ServerBuilder(process, rules=(TokenRule(verifier, SystemClock()),))
+        builder = ServerBuilder(process, tokens=TokenRule(verifier, SystemClock()), audit=Forgetful())
         for service in CONTRACT.of_workload(workload):
             builder.add(*reachable(service.name))
         server = builder.build()
@@ -275,7 +275,7 @@ async def test_every_attack_on_every_method_is_refused_by_its_rule(zone: Zone, d
                 found[method.full_name, attack.name] = reason
     for method in PRIVATE:
         for intrusion in INTRUSIONS:
-            if intrusion.everywhere or (needs_token(method) and (method.step_up or not intrusion.step_up)):
+            if intrusion.everywhere or (method.needs_token and (method.step_up or not intrusion.step_up)):
                 by = intrusion.workload or caller(method)
                 token = intrusion.token(method, now_s(), f"spiffe://{TRUST_DOMAIN}/private/{by}")
                 reason = await call(zone, method, by, token)

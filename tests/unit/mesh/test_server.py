@@ -1,6 +1,7 @@
 """A server built by the mesh cannot be unsafe, and what it refuses says why."""
 
 import asyncio
+import dataclasses
 import socket
 import ssl
 import time
@@ -20,6 +21,8 @@ from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 
 from mesh import admission
 from mesh.call import Call, begin, current_call
+from mesh.contract import MethodPolicy
+from mesh.contract.model import AuditLevel
 from mesh.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -30,6 +33,7 @@ from mesh.errors import (
 )
 from mesh.server import MeshServer, ServerBuilder, UnsafeServerError
 from mesh.spiffe import SpiffeId
+from tests.stand_in import AnyToken, Forgetful
 from tests.unit.mesh.conftest import Member, Zone
 
 PROVIDER = SpiffeId("private", "sandbox-provider")
@@ -206,6 +210,69 @@ async def test_a_certificate_of_another_workload_stops_the_build(private: Zone) 
     builder.add(sandbox_pb2_grpc.add_SandboxProviderServicer_to_server, Provider())
     with pytest.raises(UnsafeServerError, match="certificate"):
         builder.build()
+
+
+def stating(member: Member, **policy: object) -> Member:
+    """The member, with a contract whose policy for Hold says this too."""
+    name = "isthmus.payments.v1.SandboxProvider"
+    service = member.contract.services[name]
+    methods = tuple(
+        dataclasses.replace(method, **policy) if method.full_name.endswith(".Hold") else method  # type: ignore[arg-type]
+        for method in service.methods
+    )
+    services = {**member.contract.services, name: dataclasses.replace(service, methods=methods)}
+    return dataclasses.replace(member, contract=dataclasses.replace(member.contract, services=services))
+
+
+class Asks(AnyToken):
+    """Checks tokens, or says of every method that it asks nothing."""
+
+    def __init__(self, *, nothing: bool) -> None:
+        self._nothing = nothing
+
+    def check(self, method: MethodPolicy) -> Any:
+        return None if self._nothing else super().check(method)
+
+
+@pytest.mark.parametrize("policy", [{"scopes": frozenset({"payments.write"})}, {"human": True}, {"step_up": True}])
+async def test_a_policy_that_asks_for_a_token_needs_somebody_who_checks_it(
+    private: Zone, policy: dict[str, object]
+) -> None:
+    member = stating(private.join("sandbox-provider"), **policy)
+
+    def build(tokens: AnyToken | None) -> MeshServer:
+        builder = ServerBuilder(member, tokens=tokens)
+        return builder.add(sandbox_pb2_grpc.add_SandboxProviderServicer_to_server, Provider()).build()
+
+    (asked,) = policy
+    for ignored in (None, Asks(nothing=True)):
+        with pytest.raises(UnsafeServerError, match=rf"SandboxProvider\.Hold asks for a token \({asked}\).*tokens="):
+            build(ignored)
+    assert build(Asks(nothing=False)).address == member.settings.grpc_address
+
+
+class Keeps(Forgetful):
+    """Keeps records, or says of every method that none is kept."""
+
+    def __init__(self, *, nothing: bool) -> None:
+        self._nothing = nothing
+
+    def records(self, method: MethodPolicy) -> Any:
+        return None if self._nothing else super().records(method)
+
+
+@pytest.mark.parametrize("level", [AuditLevel.RECORD, AuditLevel.REQUIRED])
+async def test_a_policy_that_asks_for_records_needs_somebody_who_keeps_them(private: Zone, level: AuditLevel) -> None:
+    member = stating(private.join("sandbox-provider"), audit=level)
+
+    def build(audit: Forgetful | None) -> MeshServer:
+        builder = ServerBuilder(member, audit=audit)
+        return builder.add(sandbox_pb2_grpc.add_SandboxProviderServicer_to_server, Provider()).build()
+
+    for ignored in (None, Keeps(nothing=True)):
+        with pytest.raises(UnsafeServerError, match=rf"SandboxProvider\.Hold .* \(audit {level.name}\).*audit="):
+            build(ignored)
+    assert build(Keeps(nothing=False)).address == member.settings.grpc_address
 
 
 async def test_infrastructure_open_to_everybody_stops_the_build(private: Zone) -> None:
