@@ -221,7 +221,9 @@ def stating(member: Member, **policy: object) -> Member:
         for method in service.methods
     )
     services = {**member.contract.services, name: dataclasses.replace(service, methods=methods)}
-    return dataclasses.replace(member, contract=dataclasses.replace(member.contract, services=services))
+    by_path = {**member.contract.methods, **{method.path: method for method in methods}}
+    contract = dataclasses.replace(member.contract, services=services, methods=by_path)
+    return dataclasses.replace(member, contract=contract)
 
 
 class Asks(AnyToken):
