@@ -1,6 +1,8 @@
 """Callers draw from buckets of their own; retries keep to their budget; a service that is down is left in peace."""
 
+import dataclasses
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,12 +11,15 @@ from isthmus.money.v1 import money_pb2
 from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 
 from mesh import rates
-from mesh.contract import load
+from mesh.admission import Check
+from mesh.call import Call, Claims
+from mesh.contract import MethodPolicy, load
 from mesh.contract.model import RateClass, RateLimit
 from mesh.errors import ResourceExhausted, Unavailable
 from mesh.rates import Buckets
 from mesh.resilience import FAILURES_MAX, OPEN_S, RESERVE, Circuit, RetryBudget
 from tests.ports import free_port
+from tests.stand_in import AnyToken
 from tests.unit.mesh.conftest import Zone
 from tests.unit.mesh.test_server import HOLD, PROVIDER, Provider, serving, stub
 
@@ -68,6 +73,54 @@ async def test_who_calls_too_often_is_told_to_slow_down(private: Zone, monkeypat
         with pytest.raises(ResourceExhausted) as refused:
             await caller.Hold(HOLD)
     assert (refused.value.reason, refused.value.metadata["rate_class"]) == ("RATE_EXCEEDED", "MEMBER")
+
+
+class Speaker(AnyToken):
+    """Stands in for the check of a token: says whose it is."""
+
+    def __init__(self) -> None:
+        self.claims: Claims | None = None
+
+    def check(self, method: MethodPolicy) -> Check:
+        def check(call: Call, request: Any) -> None:
+            call.claims = self.claims
+
+        return check
+
+
+async def test_members_and_clients_draw_from_buckets_of_their_own(
+    private: Zone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates, "Buckets", lambda limit, now: Buckets(limit, lambda: 0.0))
+    member = private.join("sandbox-provider")
+    of_member, of_system = RateLimit(per_second=1, burst=2), RateLimit(per_second=1, burst=3)
+    limits = {
+        each: dataclasses.replace(stated, member=of_member, system=of_system)
+        for each, stated in member.contract.rates.items()
+    }
+    speaker = Speaker()
+    limited = dataclasses.replace(member, contract=dataclasses.replace(member.contract, rates=limits))
+    async with serving(limited, Provider(), speaker) as server:
+        caller = stub(private.join("payments"), server)
+
+        async def admitted(claims: Claims | None) -> int:
+            """How many calls get through before one is refused."""
+            speaker.claims = claims
+            for count in range(10):
+                try:
+                    await caller.Hold(HOLD)
+                except ResourceExhausted:
+                    return count
+            return 10
+
+        def of(subject: str) -> Claims:
+            return Claims(subject, "shop", frozenset(), expires=0, token_id="t")
+
+        assert await admitted(of("member-1")) == of_member.burst
+        assert await admitted(of("member-2")) == of_member.burst, "one member does not use up another's"
+        assert await admitted(of("shop")) == of_system.burst, "members do not use up their client's"
+        assert await admitted(of("member-1")) == 0, "nor the client its members'"
+        assert await admitted(None) == of_system.burst, "who presents their tokens has another"
 
 
 @given(st.lists(st.booleans(), max_size=400), st.integers(min_value=0, max_value=50))

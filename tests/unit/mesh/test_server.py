@@ -20,6 +20,7 @@ from isthmus.orders.v1 import orders_pb2_grpc
 from isthmus.payments.v1 import sandbox_pb2, sandbox_pb2_grpc
 
 from mesh import admission
+from mesh.admission import Rule
 from mesh.call import Call, begin, current_call
 from mesh.contract import MethodPolicy
 from mesh.contract.model import AuditLevel
@@ -72,8 +73,9 @@ class Provider(sandbox_pb2_grpc.SandboxProviderServicer):
 
 
 @asynccontextmanager
-async def serving(member: Member, provider: Provider) -> AsyncIterator[MeshServer]:
-    server = ServerBuilder(member).add(sandbox_pb2_grpc.add_SandboxProviderServicer_to_server, provider).build()
+async def serving(member: Member, provider: Provider, tokens: Rule | None = None) -> AsyncIterator[MeshServer]:
+    builder = ServerBuilder(member, tokens=tokens)
+    server = builder.add(sandbox_pb2_grpc.add_SandboxProviderServicer_to_server, provider).build()
     await server.start()
     await server.mark(serving=True)
     try:
