@@ -49,8 +49,17 @@ class _Message:
 
     def class_of(self, proto: descriptor_pb2.FieldDescriptorProto) -> int:
         stated: int = getattr(proto.options.Extensions[policy_pb2.field], "class")
-        default: int = self.proto.options.Extensions[policy_pb2.message].fields
-        return stated or default
+        return stated or self._default
+
+    @property
+    def highest(self) -> int:
+        """Of its own fields; without any, what it states for all of them. 0 where its fields have no class."""
+        return max((self.class_of(proto) for proto in self.proto.field), default=self._default or DataClass.PUBLIC)
+
+    @property
+    def _default(self) -> int:
+        fields: int = self.proto.options.Extensions[policy_pb2.message].fields
+        return fields
 
 
 @dataclass(frozen=True)
@@ -91,14 +100,8 @@ class _Tree:
         return seen
 
     def highest(self, root: str) -> int:
-        return max(
-            (
-                self.messages[name].class_of(proto)
-                for name in self.reachable(root)
-                for proto in self.messages[name].proto.field
-            ),
-            default=DataClass.PUBLIC,
-        )
+        """The highest class in a message and in all that it holds. 0 where no field has one."""
+        return max((self.messages[name].highest for name in self.reachable(root)), default=DataClass.PUBLIC)
 
 
 class _Rule(Protocol):
@@ -150,6 +153,12 @@ def _only_the_idempotent_is_retried(tree: _Tree) -> Iterator[Finding]:
 
 
 def _deadlines_shrink_inward(tree: _Tree) -> Iterator[Finding]:
+    """A deadline that no method of the calling workload grants is found.
+
+    One that is longer than that of the very method it is called from is not: the contract names the workloads that
+    call, not their methods, and a workload calls of its own accord, too. There the channel shortens the call to what
+    is left of the caller's deadline (`mesh.channel`).
+    """
     longest: dict[str, int] = {}
     for method in tree.methods:
         longest[method.workload] = max(longest.get(method.workload, 0), method.policy.deadline_ms)
@@ -163,12 +172,16 @@ def _deadlines_shrink_inward(tree: _Tree) -> Iterator[Finding]:
 
 def _answers_state_their_class(tree: _Tree) -> Iterator[Finding]:
     for method in tree.methods:
-        highest = tree.highest(method.proto.output_type.lstrip("."))
-        if method.policy.answer and highest > method.policy.answer:
-            declared = DataClass(method.policy.answer).name
-            rule = f"the answer holds a {DataClass(highest).name} field and is declared {declared}"
-            remedy = f"declare answer: DATA_CLASS_{DataClass(highest).name}"
-            yield Finding(method.file, method.line, rule, method.name, remedy)
+        highest, declared = tree.highest(method.proto.output_type.lstrip(".")), method.policy.answer
+        if not declared or not highest or highest == declared:
+            continue
+        remedy = f"declare answer: DATA_CLASS_{DataClass(highest).name}"
+        if highest > declared:
+            rule = f"the answer holds a {DataClass(highest).name} field and is declared {DataClass(declared).name}"
+        else:
+            rule = f"the answer holds nothing above {DataClass(highest).name}, is declared {DataClass(declared).name}"
+            remedy += ", or state the class of its fields that is the truth"
+        yield Finding(method.file, method.line, rule, method.name, remedy)
 
 
 def _subjects_exist(tree: _Tree) -> Iterator[Finding]:

@@ -416,7 +416,7 @@ class MethodPolicy(_message.Message):
     audit: Global___AuditLevel.ValueType
     rate_class: Global___RateClass.ValueType
     answer: Global___DataClass.ValueType
-    """The highest class of any field in the answer."""
+    """The highest class of any field in the answer; of one without fields, what its message states for them."""
     subject_field: _builtins.str
     """The field of the request that names whose data the call is about."""
     location_field: _builtins.str
