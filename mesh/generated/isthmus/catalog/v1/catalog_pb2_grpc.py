@@ -60,25 +60,31 @@ class CatalogServicer:
     """Missing associated documentation comment in .proto file."""
 
     def PutCampaign(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Publishes a campaign, or changes it; one that is the same already stays as it is. INVALID_ARGUMENT for times, titles,
+        creatives or links that must not be published.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCampaign(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes a campaign back; one that is gone stays so. NOT_FOUND when there never was one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The campaigns by id, page by page, without those taken back. INVALID_ARGUMENT for a page token that is not known.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PutContentItem(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Publishes one locale of an item, its HTML sanitised. INVALID_ARGUMENT for a title that cannot be printed,
+        FAILED_PRECONDITION while another locale is the item's default.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

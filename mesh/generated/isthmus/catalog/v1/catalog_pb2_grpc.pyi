@@ -32,17 +32,33 @@ class CatalogStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogAsyncStub: ...
     PutCampaign: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.PutCampaignRequest, _catalog_pb2.PutCampaignResponse]
+    """Publishes a campaign, or changes it; one that is the same already stays as it is. INVALID_ARGUMENT for times, titles,
+    creatives or links that must not be published.
+    """
     DeleteCampaign: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.DeleteCampaignRequest, _catalog_pb2.DeleteCampaignResponse]
+    """Takes a campaign back; one that is gone stays so. NOT_FOUND when there never was one."""
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListCampaignsRequest, _catalog_pb2.ListCampaignsResponse]
+    """The campaigns by id, page by page, without those taken back. INVALID_ARGUMENT for a page token that is not known."""
     PutContentItem: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.PutContentItemRequest, _catalog_pb2.PutContentItemResponse]
+    """Publishes one locale of an item, its HTML sanitised. INVALID_ARGUMENT for a title that cannot be printed,
+    FAILED_PRECONDITION while another locale is the item's default.
+    """
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutCampaign: _aio.UnaryUnaryMultiCallable[_catalog_pb2.PutCampaignRequest, _catalog_pb2.PutCampaignResponse]  # type: ignore[assignment]
+    """Publishes a campaign, or changes it; one that is the same already stays as it is. INVALID_ARGUMENT for times, titles,
+    creatives or links that must not be published.
+    """
     DeleteCampaign: _aio.UnaryUnaryMultiCallable[_catalog_pb2.DeleteCampaignRequest, _catalog_pb2.DeleteCampaignResponse]  # type: ignore[assignment]
+    """Takes a campaign back; one that is gone stays so. NOT_FOUND when there never was one."""
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListCampaignsRequest, _catalog_pb2.ListCampaignsResponse]  # type: ignore[assignment]
+    """The campaigns by id, page by page, without those taken back. INVALID_ARGUMENT for a page token that is not known."""
     PutContentItem: _aio.UnaryUnaryMultiCallable[_catalog_pb2.PutContentItemRequest, _catalog_pb2.PutContentItemResponse]  # type: ignore[assignment]
+    """Publishes one locale of an item, its HTML sanitised. INVALID_ARGUMENT for a title that cannot be printed,
+    FAILED_PRECONDITION while another locale is the item's default.
+    """
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -50,27 +66,35 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _catalog_pb2.PutCampaignRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalog_pb2.PutCampaignResponse, _abc.Awaitable[_catalog_pb2.PutCampaignResponse]]: ...
+    ) -> _typing.Union[_catalog_pb2.PutCampaignResponse, _abc.Awaitable[_catalog_pb2.PutCampaignResponse]]:
+        """Publishes a campaign, or changes it; one that is the same already stays as it is. INVALID_ARGUMENT for times, titles,
+        creatives or links that must not be published.
+        """
 
     @_abc_1.abstractmethod
     def DeleteCampaign(
         self,
         request: _catalog_pb2.DeleteCampaignRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalog_pb2.DeleteCampaignResponse, _abc.Awaitable[_catalog_pb2.DeleteCampaignResponse]]: ...
+    ) -> _typing.Union[_catalog_pb2.DeleteCampaignResponse, _abc.Awaitable[_catalog_pb2.DeleteCampaignResponse]]:
+        """Takes a campaign back; one that is gone stays so. NOT_FOUND when there never was one."""
 
     @_abc_1.abstractmethod
     def ListCampaigns(
         self,
         request: _catalog_pb2.ListCampaignsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalog_pb2.ListCampaignsResponse, _abc.Awaitable[_catalog_pb2.ListCampaignsResponse]]: ...
+    ) -> _typing.Union[_catalog_pb2.ListCampaignsResponse, _abc.Awaitable[_catalog_pb2.ListCampaignsResponse]]:
+        """The campaigns by id, page by page, without those taken back. INVALID_ARGUMENT for a page token that is not known."""
 
     @_abc_1.abstractmethod
     def PutContentItem(
         self,
         request: _catalog_pb2.PutContentItemRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalog_pb2.PutContentItemResponse, _abc.Awaitable[_catalog_pb2.PutContentItemResponse]]: ...
+    ) -> _typing.Union[_catalog_pb2.PutContentItemResponse, _abc.Awaitable[_catalog_pb2.PutContentItemResponse]]:
+        """Publishes one locale of an item, its HTML sanitised. INVALID_ARGUMENT for a title that cannot be printed,
+        FAILED_PRECONDITION while another locale is the item's default.
+        """
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

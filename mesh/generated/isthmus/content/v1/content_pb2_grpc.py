@@ -52,7 +52,8 @@ class ContentServicer:
     """
 
     def GetItem(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The item in the locale that suits best. NOT_FOUND where the node has none of that slug.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

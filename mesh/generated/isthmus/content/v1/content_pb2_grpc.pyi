@@ -34,6 +34,7 @@ class ContentStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ContentAsyncStub: ...
     GetItem: _grpc.UnaryUnaryMultiCallable[_content_pb2.GetItemRequest, _content_pb2.GetItemResponse]
+    """The item in the locale that suits best. NOT_FOUND where the node has none of that slug."""
     TellReceipt: _grpc.UnaryUnaryMultiCallable[_content_pb2.TellReceiptRequest, _content_pb2.TellReceiptResponse]
     """Tells that an item which was sent to one reader arrived, was opened, or was passed on. Told twice, it is one receipt."""
 
@@ -43,6 +44,7 @@ class ContentAsyncStub(ContentStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetItem: _aio.UnaryUnaryMultiCallable[_content_pb2.GetItemRequest, _content_pb2.GetItemResponse]  # type: ignore[assignment]
+    """The item in the locale that suits best. NOT_FOUND where the node has none of that slug."""
     TellReceipt: _aio.UnaryUnaryMultiCallable[_content_pb2.TellReceiptRequest, _content_pb2.TellReceiptResponse]  # type: ignore[assignment]
     """Tells that an item which was sent to one reader arrived, was opened, or was passed on. Told twice, it is one receipt."""
 
@@ -54,7 +56,8 @@ class ContentServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _content_pb2.GetItemRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_content_pb2.GetItemResponse, _abc.Awaitable[_content_pb2.GetItemResponse]]: ...
+    ) -> _typing.Union[_content_pb2.GetItemResponse, _abc.Awaitable[_content_pb2.GetItemResponse]]:
+        """The item in the locale that suits best. NOT_FOUND where the node has none of that slug."""
 
     @_abc_1.abstractmethod
     def TellReceipt(

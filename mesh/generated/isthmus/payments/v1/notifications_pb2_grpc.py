@@ -54,7 +54,8 @@ class ProviderNotificationsServicer:
     """
 
     def Notify(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Operations as the provider knows them; those that were open here end so, and the differences are written down.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -36,6 +36,7 @@ class ProviderNotificationsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProviderNotificationsAsyncStub: ...
     Notify: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.NotifyRequest, _notifications_pb2.NotifyResponse]
+    """Operations as the provider knows them; those that were open here end so, and the differences are written down."""
     ForwardWechat: _grpc.UnaryUnaryMultiCallable[_notifications_pb2.ForwardWechatRequest, _notifications_pb2.ForwardWechatResponse]
     """A notification that WeChat Pay sent to the shop, passed on as it came. Its signature and seal are checked here."""
 
@@ -47,6 +48,7 @@ class ProviderNotificationsAsyncStub(ProviderNotificationsStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Notify: _aio.UnaryUnaryMultiCallable[_notifications_pb2.NotifyRequest, _notifications_pb2.NotifyResponse]  # type: ignore[assignment]
+    """Operations as the provider knows them; those that were open here end so, and the differences are written down."""
     ForwardWechat: _aio.UnaryUnaryMultiCallable[_notifications_pb2.ForwardWechatRequest, _notifications_pb2.ForwardWechatResponse]  # type: ignore[assignment]
     """A notification that WeChat Pay sent to the shop, passed on as it came. Its signature and seal are checked here."""
 
@@ -60,7 +62,8 @@ class ProviderNotificationsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _notifications_pb2.NotifyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_notifications_pb2.NotifyResponse, _abc.Awaitable[_notifications_pb2.NotifyResponse]]: ...
+    ) -> _typing.Union[_notifications_pb2.NotifyResponse, _abc.Awaitable[_notifications_pb2.NotifyResponse]]:
+        """Operations as the provider knows them; those that were open here end so, and the differences are written down."""
 
     @_abc_1.abstractmethod
     def ForwardWechat(

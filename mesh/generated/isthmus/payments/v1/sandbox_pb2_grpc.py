@@ -75,25 +75,29 @@ class SandboxProviderServicer:
     """
 
     def Hold(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sets money of the buyer aside; the answer says whether it did. ALREADY_EXISTS when the key named another operation.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Take(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes money that was held; the answer says whether it did. ALREADY_EXISTS when the key named another operation.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets held money go; the answer says whether it did. ALREADY_EXISTS when the key named another operation.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Return(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Gives taken money back; the answer says whether it did. ALREADY_EXISTS when the key named another operation.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

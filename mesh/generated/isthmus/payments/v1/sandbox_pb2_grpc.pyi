@@ -39,9 +39,13 @@ class SandboxProviderStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SandboxProviderAsyncStub: ...
     Hold: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.HoldRequest, _sandbox_pb2.HoldResponse]
+    """Sets money of the buyer aside; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     Take: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.TakeRequest, _sandbox_pb2.TakeResponse]
+    """Takes money that was held; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     Release: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ReleaseRequest, _sandbox_pb2.ReleaseResponse]
+    """Lets held money go; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     Return: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ReturnRequest, _sandbox_pb2.ReturnResponse]
+    """Gives taken money back; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     ListStatement: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.ListStatementRequest, _sandbox_pb2.ListStatementResponse]
     """What was done on one day, in its order."""
 
@@ -56,9 +60,13 @@ class SandboxProviderAsyncStub(SandboxProviderStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Hold: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.HoldRequest, _sandbox_pb2.HoldResponse]  # type: ignore[assignment]
+    """Sets money of the buyer aside; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     Take: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.TakeRequest, _sandbox_pb2.TakeResponse]  # type: ignore[assignment]
+    """Takes money that was held; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     Release: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ReleaseRequest, _sandbox_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Lets held money go; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     Return: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ReturnRequest, _sandbox_pb2.ReturnResponse]  # type: ignore[assignment]
+    """Gives taken money back; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
     ListStatement: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.ListStatementRequest, _sandbox_pb2.ListStatementResponse]  # type: ignore[assignment]
     """What was done on one day, in its order."""
 
@@ -75,28 +83,32 @@ class SandboxProviderServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sandbox_pb2.HoldRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.HoldResponse, _abc.Awaitable[_sandbox_pb2.HoldResponse]]: ...
+    ) -> _typing.Union[_sandbox_pb2.HoldResponse, _abc.Awaitable[_sandbox_pb2.HoldResponse]]:
+        """Sets money of the buyer aside; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
 
     @_abc_1.abstractmethod
     def Take(
         self,
         request: _sandbox_pb2.TakeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.TakeResponse, _abc.Awaitable[_sandbox_pb2.TakeResponse]]: ...
+    ) -> _typing.Union[_sandbox_pb2.TakeResponse, _abc.Awaitable[_sandbox_pb2.TakeResponse]]:
+        """Takes money that was held; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
 
     @_abc_1.abstractmethod
     def Release(
         self,
         request: _sandbox_pb2.ReleaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.ReleaseResponse, _abc.Awaitable[_sandbox_pb2.ReleaseResponse]]: ...
+    ) -> _typing.Union[_sandbox_pb2.ReleaseResponse, _abc.Awaitable[_sandbox_pb2.ReleaseResponse]]:
+        """Lets held money go; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
 
     @_abc_1.abstractmethod
     def Return(
         self,
         request: _sandbox_pb2.ReturnRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sandbox_pb2.ReturnResponse, _abc.Awaitable[_sandbox_pb2.ReturnResponse]]: ...
+    ) -> _typing.Union[_sandbox_pb2.ReturnResponse, _abc.Awaitable[_sandbox_pb2.ReturnResponse]]:
+        """Gives taken money back; the answer says whether it did. ALREADY_EXISTS when the key named another operation."""
 
     @_abc_1.abstractmethod
     def ListStatement(
