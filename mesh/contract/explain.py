@@ -18,6 +18,8 @@ _FILE_SERVICE, _SERVICE_METHOD, _METHOD_OPTIONS = 6, 2, 4
 _GUARD: Final = "mesh/guard.py in every node of {workload}"
 _ADMISSION: Final = "mesh/admission.py in every node of {workload}"
 _TOKENS: Final = "security/tokens/rule.py in every node of {workload}"
+_DECISION: Final = "security/gateway/decision.py, which the core gateway asks"
+_CHANNELS: Final = "mesh/channel.py in its callers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +58,63 @@ def rules(method: MethodPolicy, principal: SpiffeId | None, descriptors: Path = 
 
 
 def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[..., Rule]) -> Iterator[Rule]:
+    gateways = _gateways(method)
+    # The edge gateway leaves it to the core gateway to repeat what that leads on.
+    repeating = gateways and f"at the {'core' if method.zone == 'private' else 'edge'} gateway"
     named = ", ".join(sorted(method.callers))
     peer = "depends on the caller" if principal is None else _peer_verdict(method, principal)
-    gates = (_GUARD, "mesh/control/resources/access.py at the core gateway") if method.zone == "private" else (_GUARD,)
-    yield rule("callers", named, peer, *gates)
+    gates = [_GUARD, "mesh/control/resources/access.py at the core gateway"] if method.zone == "private" else [_GUARD]
+    decided = [_DECISION] if method.zone == "private" and (method.scopes or method.human or method.step_up) else []
+    yield rule("callers", named, peer, *gates, *(f"{each}: for tokens exchanged inside" for each in decided))
     if method.scopes:
-        gates = (_TOKENS,)
-        if method.http:
-            gates = ("mesh/control/resources/listeners.py at the edge gateway: signature and audience", _TOKENS)
-        yield rule("scopes", " ".join(sorted(method.scopes)), "depends on the token", *gates)
+        edge = ["mesh/control/resources/routes.py at the edge gateway: signature and audience"]
+        edge = edge if method.zone == "private" and method.http else []
+        value = " ".join(sorted(method.scopes))
+        yield rule("scopes", value, "depends on the token", *edge, *decided, _TOKENS)
     if method.human:
-        yield rule("human", "a member's token, not a client's", "depends on the token", _TOKENS)
+        yield rule("human", "a member's token, not a client's", "depends on the token", *decided, _TOKENS)
     if method.step_up:
-        yield rule("step_up", "a fresh second factor", "depends on the token", _TOKENS)
-    rates = ["mesh/control/resources/rates.py at the gateways", "mesh/rates.py in every node of {workload}"]
+        yield rule("step_up", "a fresh second factor", "depends on the token", *decided, _TOKENS)
+    rates = [f"mesh/control/resources/rates.py {gateways}"] if gateways else []
+    rates += [*decided, "mesh/rates.py in every node of {workload}"]
+    front = []
     if method.zone == "public" and method.http:
+        front.append(f"public_edge/{method.service.split('.')[1]}/http.py in every node of {{workload}}")
         rates.append("public_edge/http/bots.py in every node of {workload}")
     yield rule("rate_class", method.rate_class.name, "depends on the caller's rate", *rates)
-    yield rule("fields", f"the field rules of {method.request}", "depends on the request", _GUARD, written="method")
-    limits = ("mesh/control/resources/routes.py", _ADMISSION, "mesh/channel.py in its callers")
-    yield rule("deadline_ms", f"{method.deadline_ms} ms", "allows", *limits)
+    if method.rate_key:
+        at = "mesh/control/resources/rates.py at the edge gateway"
+        yield rule("rate_key", f"each {method.rate_key} by itself", "depends on the caller's rate", at)
+    obeyed = f"the field rules of {method.request}"
+    yield rule("fields", obeyed, "depends on the request", *front, _GUARD, written="method")
+    routes = [f"mesh/control/resources/routes.py {gateways}"] if gateways else []
+    yield rule("deadline_ms", f"{method.deadline_ms} ms", "allows", *routes, _ADMISSION, _CHANNELS)
+    repeats = [f"mesh/control/resources/routes.py {repeating}"] if repeating else []
+    if method.idempotent:
+        yield rule("idempotent", "may be done twice", "allows", "mesh/contract/lint.py", *repeats, _CHANNELS)
     if method.retry_attempts > 1:
         value = f"{method.retry_attempts} attempts, {method.retry_budget_percent}% of the calls"
-        yield rule("retry", value, "allows", "mesh/control/resources/routes.py", "mesh/channel.py in its callers")
+        budget = [f"mesh/control/compile.py {repeating}"] if repeating else []
+        yield rule("retry", value, "allows", *repeats, *budget, _CHANNELS)
+    recorder = "security/audit/recorder.py in every node of {workload}"
     if method.audit is not AuditLevel.NONE:
         verdict = "refuses when no record can be written" if method.audit is AuditLevel.REQUIRED else "allows"
-        audit = "security/audit/recorder.py in every node of {workload}"
-        yield rule("audit", method.audit.name, verdict, audit)
-    yield rule("answer", method.answer_class.name, "allows", "mesh/contract/lint.py", "mesh/redaction.py")
+        yield rule("audit", method.audit.name, verdict, recorder)
+    if method.subject_field:
+        yield rule("subject_field", f"on record: whose {method.subject_field} it is", "allows", recorder)
+    # What of an answer may be shown in a log is said by its fields, one by one; this is the highest of them.
+    kept = [f"security/audit/{name}.py in the audit log" for name in ("retention", "alerts")]
+    kept = [] if method.audit is AuditLevel.NONE else kept
+    yield rule("answer", method.answer_class.name, "allows", "mesh/contract/lint.py", *kept)
+    if method.location_field:
+        yield rule("location_field", f"302 to {method.location_field}", "allows", *front, "mesh/contract/openapi.py")
+
+
+def _gateways(method: MethodPolicy) -> str:
+    """At which its calls pass; "" where none leads to it."""
+    at = ["edge"] if method.http else []
+    at += ["core"] if method.zone == "private" else []
+    return f"at the {' and the '.join(at)} gateway" if at else ""
 
 
 def _peer_verdict(method: MethodPolicy, principal: SpiffeId) -> str:

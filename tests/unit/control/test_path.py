@@ -1,6 +1,9 @@
 """`isthmus explain` and `policy explain` tell what is enforced, for callers that may and for those that may not."""
 
+import re
+
 import pytest
+from isthmus.policy.v1 import policy_pb2
 
 from mesh.contract import load
 from mesh.contract.explain import SOURCES, find, rules
@@ -14,10 +17,49 @@ def walk(caller: str, method: str, health: str = "") -> list[Hop]:
     return hops(contract, origin(contract, caller), found, lambda _: health)
 
 
-def test_what_is_said_to_enforce_a_rule_is_there() -> None:
-    enforced = {place for method in load().methods.values() for rule in rules(method, None) for place in rule.enforced}
-    assert enforced
-    assert [place for place in enforced if not (SOURCES.parent / place.split()[0]).is_file()] == []
+# By rule: how whatever enforces it reads it off the policy, or whom it leaves that to.
+ENFORCES = {
+    "callers": r"\.callers",
+    "scopes": r"\.scopes|check_subject\(",
+    "human": r"\.human|check_subject\(",
+    "step_up": r"\.step_up|check_subject\(",
+    "rate_class": r"\.rate_class|CallerRates\(|RateClass\.CROWD",
+    "rate_key": r"\.rate_key",
+    "fields": r"protovalidate\.|query\.time_us\(",
+    "deadline_ms": r"\.deadline_ms|\.deadline_s",
+    "idempotent": r"\.idempotent",
+    "retry": r"\.retry_attempts|\.retry_budget_percent",
+    "audit": r"\.audit\b",
+    "subject_field": r"\.subject_field",
+    "answer": r"\.answer\b|\.answer_class",
+    "location_field": r"\.location_field|\"location\"",
+}
+
+
+def enforced() -> set[tuple[str, str]]:
+    """Rule and file, of every method."""
+    explained = [rule for method in load().methods.values() for rule in rules(method, None)]
+    return {(rule.rule, place.split()[0].strip(",:")) for rule in explained for place in rule.enforced}
+
+
+def test_what_is_said_to_enforce_a_rule_is_there_and_reads_it() -> None:
+    found = {(rule, place): SOURCES.parent / place for rule, place in enforced()}
+    assert {rule for rule, _ in found} == ENFORCES.keys()
+    assert [each for each, path in found.items() if not path.is_file()] == []
+    assert [each for each, path in found.items() if not re.search(ENFORCES[each[0]], path.read_text())] == []
+
+
+def test_every_part_of_a_policy_is_explained() -> None:
+    told = {rule for rule, _ in enforced()}
+    assert {field.name for field in policy_pb2.MethodPolicy.DESCRIPTOR.fields} == told - {"fields"}
+
+
+def test_the_point_that_decides_for_the_core_gateway_is_named() -> None:
+    (method,) = find(load(), "Orders.PlaceOrder")
+    deciding = {rule.rule for rule in rules(method, None) if any("security/gateway/" in at for at in rule.enforced)}
+    assert deciding >= {"scopes", "rate_class"}
+    (public,) = find(load(), "Ads.Decide")
+    assert not any("security/" in at for rule in rules(public, None) for at in rule.enforced if rule.rule != "answer")
 
 
 def test_an_order_goes_through_both_gateways() -> None:
