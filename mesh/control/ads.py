@@ -12,7 +12,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from mesh.contract.model import RateLimit
 from mesh.control.cache import SnapshotCache
 from mesh.control.conversation import Ack, ConversationError, Nack
-from mesh.control.snapshot import Snapshot
+from mesh.control.snapshot import ORDER, Snapshot
 from mesh.control.status import REASON_CHARACTERS_MAX, Plane, Planes
 from mesh.control.stream import converse
 from mesh.errors import MeshError, PermissionDenied, ResourceExhausted, Unimplemented
@@ -21,10 +21,12 @@ from mesh.rates import Buckets
 from mesh.tls import peer_of_call
 
 _NODE_CHARACTERS_MAX: Final = 128
+_TYPE_CHARACTERS_MAX: Final = 128
 # Requests on one stream: one for each cluster when a client starts, and then an answer to each change.
 _REQUESTS: Final = RateLimit(per_second=100, burst=1000)
 _PACE_S: Final = 0.05
-# What the log says of one workload: enough to see it, too little to fill a disk.
+# What the log says of one workload in one respect: enough to see it, too little to fill a disk. By respect, or it could
+# hide what is worse behind what is harmless.
 _COMPLAINTS: Final = RateLimit(per_second=1, burst=5)
 
 
@@ -124,7 +126,7 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
             yield request
 
     def _complain(self, event: str, workload: str, **about: object) -> None:
-        if self._complaints.take(workload):
+        if self._complaints.take(f"{workload} {event}"):
             self._log.warning(event, peer=workload, **about)
 
     def _place(self, workload: str, node: str) -> str:
@@ -135,7 +137,7 @@ class Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc
 
     async def _converse(self, requests: AsyncIterator[Any], group: str, workload: str) -> AsyncGenerator[Any, None]:
         changed = asyncio.Event()
-        told = _Told(self._cache, self.planes, group, workload, self._place)
+        told = _Told(self._cache, self.planes, group, workload, self._place, self._complain)
         self._cache.subscribe(group, changed)
         try:
             responses = converse(requests, told.newest, changed, told, name=self._name)
@@ -151,13 +153,20 @@ class _Told:
     """Notes what the data plane of one stream is told and answers. It has a name from its first request on."""
 
     def __init__(
-        self, cache: SnapshotCache, planes: Planes, group: str, workload: str, place: Callable[[str, str], str]
+        self,
+        cache: SnapshotCache,
+        planes: Planes,
+        group: str,
+        workload: str,
+        place: Callable[[str, str], str],
+        complain: Callable[..., None],
     ) -> None:
         self._cache = cache
         self._planes = planes
         self._group = group
         self._workload = workload
         self._place = place
+        self._complain = complain
         self._sub_zone = ""
         self._plane: Plane | None = None
 
@@ -169,6 +178,9 @@ class _Told:
             node = request.node.id[:_NODE_CHARACTERS_MAX]
             self._plane = self._planes.connected(self._workload, node, self._group)
             self._sub_zone = self._place(self._workload, node)
+        if request.type_url not in ORDER:
+            kind = request.type_url[:_TYPE_CHARACTERS_MAX]
+            self._complain("data plane asks for an unknown type", self._workload, node_id=self._plane.node, type=kind)
         if event is None:
             return
         self._plane.heard(event)

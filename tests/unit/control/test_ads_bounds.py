@@ -199,6 +199,23 @@ async def test_a_node_that_the_table_does_not_name_is_told_what_its_certificate_
     assert noted["node_id"] == plane.node
 
 
+async def test_who_asks_for_types_that_there_are_not_is_told_nothing_of_them_and_noted(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = "type.googleapis.com/nothing.Such" + "x" * 500
+    async with mesh.asked_by("orders") as open_orders:
+        call = open_orders()
+        for _ in range(100):
+            await call.write(request(unknown))
+        # What it asks for beside them, it is told.
+        await call.write(request(CLUSTER))
+        assert (await call.read()).type_url == CLUSTER
+        call.cancel()
+    noted = said(caplog, "data plane asks for an unknown type")
+    assert {(each["peer"], each["node_id"], each["type"]) for each in noted} == {("orders", "orders-1", unknown[:128])}
+    assert len(noted) < 100, "it fills no disk"
+
+
 async def test_who_is_of_another_trust_domain_is_refused_and_named(
     mesh: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
