@@ -52,18 +52,20 @@ async def lag(identity: Path, bootstrap: str, url: str) -> int:
     finally:
         await engine.dispose()
     landed = {(topic, partition): int(offset) for topic, partition, offset in rows}
-    ends = await asyncio.to_thread(_ends, identity, bootstrap)
-    return sum(max(0, end - landed.get(place, 0)) for place, end in ends.items())
+    stands = await asyncio.to_thread(_stands, identity, bootstrap)
+    return sum(max(0, end - max(first, landed.get(place, 0))) for place, (first, end) in stands.items())
 
 
-def _ends(identity: Path, bootstrap: str) -> dict[tuple[str, int], int]:
+def _stands(identity: Path, bootstrap: str) -> dict[tuple[str, int], tuple[int, int]]:
+    """By topic and partition, the first offset that is kept and the next that is given."""
     client = broker.admin(identity, bootstrap)
     inward = {event.topic for event in contract.load().events.values() if event.direction is Direction.INWARD}
     there = client.list_topics(timeout=_DEADLINE_S).topics
-    asked = {
-        TopicPartition(name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        for name in inward & there.keys()
-        for partition in there[name].partitions
-    }
-    answers = client.list_offsets(asked, request_timeout=_DEADLINE_S)
-    return {(place.topic, place.partition): answer.result(_DEADLINE_S).offset for place, answer in answers.items()}
+    places = [TopicPartition(name, each) for name in inward & there.keys() for each in there[name].partitions]
+
+    def offsets(spec: OffsetSpec) -> dict[tuple[str, int], int]:
+        answers = client.list_offsets(dict.fromkeys(places, spec), request_timeout=_DEADLINE_S)
+        return {(place.topic, place.partition): answer.result(_DEADLINE_S).offset for place, answer in answers.items()}
+
+    first = offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    return {place: (first[place], end) for place, end in offsets(OffsetSpec.latest()).items()}  # type: ignore[no-untyped-call]
