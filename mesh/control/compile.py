@@ -160,7 +160,12 @@ def _core_gateway(view: View) -> dict[str, list[dict[str, Any]]]:
         for workload in view.grpc_workloads()
     ]
     pages = clusters.http(
-        view, CORE_GATEWAY, clusters.OAUTH_HTTP, view.spiffe_id("private", OAUTH), http2=False, budget_percent=20
+        view,
+        CORE_GATEWAY,
+        clusters.OAUTH_HTTP,
+        view.spiffe_id("private", OAUTH),
+        http2=False,
+        budget_percent=clusters.UNREACHED_BUDGET,
     )
     return {
         CLUSTER: [*services, pages],

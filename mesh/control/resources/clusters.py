@@ -10,6 +10,9 @@ from mesh.spiffe import SpiffeId
 
 EDGE_HTTP: Final = "edge-http"
 OAUTH_HTTP: Final = "oauth-http"
+# Percent of live requests. What never reached anybody is sent again, whatever its method or page says of repetition: no
+# budget of the contract is meant for that, so it has one of its own.
+UNREACHED_BUDGET: Final = 20
 _ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 _HTTP: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # A certificate that expires stays on a live connection: connections are renewed well within a leaf's life.
@@ -100,7 +103,9 @@ def core_gateway(view: View, gateway: str) -> dict[str, Any]:
     """
     peer = view.spiffe_id("private", CORE_GATEWAY)
     return {
-        **http(view, gateway, CORE_GATEWAY, peer, http2=True, budget_percent=20, keepalive=_KEEPALIVE_ACROSS),
+        **http(
+            view, gateway, CORE_GATEWAY, peer, http2=True, budget_percent=UNREACHED_BUDGET, keepalive=_KEEPALIVE_ACROSS
+        ),
         "health_checks": [
             {
                 "http_health_check": {"path": HEALTH_PATH, "host": CORE_GATEWAY, "codec_client_type": "HTTP2"},
@@ -127,6 +132,7 @@ def grpc(view: View, workload: str) -> dict[str, Any]:
         "eds_cluster_config": {"eds_config": _ADS, "service_name": workload},
         "lb_policy": "ROUND_ROBIN",
         "transport_socket": tls.grpc_upstream(view.spiffe_id(view.zone, workload)),
+        # Of one client: as many as one server works on at a time (concurrent_calls_max).
         "circuit_breakers": {"thresholds": [{"max_requests": 512}]},
         # gRFC A50.
         "outlier_detection": {

@@ -29,6 +29,15 @@ from security.tokens.verifier import TokenVerifier
 from tests.stand_in import AnyToken, Forgetful, serve_unimplemented
 
 ORDERS: Final = "isthmus.orders.v1.Orders"
+# What a server may say of itself beside its answer.
+INTERNALS: Final = (
+    ("grpc-status", "0"),
+    ("grpc-message", "fine"),
+    ("grpc-status-details-bin", "CAA"),
+    ("grpc-encoding", "identity"),
+    ("grpc-accept-encoding", "gzip"),
+    ("server", "stand-in"),
+)
 ERRORS: Final = {
     "missing": NotFound("ORDER_NOT_FOUND", 'there is no order "missing"', remedy="look at your orders"),
     "conflict": FailedPrecondition("PAYMENT_LIVE", "a payment is live"),
@@ -138,7 +147,7 @@ class Echo:
         else:
             seen = {"method": scope.method, "path": scope.path, "headers": dict(scope.headers.items())}
             answer = json.dumps({"node": self._settings.node, **seen, "body": len(body)})
-        protocol.response_str(200, [("content-type", "application/json")], answer)
+        protocol.response_str(200, [("content-type", "application/json"), *INTERNALS], answer)
 
 
 async def main(settings: ProcessSettings, process: Process) -> None:

@@ -15,6 +15,7 @@ from mesh.control.resources.routes import JWT_FILTER
 from mesh.control.resources.view import CORE_GATEWAY, EDGE_GATEWAY, View
 from mesh.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from mesh.problem import HTTP_STATUS
+from mesh.settings import ProcessSettings
 
 Views = Callable[[str], View]
 
@@ -96,6 +97,39 @@ def test_only_idempotent_methods_are_repeated_and_never_on_the_same_node(view: V
                 if "retry_policy" in route:
                     assert route["retry_policy"]["num_retries"] == method.retry_attempts - 1
                     assert "previous_hosts" in route["retry_policy"]["retry_host_predicate"][0]["name"]
+
+
+def test_each_cluster_of_a_gateway_has_the_largest_retry_budget_of_its_workload(view: Views) -> None:
+    granted: dict[str, int] = {}
+    for method in load().methods.values():
+        granted[method.workload] = max(granted.get(method.workload, 0), method.retry_budget_percent)
+    # What only never reached anybody is repeated of: the contract's budgets are not for that.
+    unreached = {CORE_GATEWAY: 20, "oauth-http": 20}
+    found = {}
+    for zone, group in (("public", EDGE_GATEWAY), ("private", CORE_GATEWAY)):
+        for name, cluster in configuration(view(zone), group)[CLUSTER].items():
+            (threshold,) = cluster["circuit_breakers"]["thresholds"]
+            found[name] = threshold["retry_budget"]["budget_percent"]["value"]
+            expected = unreached[name] if name in unreached else granted[name.removesuffix("-http")]
+            assert found[name] == expected, name
+    # They differ, so it matters whose is whose.
+    assert len({found[name] for name in found.keys() - unreached.keys()}) > 1
+
+
+def test_a_stream_of_a_client_may_last_as_long_as_the_deadline_of_its_method(view: Views) -> None:
+    for zone in ("public", "private"):
+        for method in load().methods.values():
+            if method.zone == zone:
+                target = route_for(routes_of(view(zone), GRPC, method.workload), "POST", method.path)["route"]
+                assert target["max_stream_duration"] == {"max_stream_duration": f"{method.deadline_s}s"}, method.path
+                assert "timeout" not in target
+
+
+def test_a_client_has_no_more_calls_under_way_than_a_server_works_on(view: Views) -> None:
+    at_a_time = ProcessSettings.model_fields["concurrent_calls_max"].default
+    for zone in ("public", "private"):
+        for cluster in configuration(view(zone), GRPC)[CLUSTER].values():
+            assert cluster["circuit_breakers"] == {"thresholds": [{"max_requests": at_a_time}]}
 
 
 def test_wrong_methods_and_unknown_paths(view: Views) -> None:
