@@ -8,7 +8,9 @@ from isthmus.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from mesh.errors import MeshError
 from mesh.process import Process, start
+from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
+from tests.stand_in import serve_unimplemented
 
 _BETWEEN_S = 0.05
 
@@ -38,7 +40,12 @@ class Calls:
 
 
 async def main(settings: ProcessSettings, process: Process) -> None:
-    await process.serve(None, Calls(settings, process))
+    calls, server = Calls(settings, process), None
+    if settings.grpc_address:
+        builder = ServerBuilder(process)
+        serve_unimplemented(builder, process.contract, settings.workload)
+        server = builder.build()
+    await process.serve(server, calls)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from chaos.drill.target import OVERRIDES, Target, new_key
 from deploy.local.settings import LauncherSettings
 from mesh.channel import Channels
 from mesh.contract import load
-from mesh.errors import MeshError, ResourceExhausted
+from mesh.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 from mesh.tls import Identity
 from tests.integration.control.bootstrap import bootstrapped
+from tests.integration.control.test_rejection import isthmus
 from tests.integration.control.world import World, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,7 +32,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     world.add("control-private", "control-private", "private", "ads")
     for node in NODES:
         world.add(node, "orders", "private", "grpc")
-    world.add("payments-1", "payments", "private", "grpc")
+    for node in ("payments-1", "payments-2"):
+        world.add(node, "payments", "private", "grpc")
     world.publish()
     try:
         await world.control("private")
@@ -176,6 +178,58 @@ async def test_a_control_plane_that_dies_is_not_missed(world: World, orders: ord
     await world.control("private")
     await world.serving("control-private", "ads")
     await both_answer(world, orders)
+
+
+async def test_a_call_to_whom_the_control_plane_does_not_know_ends_within_its_deadline(
+    world: World, orders: orders_pb2_grpc.OrdersStub
+) -> None:
+    await both_answer(world, orders)
+    channels = Channels(Identity(world.home.identity("payments-1")), load())
+    nobody = orders_pb2_grpc.OrdersStub(channels.open("nobody"))
+    try:
+        # gRPC by itself waits 15 s for a word about the name, with every call that is made meanwhile.
+        async with asyncio.timeout(12):
+            ended = await asyncio.gather(*(node_of(nobody) for _ in range(3)), return_exceptions=True)
+        assert {type(each) for each in ended} <= {DeadlineExceeded, Unavailable}
+        await both_answer(world, orders)
+    finally:
+        await channels.close()
+
+
+async def test_what_a_client_works_with_is_compared_with_what_it_was_told(world: World) -> None:
+    """payments-2 is a process of its own, with a server that tells what its channels have applied."""
+    await world.start("payments-2", "tests.integration.control.caller")
+
+    async def told(endpoints: str, status: int) -> dict[str, Any]:
+        """The rows of its types, once its endpoints are in this state and the command ends with this status."""
+        found: dict[str, Any] = {}
+
+        async def holds() -> bool:
+            ended, rows = await isthmus(world, "config", "status")
+            found.clear()
+            found.update({row["type"]: row for row in rows if row["node"] == "payments-2"})
+            return "EDS" in found and (found["EDS"]["state"], ended) == (endpoints, status)
+
+        await eventually(holds, f"its endpoints are {endpoints}; {world.tail('payments-2')}")
+        return found
+
+    first = await told("applied", 0)
+    assert first.keys() == {"CDS", "EDS", "LDS", "RDS"}
+    for row in first.values():
+        assert row["state"] == "applied"
+        assert (row["applied"], row["acknowledged"], row["group"]) == ([row["sent"]], row["sent"], "grpc")
+    world.signal("payments-2", signal.SIGSTOP)
+    try:
+        world.publish("orders-1")
+        behind = (await told("behind", 1))["EDS"]
+        assert behind["sent"] != behind["acknowledged"] == first["EDS"]["sent"]
+        # It does not say what it works with.
+        assert behind["applied"] == []
+    finally:
+        world.signal("payments-2", signal.SIGCONT)
+    assert (await told("applied", 0))["EDS"]["applied"] != first["EDS"]["applied"]
+    world.publish()
+    await world.kill("payments-2")
 
 
 async def test_a_node_with_the_name_of_another_workload_is_refused(
