@@ -10,7 +10,7 @@ from mesh.errors import MeshError
 from mesh.process import Process, start
 from mesh.server import ServerBuilder
 from mesh.settings import ProcessSettings
-from tests.stand_in import serve_unimplemented
+from tests.stand_in import AnyToken, Forgetful, serve_unimplemented
 
 _BETWEEN_S = 0.05
 
@@ -42,7 +42,7 @@ class Calls:
 async def main(settings: ProcessSettings, process: Process) -> None:
     calls, server = Calls(settings, process), None
     if settings.grpc_address:
-        builder = ServerBuilder(process)
+        builder = ServerBuilder(process, tokens=AnyToken(), audit=Forgetful())
         serve_unimplemented(builder, process.contract, settings.workload)
         server = builder.build()
     await process.serve(server, calls)
