@@ -58,6 +58,8 @@ class Mint:
         self._publish = publish
         self._clock = clock
         self._key: _Key | None = None
+        # Sent to be published, and not answered for yet.
+        self._offered: ec.EllipticCurvePrivateKey | None = None
         self._made: OrderedDict[tuple[Any, ...], InnerToken] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
@@ -136,9 +138,12 @@ class Mint:
                 await self._task
 
     async def _renew(self) -> None:
-        private = ec.generate_private_key(ec.SECP256R1())
+        # The same again until it is answered for. One whose answer was lost may be kept and listed all the same, and
+        # too many of them would crowd out the key that another gateway signs with.
+        private = self._offered = self._offered or ec.generate_private_key(ec.SECP256R1())
         jwk = public_jwk(private.public_key())
         await self._publish(json.dumps(jwk, separators=(",", ":")))
+        self._offered = None
         await asyncio.sleep(LEARN_S)
         self._key = _Key(private, jwk["kid"])
         # Not before the new key signs: until then they are good.

@@ -1,13 +1,13 @@
 """The public keys of gateways in PostgreSQL."""
 
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import Column, DateTime, Table, Text, delete, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from security.oauth.store import metadata
 from security.oauth.transactions import Transactions
+from security.tokens.keys import KEYS_MAX
 
 GATEWAY_KEYS = Table(
     "gateway_keys",
@@ -16,8 +16,6 @@ GATEWAY_KEYS = Table(
     Column("jwk", Text, nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
 )
-# As many as verifiers take.
-LISTED_MAX: Final = 32
 
 
 class GatewayKeyStore:
@@ -35,10 +33,10 @@ class GatewayKeyStore:
             )
 
     def listed(self, now: datetime) -> list[str]:
-        """The keys that have not expired, the newest LISTED_MAX of them."""
+        """The keys that have not expired, the newest KEYS_MAX of them."""
         live = select(GATEWAY_KEYS.c.jwk).where(GATEWAY_KEYS.c.expires_at > now)
         with self._transaction() as connection:
-            newest = live.order_by(GATEWAY_KEYS.c.expires_at.desc()).limit(LISTED_MAX)
+            newest = live.order_by(GATEWAY_KEYS.c.expires_at.desc()).limit(KEYS_MAX)
             return list(connection.execute(newest).scalars())
 
     def sweep(self, now: datetime) -> None:

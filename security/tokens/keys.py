@@ -15,7 +15,8 @@ from security.tokens.strict import decoded
 
 log = logger("tokens")
 
-KEYS_MAX = 32
+# Each start of a gateway brings one that is listed for two hours, and none may crowd out another that is in use.
+KEYS_MAX = 256
 # A key that was taken away is trusted for no longer than this, and a fetch that fails.
 REFRESH_S = 5.0
 # A token with an unknown key id may come from anybody: it makes us ask the issuer for one id no more often than this,

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mesh.errors import Unavailable
-from security.tokens.keys import UNKNOWN_KEYS_MAX, PublishedKeys, parse_jwk
+from security.tokens.keys import KEYS_MAX, UNKNOWN_KEYS_MAX, PublishedKeys, parse_jwk
 from tests.unit.tokens.conftest import FakeClock
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -158,7 +158,7 @@ async def test_known_keys_outlive_the_issuer_and_others_are_not_called_unknown_m
     assert await keys.key(KID) is not None
 
 
-@pytest.mark.parametrize("jwks", [(), ("{}",), (jwk(), "not json"), tuple(jwk(f"k{n}") for n in range(33))])
+@pytest.mark.parametrize("jwks", [(), ("{}",), (jwk(), "not json"), tuple(jwk(f"k{n}") for n in range(KEYS_MAX + 1))])
 async def test_a_malformed_list_never_replaces_a_good_one(clock: FakeClock, jwks: tuple[str, ...]) -> None:
     issuer = Issuer(jwk())
     keys = PublishedKeys(issuer, clock)
