@@ -6,7 +6,11 @@ from typing import Final
 
 import msgspec
 
+from mesh.ids import random_ids
+
 TEXT_CHARACTERS_MAX: Final = 256
+# 32 hexadecimal digits, for a new record.
+new_record_id: Final = random_ids(16)
 _LEAF: Final = b"\x00"
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -16,14 +16,12 @@ from mesh.clock import Clock, SystemClock
 from mesh.contract import MethodPolicy
 from mesh.contract.model import AuditLevel
 from mesh.errors import MeshError
-from mesh.ids import random_ids
 from mesh.settings import ProcessSettings
 from security.audit.attached import Attached, begin
 from security.audit.port import AuditSink
-from security.audit.record import AuditRecord, Decision, clean
+from security.audit.record import AuditRecord, Decision, clean, new_record_id
 from security.audit.subjects import Subjects
 
-_new_id: Final = random_ids(16)
 _DENIED: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
 
@@ -88,7 +86,7 @@ class _Records:
         claims = call.claims
         about = clean(getattr(request, self._subject_field)) if self._subject_field else ""
         return AuditRecord(
-            record_id=_new_id(),
+            record_id=new_record_id(),
             time_us=self._clock.now_us(),
             peer="" if call.peer is None else call.peer.uri,
             token_subject=clean(claims.subject) if claims else "",

@@ -5,7 +5,6 @@ asked for before each round, and refused where it is further ahead than a mesh t
 one, by the database's memory and by its clock.
 """
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -20,7 +19,7 @@ from mesh.database.engine import transact
 from mesh.errors import FailedPrecondition
 from mesh.settings import ProcessSettings
 from security.audit.postgres import INSERT, parameters
-from security.audit.record import AuditRecord, Decision, clean
+from security.audit.record import AuditRecord, Decision, clean, new_record_id
 from security.audit.transactional import record
 
 # No call is behind it: what a process does by itself, named as a method would be.
@@ -106,7 +105,7 @@ class Remover:
 
     def _record(self, decision: Decision, result: grpc.StatusCode, reason: str, subject: str = "") -> AuditRecord:
         return AuditRecord(
-            record_id=os.urandom(16).hex(),
+            record_id=new_record_id(),
             time_us=self.clock.now_us(),
             peer=str(self.settings.spiffe_id),
             token_subject="",

@@ -1,6 +1,5 @@
 """Envoy's ext_authz over gRPC, and token exchange for services."""
 
-import os
 from typing import Any
 
 import grpc
@@ -16,7 +15,7 @@ from mesh.forwarded import forwarded_peer
 from mesh.logs import logger
 from mesh.settings import ProcessSettings
 from security.audit.port import AuditSink
-from security.audit.record import AuditRecord, Decision, clean
+from security.audit.record import AuditRecord, Decision, clean, new_record_id
 from security.gateway import answers
 from security.gateway.decision import Asked, Decider, Exchanger
 from security.gateway.shield import Shield
@@ -72,7 +71,7 @@ class AuthorizationService(external_auth_pb2_grpc.AuthorizationServicer):  # typ
 
     def _record(self, asked: Asked, traceparent: str, error: MeshError, claims: Claims | None) -> AuditRecord:
         return AuditRecord(
-            record_id=os.urandom(16).hex(),
+            record_id=new_record_id(),
             time_us=self._clock.now_us(),
             peer=clean(asked.peer),
             token_subject=clean(claims.subject) if claims else "",

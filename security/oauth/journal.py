@@ -1,6 +1,5 @@
 """What the authorization server puts into the audit log: sign-ins, issues, refusals, revocations. Ids only."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +7,7 @@ from typing import Final
 from mesh import telemetry
 from mesh.clock import Clock
 from mesh.forwarded import HEADER, forwarded_peer
-from security.audit.record import AuditRecord, Decision, clean
+from security.audit.record import AuditRecord, Decision, clean, new_record_id
 from security.audit.subjects import Subjects
 
 _SERVICE: Final = "/isthmus.oauth/"
@@ -64,7 +63,7 @@ class Journal:
     ) -> AuditRecord:
         """One event. detail: the grant, or the rule that refused."""
         return AuditRecord(
-            record_id=os.urandom(16).hex(),
+            record_id=new_record_id(),
             time_us=self._clock.now_us(),
             peer=clean(by.peer),
             token_subject=clean(subject),

@@ -7,7 +7,6 @@ of each key is always the newest.
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +17,7 @@ from confluent_kafka import KafkaException, Producer
 from mesh.clock import Clock
 from mesh.logs import logger
 from mesh.telemetry import HEADER
-from security.audit.record import AuditRecord, Decision, clean
+from security.audit.record import AuditRecord, Decision, clean, new_record_id
 from sync_bridge.kafka import SILENT, client_settings, libpq_url
 from sync_bridge.ledger.dead_letters import DeadLetter
 from sync_bridge.outbound.gate import Gate, Leak
@@ -134,7 +133,7 @@ class Relay:
     def _record(self, row: Row, leak: Leak) -> AuditRecord:
         """For the audit log: whose record it was is not said, for the key may be what may not leave."""
         return AuditRecord(
-            record_id=os.urandom(16).hex(),
+            record_id=new_record_id(),
             time_us=self._clock.now_us(),
             peer=str(self._settings.spiffe_id),
             token_subject="",
