@@ -232,8 +232,7 @@ async def _answered(call: Any, circuit: Circuit) -> Any:
 
 
 def _worth_another(failure: MeshError, *, beside: bool) -> bool:
-    """Whether another try may fare better. One that ran out of time says nothing of those beside it: gRPC ends a try
-    so, too, when its node leaves the endpoints while it waits."""
+    """Whether another try may fare better. One that ran out of time says nothing of those beside it."""
     return isinstance(failure, Unavailable) or (beside and isinstance(failure, DeadlineExceeded))
 
 

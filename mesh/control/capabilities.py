@@ -16,6 +16,7 @@ _ROUTE: Final = "virtual_hosts/*/routes/*"
 _ACTION: Final = f"{_ROUTE}/route"
 _LIMIT: Final = f"{_ROUTE}/typed_per_filter_config/envoy.filters.http.local_ratelimit"
 _HTTP_FILTER: Final = "api_listener/api_listener/http_filters/*/typed_config/@type"
+_OWN_DEADLINE: Final = "mesh.channel gives each call the contract's deadline"
 _RETRY_ON: Final = (
     *("5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "refused-stream"),
     *("envoy-ratelimited", "retriable-4xx", "retriable-status-codes", "retriable-headers"),
@@ -25,6 +26,7 @@ _RETRY_ON: Final = (
 
 class Effect(StrEnum):
     IGNORED = "is accepted and ignored"
+    SHORTENED = "is accepted and cut short"
     REFUSED = "is refused"
 
 
@@ -56,8 +58,15 @@ class Capability:
 # gRPC 1.85.
 
 GRPC: Final = (
+    Capability("route timeout", ROUTES, f"{_ACTION}/timeout", Effect.IGNORED, _OWN_DEADLINE),
+    # It counts from a clock that lags behind the one that ends the call, by one to two seconds as the process started.
+    Capability("stream duration", ROUTES, f"{_ACTION}/max_stream_duration", Effect.SHORTENED, _OWN_DEADLINE),
     Capability(
-        "route timeout", ROUTES, f"{_ACTION}/timeout", Effect.IGNORED, "state max_stream_duration.max_stream_duration"
+        "stream duration for all",
+        LISTENER,
+        "api_listener/api_listener/common_http_protocol_options/max_stream_duration",
+        Effect.SHORTENED,
+        _OWN_DEADLINE,
     ),
     Capability(
         "prefix rewrite", ROUTES, f"{_ACTION}/prefix_rewrite", Effect.IGNORED, "a method's path is its name: call it so"

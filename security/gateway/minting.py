@@ -126,7 +126,7 @@ class Mint:
             except MeshError as error:
                 if attempt == PUBLISH_ATTEMPTS_MAX:
                     raise
-                log.warning("key_not_published", reason=error.reason)
+                log.warning("key_not_published", reason=error.reason, detail=error.message)
                 await asyncio.sleep(PUBLISH_RETRY_S)
         self._task = asyncio.create_task(self._run(), name="mint")
 
@@ -159,5 +159,5 @@ class Mint:
                 pause_s = KEY_LIFE_S
             except MeshError as error:
                 # The key in use is listed for twice its life.
-                log.warning("key_not_published", reason=error.reason)
+                log.warning("key_not_published", reason=error.reason, detail=error.message)
                 pause_s = 10.0

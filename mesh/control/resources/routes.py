@@ -120,17 +120,15 @@ def core(view: View) -> dict[str, Any]:
 
 
 def grpc(view: View, workload: str) -> dict[str, Any]:
-    """For xds:/// clients: the deadline as max_stream_duration, since gRPC ignores a route's timeout.
+    """For xds:/// clients: where a call goes, and nothing of its time or its retries.
 
-    No retries: gRPC would keep to no budget, so mesh.channel repeats what may be repeated.
+    gRPC ignores a route's timeout, cuts a stream's duration short and keeps to no retry budget: mesh.channel gives each
+    call its deadline and repeats what may be repeated, by the same contract.
     """
     routes: list[dict[str, Any]] = [
         {
             "match": {"path": method.path},
-            "route": {
-                "cluster": workload,
-                "max_stream_duration": {"max_stream_duration": f"{method.deadline_s}s"},
-            },
+            "route": {"cluster": workload},
             "typed_per_filter_config": faults.injected(view, method),
         }
         for service in view.contract.of_workload(workload)

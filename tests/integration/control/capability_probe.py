@@ -28,6 +28,9 @@ _ADS = {"ads": {}, "resource_api_version": "V3"}
 _METHOD = "/probe.Probe/Ask"
 _VALUES: dict[str, Any] = {
     "route timeout": "0.05s",
+    # With every call answered at once, all of a second is missing of it.
+    "stream duration": {"max_stream_duration": "1s"},
+    "stream duration for all": "1s",
     "prefix rewrite": "/elsewhere",
     "retry on the next priority": {
         "name": "envoy.retry_priorities.previous_priorities",
@@ -122,7 +125,7 @@ def configuration(capability: Capability, value: Any, name: str) -> Configuratio
     }
     router = {"name": "router", "typed_config": {"@type": f"{_TYPE}http.router.v3.Router"}}
     filters = [router]
-    if capability.kind == LISTENER:
+    if capability.path.endswith("@type"):
         filters.insert(0, {"name": "probed", "typed_config": {"@type": value}})
     manager = {
         "@type": f"{_TYPE}network.http_connection_manager.v3.HttpConnectionManager",
@@ -135,7 +138,7 @@ def configuration(capability: Capability, value: Any, name: str) -> Configuratio
         ROUTES: {name: routes},
         LISTENER: {name: listener},
     }
-    if capability.kind != LISTENER:
+    if not capability.path.endswith("@type"):
         _put(source[capability.kind][name], capability.path.split("/"), value)
     return copy.deepcopy(source)
 
@@ -235,18 +238,21 @@ async def _shown(capability: Capability, ask: Any, first: Backend, second: Backe
         first.fails = True
     if capability.name == "retry budget":
         first.fails = second.fails = True
-    failed = 0
+    failed = late = 0
     # Each call takes a while, so that what works by intervals gets its time.
     for _ in range(12):
         try:
             await ask(b"", timeout=5)
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
             failed += 1
+            late += error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         if capability.name in ("ejection after consecutive errors", "active health checks"):
             await asyncio.sleep(0.05)
     asked = first.seen[_METHOD] + second.seen[_METHOD]
     return {
         "route timeout": failed == 0,
+        "stream duration": late == 12,
+        "stream duration for all": late == 12,
         "prefix rewrite": asked == 12 and set(first.seen) | set(second.seen) == {_METHOD},
         "mirroring": failed == 0 and not mirror.seen,
         # Each of the two retries went where the call had failed.

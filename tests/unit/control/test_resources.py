@@ -116,13 +116,12 @@ def test_each_cluster_of_a_gateway_has_the_largest_retry_budget_of_its_workload(
     assert len({found[name] for name in found.keys() - unreached.keys()}) > 1
 
 
-def test_a_stream_of_a_client_may_last_as_long_as_the_deadline_of_its_method(view: Views) -> None:
+def test_a_route_of_a_client_leaves_deadlines_and_retries_to_its_channel(view: Views) -> None:
     for zone in ("public", "private"):
         for method in load().methods.values():
             if method.zone == zone:
                 target = route_for(routes_of(view(zone), GRPC, method.workload), "POST", method.path)["route"]
-                assert target["max_stream_duration"] == {"max_stream_duration": f"{method.deadline_s}s"}, method.path
-                assert "timeout" not in target
+                assert target == {"cluster": method.workload}, method.path
 
 
 def test_a_client_has_no_more_calls_under_way_than_a_server_works_on(view: Views) -> None:
