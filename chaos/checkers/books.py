@@ -141,18 +141,27 @@ async def read_until(
         await asyncio.sleep(every_s)
 
 
-async def read_settled(channel: Channel, still_s: float = 2.0, deadline_s: float = 60.0) -> Books:
+async def read_settled(
+    channel: Channel,
+    arrived: Callable[[Books], bool] | None = None,
+    still_s: float = 2.0,
+    deadline_s: float = 60.0,
+) -> Books:
     """Books that did not change for `still_s`, or the last ones before the deadline.
 
     A run before this one may have left events in a spool; they must land before this one begins to count.
+    arrived: whether what this run has sent so far is among them. None where it has sent nothing: books that are empty
+    are settled then, since nobody has.
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + deadline_s
     books = await read_books(channel)
-    while books.slots and loop.time() < ends:
+    if arrived is None and not books.slots:
+        return books
+    while loop.time() < ends:
         await asyncio.sleep(still_s)
         before, books = books, await read_books(channel)
-        if books == before:
+        if books == before and (arrived is None or arrived(books)):
             break
     return books
 

@@ -36,6 +36,8 @@ LIVE_AT_ONCE = 6
 LEDGER_EVERY_S = 2.0
 LEDGER_DEADLINE_S = 4.0
 PAGE = f"{PREFIX}-page"
+# An answer that names no impression leaves none.
+NOTHING_SHOWN = b'"impression_id":""'
 
 
 @dataclass
@@ -84,16 +86,25 @@ class Crowd:
         token = self._token = PatientToken(self.client, CLIENT_ID, key, SCOPE)
         self._shop = shop = Storefront(token, Outcomes(), self.run)
         self.slots = sorted({slot_of(row) for row in rows.impressions})
+        nothing_sent = await read_books(self._channel)
         try:
             await shop.publish_item(_page(self.run))
             await shop.publish_campaign(_campaign(self.slots, self.run))
             members = [await self.register_one() for _ in range(MEMBERS)]
-            await self._wait_live()
+            shown = await self._wait_live()
         except CallFailed as failure:
             raise DrillRefused(
                 f"The mesh does not take a drill's traffic: {failure}", "See `isthmus check`"
             ) from failure
-        self.before: Books = await read_settled(self._channel)
+
+        def landed(books: Books) -> bool:
+            slot = books.since(nothing_sent).slots.get(self.slots[0])
+            return slot is not None and slot.impressions >= shown
+
+        # What was asked to find out who is live is no traffic of the drill, and would be counted as doubled.
+        self.before: Books = await read_settled(self._channel, landed)
+        if not landed(self.before):
+            raise DrillRefused("The warehouse does not hold what the edge has taken", "See `isthmus check`")
         self.traffic = Traffic(
             self.client, token, self.timeline, self.run, rows.impressions, rows.purchases, members, [PAGE]
         )
@@ -171,17 +182,22 @@ class Crowd:
         answer = await self._token.send_with(token, "GET", "/v1/orders/none")
         return answer.status != 401
 
-    async def _wait_live(self) -> None:
-        """Ask until so many answers in a row show this run that no edge node can have been left out."""
+    async def _wait_live(self) -> int:
+        """Ask until so many answers in a row show this run that no edge node can have been left out.
+
+        Returns how many ads were shown for it.
+        """
         nodes = len(self._target.of("edge"))
         asking = json.dumps({"slot": self.slots[0]}).encode()
-        in_a_row, ends = 0, time.monotonic() + LIVE_WITHIN_S
+        in_a_row, shown, ends = 0, 0, time.monotonic() + LIVE_WITHIN_S
 
         async def shows() -> bool:
+            nonlocal shown
             answers = (
                 await self.client.send("POST", "/v1/ads:decide", asking, JSON),
                 await self.client.send("GET", f"/v1/content/{PAGE}"),
             )
+            shown += answers[0].status == 200 and NOTHING_SHOWN not in answers[0].body
             return all(answer.status == 200 and self.run.encode() in answer.body for answer in answers)
 
         while in_a_row < LIVE_ANSWERS_PER_NODE * nodes:
@@ -191,6 +207,7 @@ class Crowd:
             in_a_row = in_a_row + len(live) if all(live) else 0
             if not in_a_row:
                 await asyncio.sleep(0.1)
+        return shown
 
     async def _watch_ledger(self) -> None:
         while True:
