@@ -155,8 +155,11 @@ def _conclude(
         if state["status"] == "completed":
             state["status"] = "failed"
     with contextlib.suppress(OSError):
-        page = str(write(session.target.home, report) / "report.html")
+        place = write(session.target.home, report)
+        page = str(place / "report.html")
         state["isthmus"]["page"] = page
         logger.info(f"Report: {page}")
+        if not report.ok and session.logbook.keep(place / "logs"):
+            state["isthmus"]["logs"] = str(place / "logs")
     for line in report.lines():
         logger.info(line)

@@ -21,6 +21,7 @@ from chaos.drill.crowd import Crowd
 from chaos.drill.custody import heal_leftovers, journal
 from chaos.drill.errors import BadExperiment, DrillRefused, TooWide
 from chaos.drill.library import Targets
+from chaos.drill.logbook import Logbook
 from chaos.drill.looker import Looker
 from chaos.drill.loop import Loop
 from chaos.drill.settlement import Measured, Outcome, settled
@@ -78,9 +79,11 @@ class Session:
     _healed_s: float = 0.0
     _watching: "Future[None] | None" = None
     looker: Looker = field(init=False)
+    logbook: Logbook = field(init=False)
 
     def __post_init__(self) -> None:
         self.looker = Looker(self.target)
+        self.logbook = Logbook(self.target.home.logs)
 
     @classmethod
     def open(cls, name: str, drill: Drill, named: Targets) -> "Session":

@@ -212,6 +212,8 @@ def _say(name: str, document: dict[str, Any]) -> None:
     if document["problem"]:
         out.print(f"  [red]{escape(document['problem'])}[/]")
     out.print(f"  {escape(document.get('page', ''))}")
+    if "logs" in document:
+        out.print(f"  {escape(document['logs'])}: what each process wrote meanwhile")
 
 
 def _coloured(document: dict[str, Any]) -> str:

@@ -1,13 +1,19 @@
 """`isthmus policy`: what the contract allows, and what in it must not be built."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
 
 from deploy.cli.output import Json, clear_errors, console, print_json
 
+if TYPE_CHECKING:
+    from mesh.contract import Contract
+    from mesh.contract.explain import Principal
+
+_MEMBER: Final = "member"
+_CLIENT: Final = "client:"
 app = typer.Typer(help="What the contract allows.", no_args_is_help=True)
 
 
@@ -54,7 +60,9 @@ def openapi(
 @app.command()
 def explain(
     method: Annotated[str, typer.Argument(help="A method, or the end of its name: Orders.PlaceOrder.")],
-    principal: Annotated[str, typer.Option("--as", help="A workload or SPIFFE id: what each rule says to it.")] = "",
+    principal: Annotated[
+        str, typer.Option("--as", help="A workload, a SPIFFE id, member, or client:NAME: what each rule says to it.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Say which rules decide about a method, where each is written and where it is enforced.
@@ -64,7 +72,6 @@ def explain(
     from deploy.local.errors import UnknownName
     from mesh import contract
     from mesh.contract.explain import find, rules
-    from mesh.control.path import origin
 
     loaded = contract.load()
     with clear_errors():
@@ -72,10 +79,10 @@ def explain(
         if len(found) != 1:
             raise UnknownName(f"{len(found)} methods are named {method}", "See them all: isthmus policy table")
         try:
-            peer = origin(loaded, principal) if principal else None
+            named = _principal(loaded, principal) if principal else None
         except ValueError as error:
             raise UnknownName(str(error), "Name one of them, or a SPIFFE id") from error
-    explained = rules(found[0], peer)
+    explained = rules(found[0], named)
     if as_json:
         policy = {"method": found[0].full_name, "zone": found[0].zone, "workload": found[0].workload}
         print_json({**policy, "rules": [asdict(rule) for rule in explained]})
@@ -87,3 +94,23 @@ def explain(
         console().print(shown)
     if any(rule.verdict.startswith("refuses:") for rule in explained):
         raise typer.Exit(1)
+
+
+def _principal(loaded: "Contract", name: str) -> "Principal":
+    """Whom `--as` names. Raises ValueError for a name that nobody has."""
+    from mesh.contract.explain import Subject
+    from mesh.control.path import OUTSIDE, origin
+    from security.oauth.seed import member_scopes, scopes_of_clients
+
+    if name == _MEMBER:
+        return Subject(member_scopes(loaded), human=True)
+    if name.startswith(_CLIENT):
+        clients = scopes_of_clients(loaded)
+        client = name.removeprefix(_CLIENT)
+        if client not in clients:
+            raise ValueError(f"no client is called {client}; there are {', '.join(sorted(clients))}")
+        return Subject(clients[client], human=False)
+    peer = None if name == OUTSIDE else origin(loaded, name)
+    if peer is None:
+        raise ValueError(f"whoever comes from {OUTSIDE} is a {_MEMBER}, or a {_CLIENT}NAME")
+    return peer

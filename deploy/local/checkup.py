@@ -33,6 +33,8 @@ ROOT_S_MIN = 30 * 24 * 3600.0
 # Tokens are refused for less than twice as much.
 SKEW_S_MAX = 2.0
 HANDSHAKE_DEADLINE_S = 3.0
+# What OpenSSL says of bytes that are no record of TLS.
+_NO_RECORD = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 
 
 class Doubt(Exception):
@@ -76,7 +78,7 @@ async def all_findings() -> list[Finding]:
     if not alive:
         return [*findings, Finding("mesh", "warn", f"none runs in {settings.layout.root}", "Start one: make run")]
     mesh = _Mesh(settings, running, alive)
-    for name, remedy, step in _steps(settings.layout.root / "logs"):
+    for name, remedy, step in _steps(settings.layout.logs):
         findings.append(await _guarded(name, remedy, lambda step=step: step(mesh)))  # type: ignore[misc]
     return findings
 
@@ -90,7 +92,7 @@ async def finding(name: str) -> Finding:
     settings = LauncherSettings()
     running = topology.read(settings.layout.topology)
     alive = [one for one in running.processes if processes.read_pid(settings.layout, one.name)]
-    ((remedy, step),) = [found[1:] for found in _steps(settings.layout.root / "logs") if found[0] == name]
+    ((remedy, step),) = [found[1:] for found in _steps(settings.layout.logs) if found[0] == name]
     return await _guarded(name, remedy, lambda: step(_Mesh(settings, running, alive)))
 
 
@@ -101,7 +103,7 @@ def _steps(logs: Path) -> tuple[tuple[str, str, Callable[[_Mesh], Awaitable[str]
         ("trust bundles", f"See {logs}/identity-*.log; a process takes up a new bundle by itself", _bundles),
         (
             "tls",
-            f"A port that speaks TLS 1.2 must not stay open: stop its process. Of one that is silent see {logs}",
+            f"A port that speaks TLS 1.2, or none, must not stay open: stop its process. Of a silent one see {logs}",
             _tls,
         ),
         ("migrations", "Restart the mesh: it migrates first", _migrations),
@@ -211,13 +213,19 @@ def _read_certificates(path: Path) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(path.read_bytes())
 
 
+class _SpeaksNoTls(Exception):
+    pass
+
+
 async def _tls(mesh: _Mesh) -> str:
     listens = [(one, listen) for one in mesh.alive for listen in one.listens]
     asked = (asyncio.to_thread(_accepts_tls_1_2, mesh.settings, *pair) for pair in listens)
     answers = await asyncio.gather(*asked, return_exceptions=True)
-    bad, silent = [], []
+    bad, bare, silent = [], [], []
     for (one, listen), accepts in zip(listens, answers, strict=True):
-        if isinstance(accepts, OSError):
+        if isinstance(accepts, _SpeaksNoTls):
+            bare.append(f"{one.name} {listen.port}")
+        elif isinstance(accepts, OSError):
             silent.append(f"{one.name} {listen.port} ({type(accepts).__name__})")
         elif isinstance(accepts, BaseException):
             raise accepts
@@ -225,13 +233,16 @@ async def _tls(mesh: _Mesh) -> str:
             bad.append(f"{one.name} {listen.port}")
     if bad:
         raise NotReady(f"TLS 1.2 is accepted by {', '.join(bad)}")
+    if bare:
+        raise NotReady(f"no TLS is spoken by {', '.join(bare)}")
     if silent:
         raise NotReady(f"what they accept is not known of {', '.join(silent)}")
     return f"{len(listens)} ports refuse TLS 1.2"
 
 
 def _accepts_tls_1_2(settings: LauncherSettings, process: Process, listen: Listen) -> bool:
-    """Offer TLS 1.2 with a good certificate, as someone who should get in otherwise. OSError where nobody answers."""
+    """Offer TLS 1.2 with a good certificate, as someone who should get in otherwise. OSError where nobody answers,
+    _SpeaksNoTls where somebody does in the clear."""
     context = tls_context(settings.layout.identity(process.name))
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection((listen.address, listen.port), HANDSHAKE_DEADLINE_S) as connection:
@@ -240,8 +251,12 @@ def _accepts_tls_1_2(settings: LauncherSettings, process: Process, listen: Liste
         except ssl.SSLCertVerificationError:
             # Whoever shows a certificate has agreed to the version before.
             return True
-        except (ssl.SSLError, ConnectionError):
-            # Refused, or hung up.
+        except ssl.SSLError as error:
+            if error.reason in _NO_RECORD:
+                raise _SpeaksNoTls from error
+            return False
+        except ConnectionError:
+            # Hung up.
             return False
     return True
 

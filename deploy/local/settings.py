@@ -47,7 +47,11 @@ class Home:
         return self.run(process) / "pid"
 
     def log(self, process: str) -> Path:
-        return self.root / "logs" / f"{process}.log"
+        return self.logs / f"{process}.log"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
 
     def data(self, process: str) -> Path:
         return self.root / "data" / process

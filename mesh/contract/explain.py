@@ -35,6 +35,17 @@ class Rule:
     verdict: str
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who comes from outside with a token. scopes: all that it may hold. human: a member, and not a client itself."""
+
+    scopes: frozenset[str]
+    human: bool
+
+
+Principal = SpiffeId | Subject
+
+
 def find(contract: Contract, wanted: str) -> list[MethodPolicy]:
     """Methods with this name, or whose name ends so: Orders.PlaceOrder, orders/PlaceOrder (by workload)."""
     name = wanted.strip("/").replace("/", ".")
@@ -46,7 +57,7 @@ def find(contract: Contract, wanted: str) -> list[MethodPolicy]:
     return found
 
 
-def rules(method: MethodPolicy, principal: SpiffeId | None, descriptors: Path = DESCRIPTORS) -> list[Rule]:
+def rules(method: MethodPolicy, principal: Principal | None, descriptors: Path = DESCRIPTORS) -> list[Rule]:
     """Every rule of the method; with a principal, what each comes to for it."""
     lines = _Lines(method, descriptors)
 
@@ -57,12 +68,13 @@ def rules(method: MethodPolicy, principal: SpiffeId | None, descriptors: Path = 
     return list(_rules(method, principal, rule))
 
 
-def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[..., Rule]) -> Iterator[Rule]:
+def _rules(method: MethodPolicy, principal: Principal | None, rule: Callable[..., Rule]) -> Iterator[Rule]:
     gateways = _gateways(method)
     # The edge gateway leaves it to the core gateway to repeat what that leads on.
     repeating = gateways and f"at the {'core' if method.zone == 'private' else 'edge'} gateway"
     named = ", ".join(sorted(method.callers))
-    peer = "depends on the caller" if principal is None else _peer_verdict(method, principal)
+    peer = _peer_verdict(method, principal)
+    subject = principal if isinstance(principal, Subject) else None
     gates = [_GUARD, "mesh/control/resources/access.py at the core gateway"] if method.zone == "private" else [_GUARD]
     decided = [_DECISION] if method.zone == "private" and (method.scopes or method.human or method.step_up) else []
     yield rule("callers", named, peer, *gates, *(f"{each}: for tokens exchanged inside" for each in decided))
@@ -70,11 +82,13 @@ def _rules(method: MethodPolicy, principal: SpiffeId | None, rule: Callable[...,
         edge = ["mesh/control/resources/routes.py at the edge gateway: signature and audience"]
         edge = edge if method.zone == "private" and method.http else []
         value = " ".join(sorted(method.scopes))
-        yield rule("scopes", value, "depends on the token", *edge, *decided, _TOKENS)
+        yield rule("scopes", value, _scopes_verdict(method, subject), *edge, *decided, _TOKENS)
     if method.human:
-        yield rule("human", "a member's token, not a client's", "depends on the token", *decided, _TOKENS)
+        human = _human_verdict(subject, "allows")
+        yield rule("human", "a member's token, not a client's", human, *decided, _TOKENS)
     if method.step_up:
-        yield rule("step_up", "a fresh second factor", "depends on the token", *decided, _TOKENS)
+        fresh = _human_verdict(subject, "depends on the sign-in")
+        yield rule("step_up", "a fresh second factor", fresh, *decided, _TOKENS)
     rates = [f"mesh/control/resources/rates.py {gateways}"] if gateways else []
     rates += [*decided, "mesh/rates.py in every node of {workload}"]
     front = []
@@ -117,13 +131,33 @@ def _gateways(method: MethodPolicy) -> str:
     return f"at the {' and the '.join(at)} gateway" if at else ""
 
 
-def _peer_verdict(method: MethodPolicy, principal: SpiffeId) -> str:
+def _peer_verdict(method: MethodPolicy, principal: Principal | None) -> str:
+    if principal is None:
+        return "depends on the caller"
+    if isinstance(principal, Subject):
+        gateway = "core-gateway" if method.zone == "private" else "edge-gateway"
+        if not method.http:
+            return "refuses: no HTTP binding leads here from outside"
+        return f"allows: {gateway}" if gateway in method.callers else f"refuses: {gateway} is not named"
     if principal.workload not in method.callers:
         return "refuses: not named"
     # Both gateways call on behalf of others; all other callers share the zone of what they call.
     if method.zone not in (principal.zone, EACH):
         return f"refuses: {principal.zone} is another zone"
     return "allows"
+
+
+def _scopes_verdict(method: MethodPolicy, subject: Subject | None) -> str:
+    if subject is None:
+        return "depends on the token"
+    lacking = sorted(method.scopes - subject.scopes)
+    return f"refuses: may not hold {' '.join(lacking)}" if lacking else "allows: may hold them"
+
+
+def _human_verdict(subject: Subject | None, member: str) -> str:
+    if subject is None:
+        return "depends on the token"
+    return member if subject.human else "refuses: a client's token is nobody's in person"
 
 
 class _Lines:

@@ -14,7 +14,8 @@ from google.protobuf import descriptor_pb2
 from isthmus.policy.v1 import policy_pb2
 
 from mesh.contract.model import DataClass
-from mesh.contract.reader import read_rates, read_retention
+from mesh.contract.reader import read_http, read_rates, read_retention
+from mesh.contract.templates import VARIABLE, TemplateError, pattern
 
 DESCRIPTORS: Final = Path(__file__).resolve().parent.parent / "generated" / "contract.binpb"
 # Workloads that serve nothing of the contract and may call all the same.
@@ -98,6 +99,12 @@ class _Tree:
         for proto in message.proto.field:
             self.reachable(proto.type_name.lstrip("."), seen)
         return seen
+
+    def has(self, root: str, path: str) -> bool:
+        """Whether a message has such a field, or one of those that it holds: item.slug."""
+        message, (name, _, inner) = self.messages.get(root.lstrip(".")), path.partition(".")
+        found = next((each for each in message.proto.field if each.name == name), None) if message else None
+        return found is not None and (not inner or self.has(found.type_name, inner))
 
     def highest(self, root: str) -> int:
         """The highest class in a message and in all that it holds. 0 where no field has one."""
@@ -204,6 +211,32 @@ def _locations_exist(tree: _Tree) -> Iterator[Finding]:
         if location and method.zone != policy_pb2.ZONE_PUBLIC:
             rule = "a method outside of the public zone answers with a redirect, which no gateway makes"
             yield Finding(method.file, method.line, rule, method.name, "take location_field away")
+
+
+def _bindings_can_be_routed(tree: _Tree) -> Iterator[Finding]:
+    bound: dict[tuple[str, str], str] = {}
+    for method in tree.methods:
+        if not method.proto.options.HasExtension(annotations_pb2.http):
+            continue
+        rules = read_http(method.proto.options)
+        stated = 1 + len(method.proto.options.Extensions[annotations_pb2.http].additional_bindings)
+        if len(rules) != stated:
+            rule = "a binding has no HTTP method that the gateways know"
+            yield Finding(method.file, method.line, rule, method.name, "take get, put, post, delete or patch")
+        for each in rules:
+            try:
+                path = pattern(each.template)
+            except TemplateError as error:
+                yield Finding(method.file, method.line, str(error), method.name, "write {field} for one segment")
+                continue
+            for variable in VARIABLE.findall(each.template):
+                if not tree.has(method.proto.input_type, variable):
+                    rule = f"{each.template} names {variable}, which is no field of the request"
+                    yield Finding(method.file, method.line, rule, method.name, "name a field of it")
+            other = bound.setdefault((each.verb, path), method.name)
+            if other != method.name:
+                rule = f"{each.verb} {each.template} leads to {other} already"
+                yield Finding(method.file, method.line, rule, method.name, "give one of the two another path")
 
 
 def _rate_keys_are_limited(tree: _Tree) -> Iterator[Finding]:
@@ -318,6 +351,7 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _answers_state_their_class,
     _subjects_exist,
     _locations_exist,
+    _bindings_can_be_routed,
     _rate_keys_are_limited,
     _sensitive_methods_need_a_token,
     _each_zone_keeps_its_own_to_itself,

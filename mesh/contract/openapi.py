@@ -11,9 +11,9 @@ from mesh import problem
 from mesh.contract.comments import comments
 from mesh.contract.model import Contract, HttpRule, MethodPolicy
 from mesh.contract.schema import Schema, Schemas
+from mesh.contract.templates import VARIABLE
 
 PATH: Final = "/openapi.json"
-_VARIABLE: Final = re.compile(r"\{([a-z0-9_.]+)(?:=\*)?\}")
 _SCHEME: Final = "token"
 _PROBLEM: Final[Schema] = {
     "type": "object",
@@ -51,7 +51,7 @@ def document(contract: Contract, url: str) -> dict[str, Any]:
     for method in (method for _, method in sorted(contract.methods.items()) if method.http):
         for number, rule in enumerate(method.http, 1):
             operation = _operation(method, rule, number, asked, answered)
-            there = found.setdefault(_VARIABLE.sub(_shown, rule.template), {})
+            there = found.setdefault(VARIABLE.sub(_shown, rule.template), {})
             there.update({verb.lower(): _by(verb, operation) for verb in rule.verbs(method.zone)})
     scheme = {"type": "openIdConnect", "openIdConnectUrl": f"{url}/.well-known/openid-configuration"}
     schemas = {**asked.definitions, **answered.definitions, "problem": _PROBLEM}
@@ -71,7 +71,7 @@ def _operation(method: MethodPolicy, rule: HttpRule, number: int, asked: Schemas
     service, name = method.full_name.split(".")[-2:]
     pool = descriptor_pool.Default()
     request, answer = pool.FindMessageTypeByName(method.request), pool.FindMessageTypeByName(method.response)
-    bound = _VARIABLE.findall(rule.template)
+    bound = VARIABLE.findall(rule.template)
     made: dict[str, Any] = {
         "operationId": f"{service}_{name}" + (f"_{number}" if number > 1 else ""),
         "tags": [service],

@@ -177,13 +177,14 @@ def _read_method(method: descriptor.MethodDescriptor, zone: str, workload: str) 
         rate_class=RateClass(policy.rate_class),
         answer_class=DataClass(policy.answer),
         subject_field=policy.subject_field,
-        http=_read_http(options),
+        http=read_http(options),
         location_field=policy.location_field,
         rate_key=policy.rate_key,
     )
 
 
-def _read_http(options: Message) -> tuple[HttpRule, ...]:
+def read_http(options: Message) -> tuple[HttpRule, ...]:
+    """The bindings that the options of a method state."""
     if not options.HasExtension(annotations_pb2.http):
         return ()
     rule = options.Extensions[annotations_pb2.http]

@@ -59,7 +59,8 @@ class Capability:
 
 GRPC: Final = (
     Capability("route timeout", ROUTES, f"{_ACTION}/timeout", Effect.IGNORED, _OWN_DEADLINE),
-    # It counts from a clock that lags behind the one that ends the call, by one to two seconds as the process started.
+    # It counts from a clock that lags behind the one that ends the call, by one to two seconds as the process started
+    # (grpc/grpc#34547).
     Capability("stream duration", ROUTES, f"{_ACTION}/max_stream_duration", Effect.SHORTENED, _OWN_DEADLINE),
     Capability(
         "stream duration for all",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from mesh.control import strangers
 from mesh.control.probes import Outcome, Probe, over_grpc, over_https, over_kafka
 from mesh.control.registry import Endpoint
 from mesh.logs import logger
@@ -19,6 +20,8 @@ from mesh.tls import Identity
 _FAILURES_MAX: Final = 2
 # The second is given less time than the first, so that both and the interval before them end within 1.4 s.
 _SECOND_SHARE: Final = 0.7
+# A process whose certificate is refused is looked at when it is given up, and with every so many failures after that.
+_LOOK_EVERY: Final = 10
 # By what is spoken there.
 _PROBES: Final = {"grpc": over_grpc, "https": over_https, "kafka": over_kafka}
 
@@ -39,6 +42,8 @@ class Record:
 
     state: State = State.UNKNOWN
     failures: int = 0
+    # What was last found to be wrong with its certificate.
+    certificate: str = ""
 
     def observe(self, outcome: Outcome) -> bool:
         """Take in one probe; True when the state changed."""
@@ -58,6 +63,11 @@ class Record:
     def doubtful(self) -> bool:
         """A first failure is asked about again at once."""
         return 0 < self.failures < _FAILURES_MAX
+
+    @property
+    def looked_into(self) -> bool:
+        """Whether it is time to look why it fails."""
+        return self.failures >= _FAILURES_MAX and (self.failures - _FAILURES_MAX) % _LOOK_EVERY == 0
 
 
 class Health:
@@ -132,7 +142,7 @@ class Health:
             self._probes[endpoint] = asyncio.create_task(self._probe(endpoint), name=f"probe {endpoint.node}")
 
     async def _probe(self, endpoint: Endpoint) -> None:
-        peer = SpiffeId(endpoint.zone, endpoint.workload, self._trust_domain)
+        peer = self._peer(endpoint)
         async with _PROBES[endpoint.protocol](str(endpoint), self._identity, peer) as probe:
             await self._ask_for_ever(endpoint, self._records[endpoint], probe)
 
@@ -146,8 +156,20 @@ class Health:
                 self._changed()
             if record.doubtful:
                 continue
+            if record.looked_into:
+                await self._look_into(endpoint, record)
             probe.lost.clear()
             with contextlib.suppress(TimeoutError):
                 # Spread, so that thirty endpoints are not asked in the same millisecond.
                 async with asyncio.timeout(self._interval_s * random.uniform(0.9, 1.1)):  # noqa: S311
                     await probe.lost.wait()
+
+    async def _look_into(self, endpoint: Endpoint, record: Record) -> None:
+        """Name in the log whose certificate it shows, where that is what it fails by; once for each."""
+        found = await strangers.shown(str(endpoint), self._identity, self._peer(endpoint), self._timeout_s)
+        if found and found != record.certificate:
+            self._log.warning("certificate refused", endpoint=endpoint.node, at=str(endpoint), certificate=found)
+        record.certificate = found
+
+    def _peer(self, endpoint: Endpoint) -> SpiffeId:
+        return SpiffeId(endpoint.zone, endpoint.workload, self._trust_domain)

@@ -9,7 +9,7 @@ from isthmus.payments.v1 import notifications_pb2_grpc
 from mesh.errors import FailedPrecondition, MeshError, PermissionDenied
 from mesh.logs import logger
 from private_core.payments import statement
-from private_core.payments.domain import ProviderAnswer
+from private_core.payments.domain import Progress, ProviderAnswer
 from private_core.payments.messages import line_of
 from private_core.payments.reconciliation import Reconciliation
 from private_core.payments.reconciliation_store import ReconciliationStore
@@ -71,7 +71,8 @@ class NotificationService(notifications_pb2_grpc.ProviderNotificationsServicer):
 
     async def _end(self, line: Line) -> bool:
         operation = await self._store.operation(line.operation_id)
-        if operation is None:
+        if operation is None or operation.progress is not Progress.OPEN:
+            # The call itself has ended it since the books were looked at.
             return False
         try:
             await self._settlement.settle(operation, ProviderAnswer(line.approved, line.provider_id))

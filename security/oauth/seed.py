@@ -49,6 +49,16 @@ def scopes_of(contract: Contract) -> frozenset[str]:
     return frozenset(scope for method in contract.methods.values() for scope in method.scopes)
 
 
+def member_scopes(contract: Contract) -> frozenset[str]:
+    """What a member's token may hold, whichever app it was given to."""
+    return SHOP_WEB_SCOPES & scopes_of(contract)
+
+
+def scopes_of_clients(contract: Contract) -> Mapping[str, frozenset[str]]:
+    """What a token may hold with which a client of the outside calls in its own name."""
+    return dict.fromkeys((STOREFRONT, SANDBOX), scopes_of(contract))
+
+
 def seed(
     store: Store,
     passwords: PasswordChecker,
@@ -71,11 +81,11 @@ def seed(
     descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        known = scopes_of(contract)
+        known, members = scopes_of(contract), member_scopes(contract)
         for client in (
             _program(STOREFRONT, "Storefront", known, _public_keys(directory / f"{STOREFRONT}.pem")),
-            _app(SHOP_WEB, "Shop", AUTHORIZATION_CODE, known, callback, "http://127.0.0.1/callback"),
-            _app(COMMAND_LINE, "Isthmus on the command line", DEVICE_CODE, known),
+            _app(SHOP_WEB, "Shop", AUTHORIZATION_CODE, members, callback, "http://127.0.0.1/callback"),
+            _app(COMMAND_LINE, "Isthmus on the command line", DEVICE_CODE, members),
         ):
             store.put_client(replace(client, bound=client.client_id not in bearer))
         for workload, scopes in workloads_of(contract).items():
@@ -111,9 +121,9 @@ def _workload(spiffe_id: SpiffeId, scopes: frozenset[str]) -> Client:
     return Client(name, name, None, grants, scopes, (), Authentication.TLS, spiffe_id=str(spiffe_id))
 
 
-def _app(client_id: str, name: str, grant: str, known: frozenset[str], *redirect_uris: str) -> Client:
+def _app(client_id: str, name: str, grant: str, members: frozenset[str], *redirect_uris: str) -> Client:
     """A public client, which calls in the name of members. One that browsers come back to is told who they are, too."""
-    scopes = (SHOP_WEB_SCOPES & known) | ({openid.SCOPE} if grant == AUTHORIZATION_CODE else set())
+    scopes = members | ({openid.SCOPE} if grant == AUTHORIZATION_CODE else set())
     return Client(client_id, name, None, frozenset({grant, REFRESH_TOKEN}), scopes, redirect_uris)
 
 

@@ -5,6 +5,7 @@ import json
 from typing import Any, Final
 
 from mesh.contract import HttpRule, MethodPolicy, openapi
+from mesh.contract.templates import order, pattern
 from mesh.control.resources import decision, faults, paths, rates, transcoding
 from mesh.control.resources.clusters import EDGE_HTTP, OAUTH_HTTP
 from mesh.control.resources.view import BODY_BYTES_MAX, CORE_GATEWAY, View
@@ -41,7 +42,7 @@ def edge(view: View) -> dict[str, Any]:
             "match": matching(rule, method.zone),
             **(_to_edge(view, method, rule) if method.zone == "public" else _to_core(view, method)),
         }
-        for rule, method in sorted(bound, key=lambda each: paths.order(each[0].template))
+        for rule, method in sorted(bound, key=lambda each: order(each[0].template))
     ]
     routes += [
         {
@@ -197,7 +198,7 @@ def _wrong_methods(view: View) -> list[dict[str, Any]]:
     spelled: dict[str, str] = {}
     for method in view.contract.methods.values():
         for rule in method.http:
-            template = spelled.setdefault(paths.pattern(rule.template), rule.template)
+            template = spelled.setdefault(pattern(rule.template), rule.template)
             verbs.setdefault(template, set()).update(rule.verbs(method.zone))
     return [
         {
@@ -210,7 +211,7 @@ def _wrong_methods(view: View) -> list[dict[str, Any]]:
                 }
             ],
         }
-        for template, allowed in sorted(verbs.items(), key=lambda item: paths.order(item[0]))
+        for template, allowed in sorted(verbs.items(), key=lambda item: order(item[0]))
     ]
 
 

@@ -43,6 +43,8 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ig
         self.port = free_port()
         # What each open stream asks for, by type; None: everything.
         self._asked: dict[object, dict[str, frozenset[str]]] = {}
+        # Names of clusters whose endpoints any stream has ever asked for.
+        self.in_use: set[str] = set()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -61,7 +63,7 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ig
 
     async def StreamAggregatedResources(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         changed = asyncio.Event()
-        stream = _Stream(self.cache)
+        stream = _Stream(self.cache, self.in_use)
         self._asked[stream] = stream.asked
         self.cache.subscribe(GROUP, changed)
         try:
@@ -75,12 +77,14 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ig
 class _Stream:
     """Notes what one data plane asks for, acknowledges and refuses."""
 
-    def __init__(self, cache: SnapshotCache) -> None:
+    def __init__(self, cache: SnapshotCache, in_use: set[str]) -> None:
         self._cache = cache
+        self._in_use = in_use
         self.asked: dict[str, frozenset[str]] = {}
 
     def received(self, request: Any, event: Ack | Nack | None) -> None:
         self.asked[request.type_url] = frozenset(request.resource_names)
+        self._in_use |= self.asked.get(ENDPOINTS, frozenset())
         if isinstance(event, Ack):
             self._cache.acknowledge(GROUP, event.kind, event.version)
         elif event is not None:
@@ -132,11 +136,11 @@ class Client:
         self._process: asyncio.subprocess.Process | None = None
 
     def offer(self, targets: Mapping[str, str], broken: str = "") -> Snapshot:
-        """By listener, the cluster that it leads to. Each has the backend of its own name.
+        """By listener, the cluster that it leads to, or several with a + between. Each has the backend of its own name.
 
         broken: a cluster that says its endpoints come by discovery, and not from where.
         """
-        names = sorted(set(targets.values()))
+        names = sorted({name for clusters in targets.values() for name in clusters.split("+")})
         source: dict[str, dict[str, dict[str, Any]]] = {
             LISTENER: {name: self._listener(name) for name in targets},
             ROUTES: {name: _routes(name, cluster) for name, cluster in targets.items()},
@@ -225,8 +229,10 @@ def _cluster(name: str, *, broken: bool) -> dict[str, Any]:
     return cluster if broken else {**cluster, "eds_cluster_config": {"eds_config": _ADS}}
 
 
-def _routes(name: str, cluster: str) -> dict[str, Any]:
-    route = {"match": {"prefix": ""}, "route": {"cluster": cluster}}
+def _routes(name: str, clusters: str) -> dict[str, Any]:
+    shares = [{"name": cluster, "weight": 1} for cluster in clusters.split("+")]
+    to = {"weighted_clusters": {"clusters": shares}} if len(shares) > 1 else {"cluster": clusters}
+    route = {"match": {"prefix": ""}, "route": to}
     return {"name": name, "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]}
 
 
@@ -247,10 +253,10 @@ def _envoy_bootstrap(control: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def stage(kind: str, directory: Path) -> AsyncIterator[tuple[ControlPlane, Client]]:
-    """A control plane that offers nothing yet, two backends, `one` and `two`, and a client of this kind."""
+    """A control plane that offers nothing yet, three backends, `one` to `three`, and a client of this kind."""
     control, backends = ControlPlane(), Backends()
     await control.start()
-    await backends.start("one", "two")
+    await backends.start("one", "two", "three")
     bootstrap = directory / "bootstrap.json"
     server = {
         "server_uri": f"127.0.0.1:{control.port}",

@@ -118,6 +118,33 @@ async def test_nack_what_is_refused_is_taken_back(on_stage: Stage) -> None:
     await client.reaches("a", "two")
 
 
+async def test_nack_what_was_valid_in_a_refused_answer_and_is_in_use_is_taken_back_too(on_stage: Stage) -> None:
+    control, client = on_stage
+    client.offer({"a": "one"})
+    await client.follow("a")
+    await client.reaches("a", "one")
+    # One answer holds both clusters. Its version was refused, and says nothing of what became of them.
+    client.offer({"a": "two+three"}, broken="two")
+
+    async def refused() -> bool:
+        return bool(control.cache.rejections)
+
+    await eventually(refused, "it is refused")
+    assert "two" in control.cache.rejections[0].reason
+
+    async def applied_in_part() -> bool:
+        return "three" in control.in_use
+
+    await eventually(applied_in_part, "the endpoints of the valid one are asked for")
+
+    async def taken_back() -> bool:
+        return control.asked(ENDPOINTS) == {"one"}
+
+    await eventually(taken_back, "nobody asks for them any more")
+    await client.reaches("a", "one")
+    assert {await client.ask("a") for _ in range(10)} == {"one"}
+
+
 async def test_reconnect_what_was_missed_is_told(on_stage: Stage) -> None:
     control, client = on_stage
     client.offer({"a": "one"})

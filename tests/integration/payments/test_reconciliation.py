@@ -21,11 +21,13 @@ from isthmus.payments.v1 import payments_pb2 as pb
 from mesh.clock import SystemClock
 from mesh.errors import FailedPrecondition, InvalidArgument, MeshError, Unavailable
 from private_core.payments.clients import SandboxClient
+from private_core.payments.domain import Operation, Progress, ProviderAnswer
 from private_core.payments.reconciliation import DAYS_BACK
 from private_core.payments.sandbox.domain import Memory
 from private_core.payments.sandbox.journal import Journal
 from private_core.payments.sandbox.notifier import Notifier
 from private_core.payments.sandbox.service import SandboxService
+from private_core.payments.settlement import Settlement
 from private_core.payments.statement import Act, Line
 from security.audit.record import AuditRecord
 from tests.integration.payments.conftest import Room
@@ -117,6 +119,35 @@ async def test_a_notification_ends_what_a_silent_provider_left_open(sandbox: San
     await asyncio.gather(*(sandbox.notifier.round() for _ in range(3)))
     assert (await sandbox.room.get(held.payment_id)).state == pb.PAYMENT_STATE_CAPTURED
     assert (await sandbox.room.balances())["merchant:revenue"] == -3
+    assert await sandbox.differences() == []
+
+
+async def test_a_notification_that_comes_while_its_operation_ends_is_heard_and_ends_nothing_twice(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = sandbox.room
+    with pytest.raises(Unavailable):
+        await sandbox.hold(1, 3)
+    await sandbox.told()
+    held = await sandbox.hold(1, 3)
+    with pytest.raises(Unavailable):
+        await room.capture(held.payment_id, "key-take-1", currency="XTS", minor=3)
+    look = room.store.operation
+    ended: list[str] = []
+
+    async def ends_meanwhile(operation_id: str) -> Operation | None:
+        found = await look(operation_id)
+        assert found is not None
+        if found.progress is Progress.OPEN:
+            await Settlement(room.store, room.orders, room.provider).settle(found, ProviderAnswer(True, "p-1"))
+            ended.append(operation_id)
+        return await look(operation_id)
+
+    monkeypatch.setattr(room.store, "operation", ends_meanwhile)
+    await sandbox.told()
+    assert len(ended) == 1
+    assert (await room.get(held.payment_id)).state == pb.PAYMENT_STATE_CAPTURED
+    assert (await room.balances())["merchant:revenue"] == -3
     assert await sandbox.differences() == []
 
 

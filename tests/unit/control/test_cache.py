@@ -181,7 +181,9 @@ def test_nobody_is_told_what_was_refused_while_something_good_is_known_nor_loses
             for kind in what:
                 cache.acknowledge(GROUP, kind, told.versions[kind])
         else:
-            settled = [each for each in OFFERS if passed - good.get(each.configuration, passed) > SETTLED_S]
+            # What was refused meanwhile, in any part of it, is not good any more, however long it was.
+            kept = [each for each in OFFERS if not refused & set(each.versions.items())]
+            settled = [each for each in kept if passed - good.get(each.configuration, passed) > SETTLED_S]
             cache.reject(GROUP, "n", what, told.versions[what], "no")
             if any(each.versions[what] == told.versions[what] for each in settled):
                 assert cache.get(GROUP) is told

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mesh.contract import load, openapi
+from mesh.contract import load, openapi, templates
 from mesh.control.compile import GRPC, assignment, configuration, packed, with_endpoints
 from mesh.control.health import State
 from mesh.control.resources import access, paths, rates, transcoding
@@ -57,13 +57,13 @@ def route_for(routes: list[dict[str, Any]], verb: str, path: str) -> dict[str, A
     ],
 )
 def test_a_variable_is_one_segment(template: str, path: str, matches: bool) -> None:
-    assert bool(re.fullmatch(paths.pattern(template), path)) is matches
+    assert bool(re.fullmatch(templates.pattern(template), path)) is matches
 
 
 @pytest.mark.parametrize("template", ["/v1/{name=**}", "/v1/*", "/v1/{a=b/*}"])
 def test_templates_that_cannot_be_routed_are_refused(template: str) -> None:
-    with pytest.raises(paths.TemplateError):
-        paths.pattern(template)
+    with pytest.raises(templates.TemplateError):
+        templates.pattern(template)
 
 
 def test_every_binding_of_the_contract_has_a_route_with_its_deadline(view: Views) -> None:

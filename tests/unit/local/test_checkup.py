@@ -229,6 +229,23 @@ async def test_a_port_that_nobody_answers_at_has_not_refused_tls_1_2(
     assert f"edge-1 {ports[0]} (TimeoutError), edge-1 {ports[1]} (ConnectionRefusedError)" in found.detail
 
 
+async def test_a_port_that_speaks_in_the_clear_has_not_refused_tls_1_2(
+    tmp_path: Path, zones: Zones, alive: int
+) -> None:
+    async def in_the_clear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(in_the_clear, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        edge(zones, tmp_path, Listen("http", "127.0.0.1", port, "https"))
+        lives(tmp_path, "edge-1", alive)
+        found = await finding("tls")
+    assert (found.result, found.detail) == ("fail", f"no TLS is spoken by edge-1 {port}")
+
+
 async def test_a_configuration_that_was_refused_or_withheld_fails_with_its_reason(tmp_path: Path, zones: Zones) -> None:
     world = World()
     history, old, new = world.histories["public"], snapshot(["a"]), snapshot(["a"], mark=1)

@@ -63,6 +63,34 @@ def test_a_policy_is_explained_to_a_principal(principal: str, status: int) -> No
         assert verdicts["callers"] == ("refuses: not named" if status else "allows")
 
 
+@pytest.mark.parametrize(
+    ("method", "principal", "status", "expected"),
+    [
+        ("Orders.GetOrder", "member", 0, {"callers": "allows: core-gateway", "scopes": "allows: may hold them"}),
+        ("Orders.GetOrder", "client:storefront", 0, {"scopes": "allows: may hold them"}),
+        ("Catalog.PutCampaign", "member", 1, {"scopes": "refuses: may not hold catalog.write"}),
+        ("Members.ExportMember", "client:storefront", 1, {"human": "refuses: a client's token is nobody's in person"}),
+        ("Members.ExportMember", "member", 0, {"human": "allows", "step_up": "depends on the sign-in"}),
+        ("Ads.Decide", "member", 0, {"callers": "allows: edge-gateway"}),
+        ("Keys.PublishGatewayKey", "member", 1, {"callers": "refuses: no HTTP binding leads here from outside"}),
+    ],
+)
+def test_a_policy_is_explained_to_who_comes_from_outside(
+    method: str, principal: str, status: int, expected: dict[str, str]
+) -> None:
+    done = isthmus("policy", "explain", method, "--as", principal, "--json")
+    assert done.exit_code == status, done.stdout + done.stderr
+    verdicts = {rule["rule"]: rule["verdict"] for rule in json.loads(done.stdout)["rules"]}
+    assert expected.items() <= verdicts.items()
+
+
+@pytest.mark.parametrize(("principal", "said"), [("client:nobody", "storefront"), ("outside", "client:NAME")])
+def test_who_is_nobody_in_particular_is_told_whom_to_name(principal: str, said: str) -> None:
+    done = isthmus("policy", "explain", "Orders.GetOrder", "--as", principal)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
 def test_a_refusal_is_shown_in_the_table_too() -> None:
     done = isthmus("policy", "explain", "Orders.GetOrder", "--as", "members")
     assert done.exit_code == 1

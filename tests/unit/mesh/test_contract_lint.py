@@ -79,6 +79,11 @@ class Broken(NamedTuple):
         return text[: text.index(self.at)].count("\n") + 1
 
 
+def bound(rule: str) -> str:
+    """The service of the public zone, with such a google.api.http rule."""
+    return service(POLICY, "ZONE_PUBLIC", f"option (google.api.http) = {{{rule}}};")
+
+
 RPC = "rpc Try("
 STATED = "set {} in (isthmus.policy.v1.method)"
 PRIVATE = "keep the field in the private zone, or lower its class if that is the truth"
@@ -200,6 +205,29 @@ BROKEN = {
         "message Happened",
         "carry its id instead",
     ),
+    "/v1/{id=**}: only variables of one segment, as {name}, can be routed": Broken(
+        bound('get: "/v1/{id=**}"') + message("TryRequest", "string id = 1;") + message("TryResponse"),
+        RPC,
+        "write {field} for one segment",
+    ),
+    "/v1/{item.id} names item.id, which is no field of the request": Broken(
+        bound('get: "/v1/{item.id}"') + message("TryRequest", "TryResponse item = 1;") + message("TryResponse"),
+        RPC,
+        "name a field of it",
+    ),
+    "a binding has no HTTP method that the gateways know": Broken(
+        bound('get: "/v1/a" additional_bindings {custom: {kind: "FETCH" path: "/v1/a"}}') + PLAIN,
+        RPC,
+        "take get, put, post, delete or patch",
+    ),
+    "GET /v1/{name}:try leads to isthmus.trial.v1.Trial.Try already": Broken(
+        bound('get: "/v1/{id}:try"')
+        + bound('get: "/v1/{name}:try"').replace("Trial ", "Retrial ").replace("rpc Try(", "rpc Retry(")
+        + message("TryRequest", "string id = 1; string name = 2;")
+        + message("TryResponse"),
+        "rpc Retry(",
+        "give one of the two another path",
+    ),
     "key_field 'id' is none of its fields": Broken(
         message("Happened", EVENT.replace('"phone"', '"id"') + "string other = 1;"),
         "message Happened",
@@ -219,6 +247,11 @@ def test_the_rule_is_named_with_file_line_and_remedy(tmp_path: Path, rule: str, 
     "body",
     [
         service(POLICY) + PLAIN,
+        # Several bindings, of which one names a field within a field.
+        bound('get: "/v1/{item.id}" additional_bindings {post: "/v1/{item.id}"}')
+        + message("TryRequest", "Item item = 1;")
+        + message("Item", "string id = 1;")
+        + message("TryResponse"),
         # Without fields, an answer is of the class that its message states.
         service(POLICY.replace("INTERNAL", "PUBLIC"))
         + message("TryRequest")
