@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local import postgres, slow_disk
 from deploy.local.errors import LauncherError
 from deploy.local.postgres import NODES
-from deploy.local.settings import Home
+from deploy.local.settings import Home, LauncherSettings
 from mesh.files import PRIVATE_MODE, write_file
 
 PRIMARY_WITHIN_S = 90.0
@@ -85,14 +85,13 @@ async def prepare(home: Home, node: str) -> None:
     await asyncio.to_thread(_commit_alone, home.data(node))
 
 
-async def prepare_alone(home: Home) -> None:
-    """Before the only node starts, in a home that may have had two.
+def wanted(settings: LauncherSettings) -> tuple[str, ...]:
+    """The nodes that run: both where a standby is asked for, and in a home whose newest state the second one has."""
+    return NODES if settings.database_standby or read(settings.layout).primary != NODES[0] else NODES[:1]
 
-    Raises:
-        LauncherError: the other one was the primary.
-    """
-    if read(home).primary != NODES[0]:
-        raise LauncherError(f"The primary of this home is {NODES[1]}", "Start with ISTHMUS_DATABASE_STANDBY=true")
+
+async def prepare_alone(home: Home) -> None:
+    """Before the only node starts, in a home that may have had two."""
     path(home).unlink(missing_ok=True)
     await postgres.prepare(home)
     await asyncio.to_thread(stand_alone, home.data(NODES[0]))

@@ -94,7 +94,8 @@ class LauncherSettings(BaseSettings):
     # A PostgreSQL or a Kafka that is already there; the launcher then starts none.
     database_url: str | None = None
     kafka_bootstrap: str | None = None
-    # A second PostgreSQL that holds a copy of the first and takes over when it dies (deploy/local/failover.py).
+    # A second PostgreSQL that holds a copy of the first and takes over when it dies (deploy/local/failover.py). A home
+    # in which it has taken over has both from then on.
     database_standby: bool = False
     # Where the database is backed up all the time, so that none of it is lost with this place (deploy/local/backup.py).
     backup: Path | None = None

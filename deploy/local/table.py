@@ -128,7 +128,7 @@ class _Builder:
         self.next_port = settings.port_base + 2
         self.kafka_bootstrap = settings.kafka_bootstrap or ""
         self.brokers = broker.names(1 if settings.kafka_bootstrap else settings.kafka_brokers)
-        self.database_nodes = postgres.NODES if settings.database_standby else postgres.NODES[:1]
+        self.database_nodes = replication.wanted(settings)
         self.database_url = settings.database_url or postgres.url(self.home, nodes=self.database_nodes)
         # What the rooms dial: the database, or the link that lies before it.
         self.database_from_rooms = self.database_url
@@ -294,7 +294,7 @@ class _Builder:
         process = Process(node, "private", "postgres", node)
 
         async def prepare() -> None:
-            if self.settings.database_standby:
+            if len(self.database_nodes) > 1:
                 await replication.prepare(self.home, node)
             else:
                 await replication.prepare_alone(self.home)

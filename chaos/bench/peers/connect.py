@@ -10,6 +10,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ from chaos.load.impressions import ImpressionRow
 from deploy.local.kafka import broker
 from deploy.local.mesh import LocalMesh
 
-JVM: Final = ("-Xms256m", "-Xmx768m", "-XX:+UseSerialGC")
+# As much memory as Kafka Connect's own scripts give it.
+JVM: Final = ("-Xms256m", "-Xmx2g", "-XX:+UseSerialGC")
 PARTITIONS: Final = 4
 BATCH: Final = 5_000
 WAIT_S: Final = 300.0
@@ -59,8 +61,16 @@ def fetch(cache: Path) -> Path:
     return libraries
 
 
-def debezium(mesh: LocalMesh, rows: Sequence[ImpressionRow], events: int, work: Path) -> float:
-    """Rows per second from a filled topic to PostgreSQL, from the first batch seen to the last. Raises BenchError."""
+@dataclass(frozen=True)
+class Pace:
+    """From the first batch seen to the last, or to the end of the time a peer is given; the remark says so then."""
+
+    per_s: float
+    remark: str = ""
+
+
+def debezium(mesh: LocalMesh, rows: Sequence[ImpressionRow], events: int, work: Path) -> Pace:
+    """Rows per second from a filled topic to PostgreSQL. Raises BenchError."""
     _fill(mesh, rows, events)
     table = ", ".join(f"{name} {kind}" for name, _, kind in _COLUMNS)
     schema = {
@@ -110,10 +120,10 @@ def debezium(mesh: LocalMesh, rows: Sequence[ImpressionRow], events: int, work: 
             return int(count)
 
         with _running("org.apache.kafka.connect.cli.ConnectStandalone", files, mesh, work) as log:
-            return _rate(landed, events, log)
+            return _pace(landed, events, log)
 
 
-def mirror(mesh: LocalMesh, topic: str, events: int, work: Path) -> float:
+def mirror(mesh: LocalMesh, topic: str, events: int, work: Path) -> Pace:
     """Records per second from a topic to another of the same broker. Raises BenchError."""
     told = {
         "clusters": "one, other",
@@ -160,12 +170,12 @@ def mirror(mesh: LocalMesh, topic: str, events: int, work: Path) -> float:
 
     try:
         with _running("org.apache.kafka.connect.mirror.MirrorMaker", [file], mesh, work) as log:
-            return _rate(copied, events, log)
+            return _pace(copied, events, log)
     finally:
         reader.close()
 
 
-def _rate(count: Callable[[], int], events: int, log: Path) -> float:
+def _pace(count: Callable[[], int], events: int, log: Path) -> Pace:
     deadline = time.monotonic() + WAIT_S
     first: tuple[float, int] | None = None
     while time.monotonic() < deadline:
@@ -173,9 +183,11 @@ def _rate(count: Callable[[], int], events: int, log: Path) -> float:
         if done and first is None:
             first = (now, done)
         if first is not None and done >= events:
-            return (done - first[1]) / (now - first[0]) if done > first[1] else float("inf")
+            return Pace((done - first[1]) / (now - first[0]) if done > first[1] else float("inf"))
         time.sleep(0.05)
-    raise BenchError(f"only {count():,} of {events:,} within {WAIT_S:.0f} s: see {log}")
+    if first is None or done == first[1]:
+        raise BenchError(f"only {done:,} of {events:,} within {WAIT_S:.0f} s: see {log}")
+    return Pace((done - first[1]) / (now - first[0]), f" ({done:,} of {events:,} in {WAIT_S:.0f} s)")
 
 
 @contextlib.contextmanager

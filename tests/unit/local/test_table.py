@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from deploy.local import networks, table, topology
+from deploy.local import networks, replication, table, topology
 from deploy.local.errors import LauncherError, NotRunning
 from deploy.local.kafka import broker
 from deploy.local.settings import SOCKET_PATH_BYTES_MAX, Home, LauncherSettings
@@ -194,3 +194,12 @@ def test_a_standby_is_a_second_node_that_everybody_knows(tmp_path: Path) -> None
     url = found["orders-1"].environment["ISTHMUS_DATABASE_URL"]
     assert all(str(found[name].process.name) in url for name in ("postgres", "postgres-2"))
     assert url.endswith("target_session_attrs=read-write")
+
+
+def test_a_home_in_which_the_second_node_took_over_has_both_from_then_on(tmp_path: Path) -> None:
+    settings = LauncherSettings(home=tmp_path)
+    assert "postgres-2" not in {row.name for row in table.build(settings)}
+    replication.write(settings.layout, replication.Roles("postgres"))
+    assert "postgres-2" not in {row.name for row in table.build(settings)}
+    replication.write(settings.layout, replication.Roles("postgres-2"))
+    assert {"postgres", "postgres-2"} <= {row.name for row in table.build(settings)}
