@@ -91,7 +91,13 @@ def wanted(settings: LauncherSettings) -> tuple[str, ...]:
 
 
 async def prepare_alone(home: Home) -> None:
-    """Before the only node starts, in a home that may have had two."""
+    """Before the only node starts, in a home that may have had two.
+
+    Raises:
+        LauncherError: the other one has taken over since the processes were chosen.
+    """
+    if read(home).primary != NODES[0]:
+        raise LauncherError(f"The primary of this home is {NODES[1]}", "Start again: both nodes start then")
     path(home).unlink(missing_ok=True)
     await postgres.prepare(home)
     await asyncio.to_thread(stand_alone, home.data(NODES[0]))
