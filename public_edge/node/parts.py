@@ -16,6 +16,9 @@ from public_edge.spool.spool import Spool
 
 KEYS_EVERY_S = 2.0
 SNAPSHOT_WAIT_S = 120.0
+# Python's own pace, where other processes look for cycles later (mesh/process.py): what a decision leaves stays within
+# the processor's caches then (ADR 11).
+COLLECT_AFTER = (700, 10, 10)
 
 
 class SpoolService:
@@ -47,6 +50,7 @@ class SnapshotService:
         # The snapshot stays: looking through it at every full collection would cost more, the more campaigns there are.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         moved = await asyncio.to_thread(large_pages.collapse)
         self._log.info("snapshot ready", large_pages_mib=moved >> 20)
 
