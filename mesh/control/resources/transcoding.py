@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, duration_p
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.rpc import error_details_pb2, status_pb2
 
-from mesh.contract.templates import SEGMENT
+from mesh.contract.templates import SEGMENT, VARIABLE
 from mesh.control.resources.view import BODY_BYTES_MAX, View
 
 LUA_FILTER: Final = "envoy.filters.http.lua"
@@ -105,5 +105,5 @@ def _inner(field: FieldDescriptor) -> Descriptor | None:
 
 def _pattern(template: str) -> str:
     """A path template as a Lua pattern."""
-    parts = [part.split("}")[-1] for part in template.split("{")]
+    parts = VARIABLE.split(template)[::2]
     return "^" + SEGMENT.join(part.replace("-", "%-").replace(".", "%.") for part in parts) + "$"
